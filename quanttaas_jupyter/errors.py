@@ -1,0 +1,51 @@
+"""Errors for a person's mistakes: each fits in a few lines and says what to change."""
+
+from __future__ import annotations
+
+
+class QuantTaaSError(Exception):
+    """Base of every error that a person can mend."""
+
+
+class RecipeError(QuantTaaSError, ValueError):
+    """The recipe asks for something unknown, impossible or not built yet."""
+
+
+class ModelError(QuantTaaSError, TypeError):
+    """The object given as a model cannot be compressed."""
+
+
+class DataError(QuantTaaSError, ValueError):
+    """The data cannot be read, is empty, or does not fit the model."""
+
+
+class MetricError(QuantTaaSError, ValueError):
+    """The metric does not exist, or cannot be computed from these outputs and targets."""
+
+
+class MissingDependency(QuantTaaSError, ImportError):
+    """An optional package is not installed; the message holds the pip command."""
+
+
+class StoreError(QuantTaaSError, OSError):
+    """The store cannot be reached, read or written."""
+
+
+class NotFound(QuantTaaSError, KeyError):
+    """No such study, trial or blob."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class NotTrusted(QuantTaaSError, PermissionError):
+    """The action would run code of somebody else; it needs ``trusted=True``."""
+
+
+class StudyFailed(QuantTaaSError, RuntimeError):
+    """The study ended without a single measured trial, was cancelled, or was interrupted."""
+
+
+class WaitTimeout(QuantTaaSError, TimeoutError):
+    """The study had not ended when the time given to ``wait`` was over."""

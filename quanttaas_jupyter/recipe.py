@@ -1,0 +1,255 @@
+"""Recipe: what to try, validated.
+
+A recipe is YAML or a mapping. Known keys and values are those of ``Recipe``; a value that is known but that no
+technique implements yet is refused by the planner (``engine.plan``), with a sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .errors import RecipeError
+
+PRUNE_METHODS = ("structured", "unstructured", "2:4")
+RECOVERIES = ("none", "batchnorm", "distill", "qat")
+QUANTIZATIONS = (
+    "none",
+    "fp16",
+    "bf16",
+    "int8",
+    "int8-dynamic",
+    "int8-weight",
+    "int4-weight",
+    "fp8",
+    "mixed",
+)
+RUNTIMES = ("onnxruntime", "torch", "tensorrt", "executorch", "openvino")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Prune(_Part):
+    """One pruning: ``amount`` is the share of the model's parameters removed, in [0, 1)."""
+
+    method: str = "structured"
+    amount: float
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        return _one_of(value, PRUNE_METHODS, "prune method")
+
+    @field_validator("amount", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> float:
+        return _share_of_parameters(value)
+
+    @property
+    def name(self) -> str:
+        """The part of a trial's name that says this pruning; empty where nothing is pruned."""
+        if self.amount == 0:
+            return ""
+        if self.method == "2:4":
+            return "2:4"
+        prefix = "prune" if self.method == "structured" else self.method
+        return f"{prefix}{round(self.amount * 100, 4):g}"
+
+
+class Recover(_Part):
+    """What follows pruning. ``epochs`` and ``lr`` belong to the methods that train."""
+
+    method: str
+    epochs: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        return _one_of(value, RECOVERIES, "recover method")
+
+
+class Goal(_Part):
+    """What the best trial is: the smallest or fastest whose ``drop`` is at most ``max_drop``."""
+
+    minimize: Literal["size", "latency"] = "size"
+    max_drop: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+
+
+class Latency(_Part):
+    """How latency is measured. ``threads`` None means all physical cores."""
+
+    batch: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Budget(_Part):
+    """When to stop: after so many trials, or so many minutes."""
+
+    trials: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Recipe(_Part):
+    """What to try, validated. ``Recipe.parse`` accepts YAML, a path, a mapping or a Recipe."""
+
+    prune: tuple[Prune, ...] = (Prune(amount=0.0), Prune(amount=0.3), Prune(amount=0.5))
+    recover: Recover | None = None
+    quantize: tuple[str, ...] = ("none", "fp16", "int8")
+    runtime: tuple[str, ...] = ("onnxruntime",)
+    goal: Goal = Goal()
+    search: Literal["grid", "auto"] = "grid"
+    latency: Latency = Latency()
+    budget: Budget = Budget()
+    ignore: tuple[str, ...] = ()
+    max_samples: int = Field(default=10_000, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("prune", mode="before")
+    @classmethod
+    def _prunings(cls, value: Any) -> Any:
+        return [item if isinstance(item, (Prune, Mapping)) else {"amount": item} for item in _listed(value)]
+
+    @field_validator("prune", "quantize", "runtime", mode="after")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _quantizations(cls, value: Any) -> Any:
+        named = ["none" if item is None else item for item in _listed(value)]
+        return [_one_of(item, QUANTIZATIONS, "quantization") for item in named]
+
+    @field_validator("runtime", mode="before")
+    @classmethod
+    def _runtimes(cls, value: Any) -> Any:
+        return [_one_of(item, RUNTIMES, "runtime") for item in _listed(value)]
+
+    @field_validator("recover", mode="before")
+    @classmethod
+    def _recovery(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _ignored(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @classmethod
+    def parse(cls, source: Recipe | Mapping[str, Any] | str | Path | None) -> Recipe:
+        """Read a recipe from YAML text, a file, a mapping, or None for the default.
+
+        Raises:
+            RecipeError: One sentence: what is wrong, what was expected.
+        """
+        if source is None:
+            return cls()
+        if isinstance(source, Recipe):
+            return source
+        if isinstance(source, Path):
+            try:
+                source = source.read_text(encoding="utf-8")
+            except OSError as error:
+                raise RecipeError(
+                    f"the recipe file {source} cannot be read: {error.strerror or error}"
+                ) from None
+        values = _from_yaml(source) if isinstance(source, str) else source
+        if not isinstance(values, Mapping):
+            raise RecipeError(
+                f"a recipe is a mapping such as 'prune: [0, 0.5]', but this is a {type(values).__name__}"
+            )
+        _refuse_unknown_keys(values, cls.model_fields, "the recipe")
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise RecipeError(_sentence(error)) from None
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that ``parse`` reads back; values at their default are left out."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        if "prune" in values:
+            values["prune"] = [
+                item.amount if item.method == "structured" else item.model_dump() for item in self.prune
+            ]
+        for key in ("recover", "goal", "latency", "budget"):
+            if isinstance(values.get(key), dict):
+                values[key] = {k: v for k, v in values[key].items() if v is not None}
+        return str(yaml.safe_dump(values, sort_keys=False, default_flow_style=None)) if values else ""
+
+
+def _from_yaml(text: str) -> Any:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise RecipeError(f"the recipe is not valid YAML{where}: {problem}") from None
+    return {} if values is None else values
+
+
+def _listed(value: Any) -> list[Any]:
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not items:
+        raise ValueError("the list is empty; name at least one value, or leave the key out for the default")
+    return items
+
+
+def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
+    if value in known:
+        return str(value)
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {what} {value!r}; {hint}known are {', '.join(known)}")
+
+
+def _share_of_parameters(value: Any) -> float:
+    expected = "an amount is the share of the model's parameters to remove, in [0, 1)"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{expected}; {value!r} is not a number")  # noqa: TRY004 - pydantic collects ValueError
+    if math.isnan(value) or not 0 <= value < 1:
+        percent = f"; for {value:g} % write {value / 100:g}" if 1 < value < 100 else ""
+        raise ValueError(f"{expected}; got {value:g}{percent}")
+    return float(value)
+
+
+def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+            raise RecipeError(f"unknown key {key!r} in {where}; {hint}")
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+        return f"unknown key {first['loc'][-1]!r} in {'.'.join(map(str, first['loc'][:-1]))}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{where}: {message}"
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {
+        "prune": Prune,
+        "recover": Recover,
+        "goal": Goal,
+        "latency": Latency,
+        "budget": Budget,
+    }
+    return list(parts[str(location[0])].model_fields) if location else list(Recipe.model_fields)

@@ -1,0 +1,314 @@
+"""Events -> StudyState: a pure fold. Every view draws from the state and from nothing else.
+
+Events are mappings with ``seq`` (1, 2, ...), ``time`` (seconds since the epoch) and ``type``:
+
+========================  ==========================================================================
+type                      what it carries
+========================  ==========================================================================
+``started``               ``engine``, ``slots``, ``trials`` [{name, config}], ``stages`` {kind: count to
+                          run}, ``cached``, ``metric``, ``goal``, ``notes``; again after a resume
+``preview``               ``metrics`` of the model in eager PyTorch: a first point, no trial
+``stage_started``         ``stage``, ``kind``, ``label``
+``progress``              ``stage``, ``label``, ``message``
+``stage_finished``        ``stage``, ``kind``, ``label``, ``seconds``
+``stage_retried``         ``stage``, ``label``, ``reason``
+``stage_failed``          ``stage``, ``kind``, ``label``, ``reason``
+``trial_measured``        ``trial``, ``metrics`` so far (latency is still missing), ``artifact``
+``trial_finished``        ``trial``, ``metrics``, ``artifact``, ``warnings``
+``trial_failed``          ``trial``, ``error`` {reason, hint}
+``finished``              ``recommendation``, ``usage``
+``cancelled``, ``failed`` ``reason``
+========================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Event = Mapping[str, Any]
+Metrics = Mapping[str, "float | int | None"]
+
+LOG_LINES = 200
+ENDED = ("finished", "cancelled", "failed")
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """One configuration. ``status`` is waiting, measured, finished, failed or cancelled."""
+
+    name: str
+    config: Mapping[str, Any]
+    status: str = "waiting"
+    metrics: Metrics = field(default_factory=dict)
+    artifact: Mapping[str, Any] | None = None
+    error: Mapping[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the unchanged model in its runtime."""
+        return not self.config.get("prune") and self.config.get("quantize") == "none"
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the study's log: ``time`` in seconds since the epoch."""
+
+    time: float
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """All that a view needs to draw a study.
+
+    ``status`` is queued, running, finished, cancelled, failed or interrupted; the fold itself never says
+    interrupted: that needs the lease (see ``with_lease``). ``unreachable_since`` is set by a reader that lost the
+    store, in seconds since the epoch. Times are seconds since the epoch.
+    """
+
+    id: str
+    name: str = ""
+    status: str = "queued"
+    message: str = ""
+    seq: int = 0
+    created: float = 0.0
+    started: float | None = None
+    updated: float | None = None
+    ended: float | None = None
+    cluster: str = "local"
+    engine: str = ""
+    slots: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
+    metric: Mapping[str, Any] = field(default_factory=dict)
+    goal: Mapping[str, Any] = field(default_factory=dict)
+    trials: Mapping[str, TrialState] = field(default_factory=dict)
+    preview: Metrics = field(default_factory=dict)
+    running: Mapping[str, str] = field(default_factory=dict)
+    stages_left: Mapping[str, int] = field(default_factory=dict)
+    stages_done: int = 0
+    stages_cached: int = 0
+    stage_seconds: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    log: tuple[LogLine, ...] = ()
+    recommendation: str = ""
+    usage: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    unreachable_since: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Trials that ended well."""
+        return self._count("finished")
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed."""
+        return self._count("failed")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come unless somebody resumes the study."""
+        return self.status in ENDED
+
+    def _count(self, status: str) -> int:
+        return sum(trial.status == status for trial in self.trials.values())
+
+
+def fold(events: Iterable[Event], state: StudyState) -> StudyState:
+    """Apply events in order; see ``apply``."""
+    for event in events:
+        state = apply(state, event)
+    return state
+
+
+def apply(state: StudyState, event: Event) -> StudyState:
+    """The state after one event.
+
+    An event already folded, or one behind a gap, changes nothing; an unknown type only moves ``seq``, so that an
+    older reader follows a newer engine.
+    """
+    if event["seq"] != state.seq + 1:
+        return state
+    state = replace(state, seq=event["seq"], updated=event["time"])
+    handler = _HANDLERS.get(event["type"])
+    return handler(state, event) if handler else state
+
+
+def with_lease(state: StudyState, lease_until: float | None, queued: bool, now: float) -> StudyState:
+    """Settle what events alone cannot say: running, interrupted, or waiting in the queue.
+
+    Args:
+        state: The folded events.
+        lease_until: When the lease runs out, in seconds since the epoch; None where nobody holds it.
+        queued: Whether the study stands in a queue.
+        now: The present, in seconds since the epoch.
+    """
+    held = lease_until is not None and lease_until > now
+    if held:
+        return state if state.has_ended and not queued else replace(state, status="running")
+    if queued:
+        return replace(state, status="queued", message=state.message or "waiting for an engine")
+    if state.has_ended:
+        return state
+    if lease_until is None and state.seq == 0:
+        return state
+    return replace(state, status="interrupted", message="the engine stopped; resume() goes on from here")
+
+
+def seconds_left(state: StudyState) -> float | None:
+    """Estimated seconds until the study ends, from the mean duration of the stages seen; None when unknown."""
+    if state.status != "running" or not state.stage_seconds or not state.slots:
+        return None
+    counts = sum(count for count, _ in state.stage_seconds.values())
+    overall = sum(seconds for _, seconds in state.stage_seconds.values()) / counts
+    total = 0.0
+    for kind, left in state.stages_left.items():
+        count, seconds = state.stage_seconds.get(kind, (0, 0.0))
+        total += left * (seconds / count if count else overall)
+    return total / state.slots
+
+
+def _started(state: StudyState, event: Event) -> StudyState:
+    trials = dict(state.trials)
+    for item in event["trials"]:
+        known = trials.get(item["name"])
+        if known is None or known.status != "finished":
+            trials[item["name"]] = TrialState(item["name"], item["config"])
+    return replace(
+        state,
+        status="running",
+        message="",
+        error="",
+        ended=None,
+        recommendation="",
+        started=state.started or event["time"],
+        engine=event.get("engine", ""),
+        slots=event.get("slots", 0),
+        metric=event.get("metric", {}),
+        goal=event.get("goal", {}),
+        trials=trials,
+        running={},
+        stages_left=dict(event.get("stages", {})),
+        stages_cached=event.get("cached", 0),
+        notes=tuple(event.get("notes", ())),
+    )
+
+
+def _preview(state: StudyState, event: Event) -> StudyState:
+    return replace(state, preview=dict(event["metrics"]))
+
+
+def _stage_started(state: StudyState, event: Event) -> StudyState:
+    running = {**state.running, event["stage"]: event["label"]}
+    return _log(replace(state, running=running), event, event["label"])
+
+
+def _progress(state: StudyState, event: Event) -> StudyState:
+    return _log(state, event, f"{event['label']}: {event['message']}")
+
+
+def _stage_finished(state: StudyState, event: Event) -> StudyState:
+    kind, seconds = event["kind"], float(event.get("seconds", 0.0))
+    count, total = state.stage_seconds.get(kind, (0, 0.0))
+    return replace(
+        _leave(state, event),
+        stages_done=state.stages_done + 1,
+        stage_seconds={**state.stage_seconds, kind: (count + 1, total + seconds)},
+    )
+
+
+def _stage_retried(state: StudyState, event: Event) -> StudyState:
+    return _log(state, event, f"{event['label']}: trying again, {event['reason']}", "warning")
+
+
+def _stage_failed(state: StudyState, event: Event) -> StudyState:
+    return _log(_leave(state, event), event, f"{event['label']} failed: {event['reason']}", "error")
+
+
+def _trial_measured(state: StudyState, event: Event) -> StudyState:
+    return _trial(state, event, status="measured")
+
+
+def _trial_finished(state: StudyState, event: Event) -> StudyState:
+    return _trial(state, event, status="finished", warnings=tuple(event.get("warnings", ())), error=None)
+
+
+def _trial(state: StudyState, event: Event, **changes: Any) -> StudyState:
+    name = event["trial"]
+    trial = state.trials.get(name) or TrialState(name, event.get("config", {}))
+    changed = replace(trial, metrics=dict(event["metrics"]), artifact=event.get("artifact"), **changes)
+    return replace(state, trials={**state.trials, name: changed})
+
+
+def _trial_failed(state: StudyState, event: Event) -> StudyState:
+    name, error = event["trial"], event["error"]
+    trial = state.trials.get(name) or TrialState(name, event.get("config", {}))
+    failed = replace(trial, status="failed", error=dict(error))
+    state = replace(state, trials={**state.trials, name: failed})
+    return _log(state, event, f"{name} failed: {error['reason']}", "error")
+
+
+def _finished(state: StudyState, event: Event) -> StudyState:
+    return _end(
+        replace(
+            state, recommendation=event.get("recommendation", ""), usage=dict(event.get("usage", {}))
+        ),
+        event,
+        "finished",
+    )
+
+
+def _cancelled(state: StudyState, event: Event) -> StudyState:
+    return _end(state, event, "cancelled")
+
+
+def _failed(state: StudyState, event: Event) -> StudyState:
+    return _end(replace(state, error=event.get("reason", "")), event, "failed")
+
+
+def _end(state: StudyState, event: Event, status: str) -> StudyState:
+    trials = {
+        name: replace(trial, status="cancelled") if trial.status in ("waiting", "measured") else trial
+        for name, trial in state.trials.items()
+    }
+    return replace(
+        state,
+        status=status,
+        message=event.get("reason", ""),
+        ended=event["time"],
+        trials=trials,
+        running={},
+        stages_left={},
+    )
+
+
+def _leave(state: StudyState, event: Event) -> StudyState:
+    running = {key: label for key, label in state.running.items() if key != event["stage"]}
+    left = dict(state.stages_left)
+    left[event["kind"]] = max(0, left.get(event["kind"], 0) - 1)
+    return replace(state, running=running, stages_left=left)
+
+
+def _log(state: StudyState, event: Event, text: str, level: str = "info") -> StudyState:
+    return replace(state, log=(*state.log, LogLine(event["time"], text, level))[-LOG_LINES:])
+
+
+_HANDLERS = {
+    "started": _started,
+    "preview": _preview,
+    "stage_started": _stage_started,
+    "progress": _progress,
+    "stage_finished": _stage_finished,
+    "stage_retried": _stage_retried,
+    "stage_failed": _stage_failed,
+    "trial_measured": _trial_measured,
+    "trial_finished": _trial_finished,
+    "trial_failed": _trial_failed,
+    "finished": _finished,
+    "cancelled": _cancelled,
+    "failed": _failed,
+}
