@@ -215,7 +215,7 @@ def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
 def _share_of_parameters(value: Any) -> float:
     expected = "an amount is the share of the model's parameters to remove, in [0, 1)"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{expected}; {value!r} is not a number")  # noqa: TRY004 - pydantic collects ValueError
+        raise ValueError(f"{expected}; {value!r} is not a number")
     if math.isnan(value) or not 0 <= value < 1:
         percent = f"; for {value:g} % write {value / 100:g}" if 1 < value < 100 else ""
         raise ValueError(f"{expected}; got {value:g}{percent}")

@@ -254,9 +254,7 @@ def _trial_failed(state: StudyState, event: Event) -> StudyState:
 
 def _finished(state: StudyState, event: Event) -> StudyState:
     return _end(
-        replace(
-            state, recommendation=event.get("recommendation", ""), usage=dict(event.get("usage", {}))
-        ),
+        replace(state, recommendation=event.get("recommendation", ""), usage=dict(event.get("usage", {}))),
         event,
         "finished",
     )

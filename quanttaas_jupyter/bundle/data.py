@@ -1,0 +1,352 @@
+"""A person's evaluation data -> ``Batches``.
+
+Map-style data sets are read in index order through their ``collate_fn``, in a forked worker under a fixed seed: the
+data is what it was when the cell ran, and the random state of the notebook is not touched. Everything else is read at
+once, its random state put back afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import DataError
+from .batches import Batch, Batches
+from .structure import Structure, flatten
+
+_BATCH = 64
+_LABEL_KEYS = ("labels", "label", "targets", "target")
+_WORKER_TIMEOUT = 300
+
+Progress = Callable[[int, "int | None"], None]
+
+
+class Source:
+    """Data on its way: the first batch is there, the rest is read by ``read``."""
+
+    def __init__(self, option: str, items: Iterator[Any], limit: int, total: int | None) -> None:
+        self._option, self._items, self._limit, self.total = option, items, limit, total
+        self._names: tuple[str, ...] = ()
+        self._structures: tuple[Structure, Structure] | None = None
+        self._batches: list[Batch] = []
+        self._read_one()
+        if not self._batches or not self._batches[0].samples:
+            raise DataError(f"{option} is empty; give at least one batch of (inputs, targets)")
+
+    def first(self) -> Batches:
+        """The first batch."""
+        return self._so_far(1)
+
+    def read(self, progress: Progress | None = None) -> Batches:
+        """All batches, up to the limit of samples.
+
+        Raises:
+            DataError: Reading failed, or a batch is nested unlike the first.
+        """
+        samples = self._batches[0].samples
+        while samples < self._limit and self._read_one():
+            samples += self._batches[-1].samples
+            if progress:
+                progress(samples, self.total)
+        return self._so_far(len(self._batches)).head(self._limit)
+
+    def _so_far(self, count: int) -> Batches:
+        assert self._structures is not None
+        inputs, targets = self._structures
+        return Batches(tuple(self._batches[:count]), self._names, inputs, targets)
+
+    def _read_one(self) -> bool:
+        try:
+            item = next(self._items)
+        except StopIteration:
+            return False
+        except DataError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1:] or [""]
+            raise DataError(
+                f"{self._option} cannot be read at batch {len(self._batches)}: {type(error).__name__}: {reason[0]}"
+            ) from error
+        batch, names, structures = _parsed(item, self._option)
+        if self._structures is None:
+            self._names, self._structures = names, structures
+        elif structures != self._structures:
+            raise DataError(
+                f"batch {len(self._batches)} of {self._option} is nested unlike the first batch; "
+                "every batch must have the same inputs and targets"
+            )
+        self._batches.append(batch)
+        return True
+
+
+def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
+    """Begin to read data.
+
+    Args:
+        data: A DataLoader, a Dataset, an iterable of ``(inputs, targets)`` batches, or a tuple of tensors or arrays.
+        option: How messages name it, such as ``--data``.
+        max_samples: More samples than this are not read; of map-style data a seeded sample is drawn.
+        seed: Seed of that sample, and of random augmentations while reading.
+
+    Raises:
+        DataError: One sentence: what is wrong and what was expected.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        import torch
+    if _is_array(data) or (isinstance(data, tuple) and data and all(map(_is_array_or_dict, data))):
+        items, total = _from_arrays(data, option, max_samples, seed)
+    elif isinstance(data, torch.utils.data.DataLoader):
+        items, total = _from_loader(data, max_samples, seed)
+    elif isinstance(data, (str, bytes, Mapping)) or data is None:
+        raise _unusable(data, option)
+    elif isinstance(data, torch.utils.data.IterableDataset):
+        items, total = (
+            _read_now(torch.utils.data.DataLoader(data, batch_size=_BATCH), max_samples, seed),
+            None,
+        )
+    elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data):
+        loader = torch.utils.data.DataLoader(data, batch_size=_BATCH)
+        items, total = _from_loader(loader, max_samples, seed)
+    elif isinstance(data, Iterable):
+        items, total = _read_now(data, max_samples, seed), None
+    else:
+        raise _unusable(data, option)
+    return Source(option, items, max_samples, total)
+
+
+@contextlib.contextmanager
+def fixed_random_state(seed: int) -> Iterator[None]:
+    """Seed Python, NumPy and torch; put their states back afterwards."""
+    import numpy
+    import torch
+
+    python, legacy = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        numpy.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            numpy.random.set_state(legacy)
+
+
+def _from_arrays(data: Any, option: str, max_samples: int, seed: int) -> tuple[Iterator[Any], int]:
+    parts = data if isinstance(data, tuple) else (data,)
+    leaves, _ = flatten(parts)
+    tensors = [_tensor(leaf, option, name) for name, leaf in leaves]
+    lengths = {len(tensor) if tensor.ndim else 1 for tensor in tensors}
+    if len(lengths) != 1:
+        found = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise DataError(f"the tensors of {option} have different numbers of samples: {found}")
+    count = lengths.pop()
+    chosen = _chosen(range(count), max_samples, seed)
+
+    def cut(value: Any, rows: Sequence[int]) -> Any:
+        if isinstance(value, Mapping):
+            return {key: cut(item, rows) for key, item in value.items()}
+        return _tensor(value, option, "")[list(rows)]
+
+    rows = [chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH)]
+    items = [tuple(cut(part, some) for part in parts) for some in rows]
+    return iter(items), len(chosen)
+
+
+def _from_loader(loader: Any, max_samples: int, seed: int) -> tuple[Iterator[Any], int | None]:
+    from torch.utils.data import IterableDataset, TensorDataset
+
+    if isinstance(loader.dataset, IterableDataset):
+        return _read_now(loader, max_samples, seed), None
+    batches = _index_batches(loader, max_samples, seed)
+    total = sum(map(len, batches))
+    if type(loader.dataset) is TensorDataset:
+        # Nothing random, nothing slow: the tensors are copied at once, so that later changes do not show.
+        rows = [loader.dataset[list(batch)] for batch in batches] if _collates_plainly(loader) else None
+        if rows is not None:
+            return iter(rows), total
+    return _in_worker(loader, batches, seed), total
+
+
+def _index_batches(loader: Any, max_samples: int, seed: int) -> list[list[int]]:
+    from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler
+
+    if type(loader.batch_sampler) not in (BatchSampler, type(None)):
+        with fixed_random_state(seed), _kept_generator(loader.batch_sampler):
+            return _up_to([list(batch) for batch in loader.batch_sampler], max_samples)
+    sampler = loader.sampler
+    if isinstance(sampler, (RandomSampler, SequentialSampler)):
+        indices: Sequence[int] = range(len(loader.dataset))
+    else:
+        with fixed_random_state(seed), _kept_generator(sampler):
+            indices = [int(index) for index in sampler]
+        if isinstance(sampler, SubsetRandomSampler):
+            indices = sorted(indices)
+    chosen = _chosen(indices, max_samples, seed)
+    size = loader.batch_size or 1
+    return [list(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+
+
+def _up_to(batches: list[list[int]], max_samples: int) -> list[list[int]]:
+    taken: list[list[int]] = []
+    samples = 0
+    for batch in batches:
+        if samples >= max_samples:
+            break
+        taken.append(batch)
+        samples += len(batch)
+    return taken
+
+
+def _chosen(indices: Sequence[int], max_samples: int, seed: int) -> Sequence[int]:
+    if len(indices) <= max_samples:
+        return indices
+    picked = random.Random(seed).sample(range(len(indices)), max_samples)
+    return [indices[position] for position in sorted(picked)]
+
+
+def _collates_plainly(loader: Any) -> bool:
+    from torch.utils.data import default_collate
+
+    return loader.collate_fn is default_collate and loader.batch_size is not None
+
+
+@contextlib.contextmanager
+def _kept_generator(sampler: Any) -> Iterator[None]:
+    generator = getattr(sampler, "generator", None)
+    state = generator.get_state() if generator is not None else None
+    try:
+        yield
+    finally:
+        if generator is not None:
+            generator.set_state(state)
+
+
+def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any]:
+    import torch
+
+    if sys.platform != "linux":
+        return _read_directly(loader, batches, seed)
+    own = torch.utils.data.DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        num_workers=1,
+        worker_init_fn=loader.worker_init_fn,
+        timeout=_WORKER_TIMEOUT,
+        generator=torch.Generator().manual_seed(seed),
+        multiprocessing_context="fork",
+    )
+    items = iter(own)
+    try:
+        first = next(items)
+    except StopIteration:
+        return iter(())
+    except Exception:
+        # Some data sets cannot live in a forked process (CUDA tensors, open handles); an error of the data
+        # set itself comes again, from where its traceback helps.
+        return _read_directly(loader, batches, seed)
+    return _chained(first, items)
+
+
+def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from items
+
+
+def _read_directly(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any]:
+    with fixed_random_state(seed):
+        return iter([loader.collate_fn([loader.dataset[index] for index in batch]) for batch in batches])
+
+
+def _read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[Any]:
+    items: list[Any] = []
+    samples = 0
+    with fixed_random_state(seed):
+        for item in batches:
+            if samples >= max_samples:
+                break
+            items.append(item)
+            leaves, _ = flatten(item)
+            samples += len(leaves[0][1]) if leaves and getattr(leaves[0][1], "ndim", 0) else 1
+    return iter(items)
+
+
+def _parsed(item: Any, option: str) -> tuple[Batch, tuple[str, ...], tuple[Structure, Structure]]:
+    inputs, targets = _inputs_and_targets(item)
+    input_leaves, input_structure = flatten(inputs, "" if _is_nested(inputs) else "input")
+    target_leaves, target_structure = flatten(targets, "target")
+    if not input_leaves:
+        raise DataError(f"a batch of {option} has no inputs; a batch is (inputs, targets)")
+    batch = Batch(
+        [_tensor(leaf, option, name).clone() for name, leaf in input_leaves],
+        [_tensor(leaf, option, name).clone() for name, leaf in target_leaves],
+    )
+    return batch, tuple(name for name, _ in input_leaves), (input_structure, target_structure)
+
+
+def _inputs_and_targets(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        label = next((key for key in _LABEL_KEYS if key in item), None)
+        return {key: value for key, value in item.items() if key != label}, item[label] if label else None
+    if isinstance(item, (tuple, list)):
+        if len(item) == 1:
+            return _plain(item[0]), None
+        if len(item) == 2:
+            return _plain(item[0]), item[1]
+        return tuple(item[:-1]), item[-1]
+    return item, None
+
+
+def _plain(inputs: Any) -> Any:
+    # Tokenizers hand out mappings of their own classes; a model takes them as keywords all the same.
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (Mapping, tuple, list))
+
+
+def _tensor(leaf: Any, option: str, name: str) -> Any:
+    import numpy
+    import torch
+
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach().cpu()
+    if isinstance(leaf, (bool, int, float)):
+        return torch.tensor(leaf)
+    if isinstance(leaf, (numpy.ndarray, numpy.generic)) or hasattr(leaf, "__array__"):
+        array = numpy.ascontiguousarray(leaf)
+        if array.dtype.kind in "biufc":
+            return torch.from_numpy(array.copy())
+    raise DataError(
+        f"{option} holds a {type(leaf).__name__} at {name or 'its inputs'}; "
+        "inputs and targets must be tensors, arrays or numbers (tokenise text, decode images first)"
+    )
+
+
+def _is_array(value: Any) -> bool:
+    import numpy
+    import torch
+
+    return isinstance(value, (torch.Tensor, numpy.ndarray))
+
+
+def _is_array_or_dict(value: Any) -> bool:
+    return _is_array(value) or (isinstance(value, Mapping) and all(map(_is_array, value.values())))
+
+
+def _is_map_style(value: Any) -> bool:
+    is_sequence = hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    return is_sequence and not isinstance(value, (list, tuple))
+
+
+def _unusable(data: Any, option: str) -> DataError:
+    return DataError(
+        f"{option} is a {type(data).__name__}; give a DataLoader, a Dataset, an iterable of "
+        "(inputs, targets) batches, or a tuple of tensors or arrays"
+    )

@@ -1,0 +1,72 @@
+"""Code that exists only here: in the notebook, or in files beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+
+def is_local_module(name: str | None) -> bool:
+    """Whether a module's code travels by value: notebook cells, and files outside the installed packages."""
+    if name is None or name == "__main__":
+        return True
+    if name.partition(".")[0] == "quanttaas_jupyter":
+        return False
+    module = sys.modules.get(name)
+    if module is None:
+        return False
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    return not any(path.is_relative_to(folder) for folder in _installed_folders())
+
+
+@contextlib.contextmanager
+def pickled_by_value() -> Iterator[None]:
+    """Within this context cloudpickle sends the code of local modules along."""
+    local = [
+        module
+        for name, module in list(sys.modules.items())
+        if name != "__main__" and getattr(module, "__name__", None) == name and is_local_module(name)
+    ]
+    already = cloudpickle.list_registry_pickle_by_value()
+    added = [module for module in local if module.__name__ not in already]
+    for module in added:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in added:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle a value with the local code it needs."""
+    with pickled_by_value():
+        return bytes(cloudpickle.dumps(value))
+
+
+def loads(data: bytes) -> Any:
+    """Undo ``dumps``. It runs code: only for what this user submitted."""
+    return pickle.load(io.BytesIO(data))
+
+
+@lru_cache(maxsize=1)
+def _installed_folders() -> tuple[Path, ...]:
+    paths = sysconfig.get_paths()
+    folders = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders.update(site.getsitepackages() if hasattr(site, "getsitepackages") else [])
+    folders.add(site.getusersitepackages())
+    folders.add(str(Path(sys.base_prefix) / "lib"))
+    return tuple(Path(folder).resolve() for folder in folders)

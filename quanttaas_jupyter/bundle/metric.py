@@ -1,0 +1,147 @@
+"""A metric as the person gave it -> a reference that travels.
+
+Names: ``accuracy``, ``r2``, ``agreement``, and every class of TorchMetrics, in any spelling (``F1Score``, ``f1_score``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ..errors import MetricError
+from ..store import blobs
+from ..store.base import Store
+from .batches import Batches
+from .digest import digest
+from .local_code import dumps
+
+BUILT_IN = ("accuracy", "r2", "agreement")
+_PERCENT = ("accuracy", "agreement", "precision", "recall", "f1score", "specificity", "jaccardindex", "auroc")
+
+
+def reference(metric: Any, first: Batches) -> tuple[dict[str, Any], bytes | None]:
+    """Settle the metric.
+
+    Args:
+        metric: A name, a callable, ``(callable, "max" | "min")``, or None for the default of these targets.
+        first: The first batch of ``--data``.
+
+    Returns:
+        The reference (``name``, ``kind``, ``higher_is_better``, ``percent``, ``digest``) and, for a callable, its
+        pickle, which ``stored`` puts into a store.
+
+    Raises:
+        MetricError: It does not exist, or needs labels that are not there.
+    """
+    if metric is None:
+        return _named(_default(first)), None
+    if callable(metric) or isinstance(metric, tuple):
+        return _callable(metric)
+    if not isinstance(metric, str):
+        raise MetricError(f"metric must be a name or a callable, not a {type(metric).__name__}")
+    found = _named(metric)
+    if found["name"] != "agreement" and not first.has_targets:
+        raise MetricError(f"metric {metric!r} needs labels, but --data has none; use metric 'agreement'")
+    return found, None
+
+
+def stored(store: Store, found: dict[str, Any], pickled: bytes | None) -> dict[str, Any]:
+    """The reference with the blob of its callable, if it has one."""
+    return found if pickled is None else {**found, "blob": blobs.put_bytes(store, pickled)}
+
+
+def torchmetrics_class(name: str) -> type | None:
+    """The class of TorchMetrics that a name means, in any spelling."""
+    return _torchmetrics().get(_normal(name))
+
+
+def _default(first: Batches) -> str:
+    if not first.has_targets:
+        raise MetricError(
+            "--data has no labels: give (inputs, targets) batches, or use metric 'agreement', "
+            "which compares with the original model"
+        )
+    return "r2" if first.batches[0].targets[0].is_floating_point() else "accuracy"
+
+
+def _named(name: str) -> dict[str, Any]:
+    normal = _normal(name)
+    if normal in BUILT_IN:
+        return {
+            "name": normal,
+            "kind": "built-in",
+            "higher_is_better": True,
+            "percent": normal != "r2",
+            "digest": normal,
+        }
+    found = torchmetrics_class(name)
+    if found is None:
+        known = {
+            **{item: item for item in BUILT_IN},
+            **{key: cls.__name__ for key, cls in _torchmetrics().items()},
+        }
+        near = difflib.get_close_matches(normal, known, n=1)
+        hint = f"did you mean {known[near[0]]!r}?" if near else "see torchmetrics for names"
+        raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
+    higher = _higher_is_better(found)
+    if higher is None:
+        raise MetricError(
+            f"TorchMetrics does not say whether a higher {found.__name__} is better; "
+            "give (callable, 'max') or (callable, 'min') instead"
+        )
+    return {
+        "name": found.__name__,
+        "kind": "torchmetrics",
+        "higher_is_better": higher,
+        "percent": normal in _PERCENT,
+        "digest": found.__name__,
+    }
+
+
+def _callable(metric: Any) -> tuple[dict[str, Any], bytes]:
+    function, direction = metric if isinstance(metric, tuple) and len(metric) == 2 else (metric, "max")
+    if not callable(function) or direction not in ("max", "min"):
+        raise MetricError("a metric with a direction is (callable, 'max') or (callable, 'min')")
+    try:
+        pickled = dumps(function)
+    except Exception as error:
+        raise MetricError(f"the metric cannot be sent: {str(error).splitlines()[0]}") from None
+    name = getattr(function, "__name__", type(function).__name__)
+    found = {
+        "name": "metric" if name == "<lambda>" else name,
+        "kind": "callable",
+        "higher_is_better": direction == "max",
+        "percent": False,
+        "digest": digest(function),
+    }
+    return found, pickled
+
+
+def _torchmetrics() -> dict[str, type]:
+    import torchmetrics
+
+    classes = {
+        _normal(name): getattr(torchmetrics, name)
+        for name in torchmetrics.__all__
+        if isinstance(getattr(torchmetrics, name, None), type)
+    }
+    short = {"f1": "f1score", "mse": "meansquarederror", "mae": "meanabsoluteerror", "auc": "auroc"}
+    return {**classes, **{alias: classes[name] for alias, name in short.items() if name in classes}}
+
+
+def _higher_is_better(cls: type) -> bool | None:
+    direct = getattr(cls, "higher_is_better", None)
+    if direct is not None:
+        return bool(direct)
+    import torchmetrics.classification as tasks
+
+    # The classes that choose a task on construction say nothing; the ones they choose from do.
+    for task in ("Multiclass", "Binary", "Multilabel"):
+        chosen = getattr(tasks, f"{task}{cls.__name__}", None)
+        if chosen is not None and chosen.higher_is_better is not None:
+            return bool(chosen.higher_is_better)
+    return None
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")

@@ -1,0 +1,121 @@
+"""A model in memory <-> a blob, with a digest that is the same in every kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+
+from ..errors import ModelError
+from .digest import digest
+from .local_code import pickled_by_value
+
+
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """A model as it was when the snapshot was taken.
+
+    Attributes:
+        data: The pickled module, tensors included; classes of the notebook and of local files by value.
+        digest: SHA-256 of what the model is and does.
+        about: Class name, parameters, bytes: what views show.
+    """
+
+    data: bytes
+    digest: str
+    about: dict[str, Any]
+
+
+def snapshot(model: Any) -> ModelSnapshot:
+    """Copy a model without touching it: mode, device, gradients and random state stay as they are.
+
+    Raises:
+        ModelError: It is no ``torch.nn.Module``, or it cannot be pickled; the sentence names the member.
+    """
+    module = unwrapped(model)
+    parameters = list(module.parameters())
+    about = {
+        "class": type(module).__name__,
+        "params": sum(parameter.numel() for parameter in parameters),
+        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
+    }
+    return ModelSnapshot(dumps(module), digest(module), about)
+
+
+def unwrapped(model: Any) -> Any:
+    """The plain module behind ``torch.compile``, DataParallel and the like. Raises ModelError."""
+    import torch
+
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "this is a TorchScript module, which cannot be pruned; give the nn.Module it was made from"
+        )
+    if not isinstance(model, torch.nn.Module):
+        what = (
+            f"the class {model.__name__}; give an instance of it"
+            if isinstance(model, type)
+            else type(model).__name__
+        )
+        raise ModelError(f"the model must be a torch.nn.Module, but this is {what}")
+    for wrapper in ("_orig_mod", "module"):
+        inner = getattr(model, wrapper, None)
+        is_wrapper = wrapper == "_orig_mod" or isinstance(
+            model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+        )
+        if isinstance(inner, torch.nn.Module) and is_wrapper:
+            return unwrapped(inner)
+    return model
+
+
+def dumps(module: Any) -> bytes:
+    """Pickle a module with the local code it needs. Raises ModelError naming the member that cannot travel."""
+    import torch
+
+    stream = io.BytesIO()
+    try:
+        with pickled_by_value():
+            torch.save(module, stream, pickle_module=_Pickle)
+    except Exception as error:
+        culprit = _unpicklable_member(module)
+        where = f"{culprit} cannot be pickled" if culprit else "it cannot be pickled"
+        raise ModelError(
+            f"the model cannot be sent: {where} ({str(error).splitlines()[0]}); "
+            "remove that member before compressing, or make it in forward()"
+        ) from None
+    return stream.getvalue()
+
+
+def loads(data: bytes) -> Any:
+    """Undo ``dumps`` onto the CPU, in eval mode. It runs code: only for what this user submitted."""
+    import torch
+
+    model = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    return model.eval()
+
+
+class _Pickle:
+    """What ``torch.save`` needs of a pickle module, on cloudpickle."""
+
+    Pickler = cloudpickle.Pickler
+    dump = staticmethod(cloudpickle.dump)
+    dumps = staticmethod(cloudpickle.dumps)
+
+
+def _unpicklable_member(module: Any) -> str:
+    for path, child in module.named_modules():
+        for name, value in vars(child).items():
+            if name in ("_parameters", "_buffers", "_modules") or not _fails(value):
+                continue
+            where = ".".join(part for part in ("model", path, name) if part)
+            return f"{where} (a {type(value).__module__}.{type(value).__qualname__})"
+    return ""
+
+
+def _fails(value: Any) -> bool:
+    with contextlib.suppress(Exception), pickled_by_value():
+        cloudpickle.dumps(value)
+        return False
+    return True

@@ -1,0 +1,198 @@
+"""A store in a folder of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..errors import StoreError
+from .base import MissingKey, Store, checked_key
+
+_TEMPORARY = ".tmp"
+_LOCKS = ".locks"
+
+
+class LocalStore(Store):
+    """Keys are files below ``root``.
+
+    Whole writes go to a temporary file first; exclusive creation hard-links it into place, which fails if the name is
+    taken. File systems without hard links fall back to a rename under a lock.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.uri = self.root.as_uri()
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingKey(key) from None
+        except OSError as error:
+            raise self._trouble(error, "read") from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._written(data) as temporary:
+            return self._link(temporary, key) or self.read(key) == data
+
+    def create_from(self, key: str, path: Path) -> bool:
+        if self.size(key) is not None:
+            self.touch(key)
+            return True
+        with self._copied(path) as temporary:
+            self._link(temporary, key)
+        return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        with self._written(data) as temporary:
+            self._rename(temporary, key)
+
+    def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        with self._lock(key):
+            try:
+                present: bytes | None = self.read(key)
+            except MissingKey:
+                present = None
+            if present != expected:
+                return False
+            self.replace(key, data)
+            return True
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._trouble(error, "delete from") from error
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        try:
+            with os.scandir(self._path(prefix)) as entries:
+                names = [entry.name for entry in entries if entry.name > after]
+        except (FileNotFoundError, NotADirectoryError):
+            return iter(())
+        except OSError as error:
+            raise self._trouble(error, "list") from error
+        return iter(sorted(name for name in names if not name.startswith(".")))
+
+    def walk(self, prefix: str) -> Iterator[str]:
+        top = self._path(prefix)
+        for folder, _, names in os.walk(top):
+            for name in names:
+                yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+    def size(self, key: str) -> int | None:
+        try:
+            return self._path(key).stat().st_size
+        except OSError:
+            return None
+
+    def age(self, key: str) -> float | None:
+        try:
+            return time.time() - self._path(key).stat().st_mtime
+        except OSError:
+            return None
+
+    def touch(self, key: str) -> None:
+        # A read-only store may still be read; its sweep is somebody else's.
+        with contextlib.suppress(OSError):
+            os.utime(self._path(key))
+
+    def as_file(self, key: str) -> AbstractContextManager[Path]:
+        path = self._path(key)
+        if not path.is_file():
+            raise MissingKey(key)
+        return contextlib.nullcontext(path)
+
+    def _path(self, key: str) -> Path:
+        return self.root / checked_key(key)
+
+    def _lock(self, key: str) -> FileLock:
+        folder = self.root / _LOCKS
+        self._make(folder)
+        return FileLock(folder / hashlib.sha256(key.encode()).hexdigest()[:32])
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        folder = self.root / _TEMPORARY
+        self._make(folder)
+        path = folder / uuid.uuid4().hex
+        try:
+            yield path
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise self._trouble(error, "write to") from error
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _written(self, data: bytes) -> Iterator[Path]:
+        with self._temporary() as path:
+            with path.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            yield path
+
+    @contextmanager
+    def _copied(self, source: Path) -> Iterator[Path]:
+        with self._temporary() as path:
+            with source.open("rb") as origin, path.open("xb") as stream:
+                shutil.copyfileobj(origin, stream, 1 << 20)
+                stream.flush()
+                os.fsync(stream.fileno())
+            yield path
+
+    def _link(self, temporary: Path, key: str) -> bool:
+        path = self._path(key)
+        self._make(path.parent)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Another process removed the folder when it emptied it.
+            self._make(path.parent)
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                raise
+            with self._lock(key):
+                if path.exists():
+                    return False
+                self._rename(temporary, key)
+        return True
+
+    def _rename(self, temporary: Path, key: str) -> None:
+        path = self._path(key)
+        self._make(path.parent)
+        os.replace(temporary, path)
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._trouble(error, "write to") from error
+
+    def _trouble(self, error: OSError, action: str) -> StoreError:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space, or name another store with --store"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "make it writable, or name another store with --store"
+        else:
+            hint = "check that the folder exists, or name another store with --store"
+        return StoreError(f"cannot {action} the store {self.root}: {reason}; {hint}")

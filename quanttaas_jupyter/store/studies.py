@@ -1,0 +1,263 @@
+"""Studies in a store: what was asked, the event log, the queue, the summary, deletion with its sweep.
+
+Layout::
+
+    studies/<id>/study.json          what was asked
+    studies/<id>/lease.json          who drives it
+    studies/<id>/events/<seq>.json   append-only
+    studies/<id>/summary.json        a rebuildable digest
+    studies/<id>/cancel              present: stop
+    queue/<cluster>/<id>             waiting for an engine
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import NotFound, QuantTaaSError
+from ..state import Event, StudyState, fold, with_lease
+from .base import MissingKey, Store
+from .lease import read_lease
+
+GRACE_SECONDS = 24 * 3600.0
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}[a-z0-9]")
+_SHA = re.compile(r"[0-9a-f]{64}")
+
+
+class LogTaken(Exception):
+    """Another engine wrote this event: the lease is lost."""
+
+
+def checked_id(study: str) -> str:
+    """The id itself if it is of the strict form; a QuantTaaSError otherwise."""
+    if not isinstance(study, str) or not _ID.fullmatch(study):
+        raise QuantTaaSError(
+            f"{study!r} is no valid id of a study: ids are lower-case letters, digits and dashes; "
+            "%quanttaas studies lists them"
+        )
+    return study
+
+
+def create_study(store: Store, study: str, record: dict[str, Any]) -> str:
+    """Write ``study.json``; returns its SHA-256. Raises QuantTaaSError if the id is taken."""
+    data = _dump(record)
+    if not store.create(f"studies/{checked_id(study)}/study.json", data):
+        raise QuantTaaSError(f"study {study} exists already")
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_study(store: Store, study: str) -> dict[str, Any]:
+    """What was asked. Raises NotFound."""
+    return dict(json.loads(read_study_bytes(store, study)))
+
+
+def read_study_bytes(store: Store, study: str) -> bytes:
+    """``study.json`` as it stands in the store. Raises NotFound."""
+    try:
+        return store.read(f"studies/{checked_id(study)}/study.json")
+    except MissingKey:
+        raise NotFound(f"no study {study} in {store.uri}; %quanttaas studies lists those there are") from None
+
+
+def enqueue(store: Store, cluster: str, study: str, ticket: dict[str, Any]) -> None:
+    """Let a study wait for an engine of the cluster."""
+    store.replace(_queue_key(cluster, study), _dump(ticket))
+
+
+def dequeue(store: Store, cluster: str, study: str) -> None:
+    """Take a study out of the queue."""
+    store.delete(_queue_key(cluster, study))
+
+
+def read_ticket(store: Store, cluster: str, study: str) -> dict[str, Any] | None:
+    """The queue entry of a study, or None."""
+    try:
+        return dict(json.loads(store.read(_queue_key(cluster, study))))
+    except MissingKey:
+        return None
+
+
+def ask_to_cancel(store: Store, study: str) -> None:
+    """Leave the sign that makes the engine stop a study."""
+    store.replace(_cancel_key(study), b"{}")
+
+
+def is_cancelled(store: Store, study: str) -> bool:
+    """Whether the sign is there."""
+    return store.size(_cancel_key(study)) is not None
+
+
+def clear_cancel(store: Store, study: str) -> None:
+    """Remove the sign; only the holder of the lease does that."""
+    store.delete(_cancel_key(study))
+
+
+class EventWriter:
+    """Appends events; only the holder of the lease may have one."""
+
+    def __init__(self, store: Store, study: str) -> None:
+        self._store, self._study = store, study
+        self.state = fold(read_events(store, study), StudyState(id=study))
+
+    def append(self, type_: str, **values: Any) -> None:
+        """Write one event.
+
+        Raises:
+            LogTaken: Another engine wrote an event in its place.
+        """
+        seq = self.state.seq + 1
+        event = {"seq": seq, "time": time.time(), "type": type_, **values}
+        data = _dump(event)
+        if not self._store.create(_event_key(self._study, seq), data):
+            raise LogTaken(self._study)
+        self.state = fold([json.loads(data)], self.state)
+
+    def write_summary(self, record: dict[str, Any]) -> None:
+        """Replace the digest that lists of studies read."""
+        self._store.replace(f"studies/{self._study}/summary.json", _dump(summary_of(record, self.state)))
+
+
+def read_events(store: Store, study: str, after: int = 0) -> Iterator[Event]:
+    """Events behind ``after``, in order, up to the first gap."""
+    expected = after + 1
+    for name in store.list(f"studies/{study}/events", after=f"{after:08d}.json"):
+        if name != f"{expected:08d}.json":
+            return
+        try:
+            yield json.loads(store.read(f"studies/{study}/events/{name}"))
+        except (MissingKey, ValueError):
+            return
+        expected += 1
+
+
+def initial_state(record: dict[str, Any]) -> StudyState:
+    """The state before the first event."""
+    return StudyState(
+        id=record["id"],
+        name=record["name"],
+        created=record["created"],
+        cluster=record["cluster"],
+        model=record["model"],
+        metric=record["metric"],
+        goal=record["recipe"]["goal"],
+        notes=tuple(record["notes"]),
+    )
+
+
+def settled(store: Store, state: StudyState) -> StudyState:
+    """The state with what lease and queue say about it."""
+    lease = read_lease(store, state.id)
+    queued = store.size(_queue_key(state.cluster, state.id)) is not None
+    return with_lease(state, lease.until if lease else None, queued, time.time())
+
+
+def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
+    """The digest of a study: everything in it can be rebuilt from its record and events."""
+    sizes = [
+        trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")
+    ]
+    return {
+        "id": record["id"],
+        "name": record["name"],
+        "created": record["created"],
+        "cluster": record["cluster"],
+        "model": record["model"]["class"],
+        "status": state.status,
+        "seq": state.seq,
+        "total": len(state.trials),
+        "done": state.done,
+        "failed": state.failed,
+        "best": state.recommendation or (f"{1 / min(filter(None, sizes)):.1f}x smaller" if sizes else ""),
+        "ended": state.ended,
+    }
+
+
+def list_summaries(store: Store) -> list[dict[str, Any]]:
+    """Summaries of all studies, newest first; a missing one is rebuilt from the events."""
+    found = []
+    for study in store.list("studies"):
+        try:
+            try:
+                summary = dict(json.loads(store.read(f"studies/{study}/summary.json")))
+            except (MissingKey, ValueError):
+                record = read_study(store, study)
+                summary = summary_of(record, fold(read_events(store, study), initial_state(record)))
+        except QuantTaaSError:
+            continue
+        if summary["status"] not in ("finished", "failed", "cancelled"):
+            state = StudyState(
+                id=study, status=summary["status"], seq=summary["seq"], cluster=summary["cluster"]
+            )
+            summary["status"] = settled(store, state).status
+        found.append(summary)
+    return sorted(found, key=lambda summary: -float(summary["created"]))
+
+
+def delete_study(store: Store, study: str, grace: float = GRACE_SECONDS) -> int:
+    """Remove a study, then blobs and cache entries that no study refers to; returns the bytes freed.
+
+    Args:
+        store: The store.
+        study: The id.
+        grace: Blobs younger than this many seconds stay: a study being submitted may count on them.
+
+    Raises:
+        QuantTaaSError: The study is running.
+        NotFound: There is no such study.
+    """
+    record = read_study(store, study)
+    lease = read_lease(store, study)
+    if lease and lease.is_held(time.time()):
+        raise QuantTaaSError(f"study {study} is running; cancel it first")
+    dequeue(store, record["cluster"], study)
+    for key in sorted(store.walk(f"studies/{study}"), key=lambda key: key.endswith("study.json")):
+        store.delete(key)
+    return sweep(store, grace)
+
+
+def sweep(store: Store, grace: float = GRACE_SECONDS) -> int:
+    """Remove blobs older than ``grace`` seconds that no study refers to, and cache entries that need them."""
+    wanted: set[str] = set()
+    for study in store.list("studies"):
+        for key in store.walk(f"studies/{study}"):
+            if key.endswith("study.json") or "/events/" in key:
+                wanted.update(_SHA.findall(store.read(key).decode("utf-8", "replace")))
+    entries = {name: store.read(f"cache/{name}").decode() for name in store.list("cache")}
+    kept = {name for name in entries if name.removesuffix(".json") in wanted}
+    for name in kept:
+        wanted.update(_SHA.findall(entries[name]))
+    freed = 0
+    for name in store.list("blobs"):
+        key = f"blobs/{name}"
+        age = store.age(key)
+        if name not in wanted and age is not None and age >= grace:
+            freed += store.size(key) or 0
+            store.delete(key)
+    for name, text in entries.items():
+        age = store.age(f"cache/{name}")
+        if name not in kept and age is not None and age >= grace:
+            freed += len(text)
+            store.delete(f"cache/{name}")
+    return freed
+
+
+def _event_key(study: str, seq: int) -> str:
+    return f"studies/{study}/events/{seq:08d}.json"
+
+
+def _queue_key(cluster: str, study: str) -> str:
+    return f"queue/{cluster}/{study}"
+
+
+def _cancel_key(study: str) -> str:
+    return f"studies/{study}/cancel"
+
+
+def _dump(values: Any) -> bytes:
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
