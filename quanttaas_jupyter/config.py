@@ -64,9 +64,7 @@ def load_config() -> Config:
     Raises:
         QuantTaaSError: The file is broken; the sentence names it.
     """
-    variables = tuple(
-        os.environ.get(name) for name in ("QUANTTAAS_STORE", "QUANTTAAS_RUNTIME_DIR", "QUANTTAAS_SLOTS")
-    )
+    variables = tuple(os.environ.get(name) for name in ("QUANTTAAS_STORE", "QUANTTAAS_RUNTIME_DIR", "QUANTTAAS_SLOTS"))
     path = config_path()
     try:
         text = path.read_text(encoding="utf-8")

@@ -25,8 +25,7 @@ def pareto(
     points = [
         (float(horizontal), -sign * float(vertical), trial)
         for trial in trials
-        if (horizontal := trial.metrics.get(x_key)) is not None
-        and (vertical := trial.metrics.get(y)) is not None
+        if (horizontal := trial.metrics.get(x_key)) is not None and (vertical := trial.metrics.get(y)) is not None
     ]
     frontier: list[TrialState] = []
     best = float("inf")
@@ -37,17 +36,13 @@ def pareto(
     return frontier
 
 
-def best_trial(
-    trials: Iterable[TrialState], max_drop: float = 0.01, minimize: str = "size"
-) -> TrialState | None:
+def best_trial(trials: Iterable[TrialState], max_drop: float = 0.01, minimize: str = "size") -> TrialState | None:
     """The smallest or fastest trial whose ``drop`` is at most ``max_drop`` (metric's own unit), or None."""
     key = AXES.get(minimize, minimize)
     fitting = [
         trial
         for trial in trials
-        if (drop := trial.metrics.get("drop")) is not None
-        and drop <= max_drop
-        and trial.metrics.get(key) is not None
+        if (drop := trial.metrics.get("drop")) is not None and drop <= max_drop and trial.metrics.get(key) is not None
     ]
     return min(fitting, key=lambda trial: float(trial.metrics[key] or 0.0), default=None)
 

@@ -159,14 +159,10 @@ class Recipe(_Part):
             try:
                 source = source.read_text(encoding="utf-8")
             except OSError as error:
-                raise RecipeError(
-                    f"the recipe file {source} cannot be read: {error.strerror or error}"
-                ) from None
+                raise RecipeError(f"the recipe file {source} cannot be read: {error.strerror or error}") from None
         values = _from_yaml(source) if isinstance(source, str) else source
         if not isinstance(values, Mapping):
-            raise RecipeError(
-                f"a recipe is a mapping such as 'prune: [0, 0.5]', but this is a {type(values).__name__}"
-            )
+            raise RecipeError(f"a recipe is a mapping such as 'prune: [0, 0.5]', but this is a {type(values).__name__}")
         _refuse_unknown_keys(values, cls.model_fields, "the recipe")
         try:
             return cls.model_validate(dict(values))
@@ -177,9 +173,7 @@ class Recipe(_Part):
         """The recipe as YAML that ``parse`` reads back; values at their default are left out."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         if "prune" in values:
-            values["prune"] = [
-                item.amount if item.method == "structured" else item.model_dump() for item in self.prune
-            ]
+            values["prune"] = [item.amount if item.method == "structured" else item.model_dump() for item in self.prune]
         for key in ("recover", "goal", "latency", "budget"):
             if isinstance(values.get(key), dict):
                 values[key] = {k: v for k, v in values[key].items() if v is not None}

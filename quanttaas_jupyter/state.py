@@ -10,7 +10,7 @@ type                      what it carries
 ``preview``               ``metrics`` of the model in eager PyTorch: a first point, no trial
 ``stage_started``         ``stage``, ``kind``, ``label``
 ``progress``              ``stage``, ``label``, ``message``
-``stage_finished``        ``stage``, ``kind``, ``label``, ``seconds``
+``stage_finished``        ``stage``, ``kind``, ``label``, ``began`` (seconds since the epoch), ``seconds``
 ``stage_retried``         ``stage``, ``label``, ``reason``
 ``stage_failed``          ``stage``, ``kind``, ``label``, ``reason``
 ``trial_measured``        ``trial``, ``metrics`` so far (latency is still missing), ``artifact``

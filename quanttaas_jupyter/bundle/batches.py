@@ -58,11 +58,7 @@ class Batches:
 
     def is_sliceable(self) -> bool:
         """Whether every leaf has one row a sample, so that batches may be cut and joined."""
-        return all(
-            leaf.ndim > 0 and leaf.shape[0] == batch.samples
-            for batch in self.batches
-            for leaf in batch.leaves
-        )
+        return all(leaf.ndim > 0 and leaf.shape[0] == batch.samples for batch in self.batches for leaf in batch.leaves)
 
     def is_uniform(self) -> bool:
         """Whether all samples have one shape, so that they may be joined into batches of any size."""
@@ -116,9 +112,7 @@ class Batches:
         else:
             count = max(1, int(len(self.batches) * share))
             picked = set(torch.randperm(len(self.batches), generator=generator)[:count].tolist())
-            marks = tuple(
-                torch.full((batch.samples,), index in picked) for index, batch in enumerate(self.batches)
-            )
+            marks = tuple(torch.full((batch.samples,), index in picked) for index, batch in enumerate(self.batches))
         pairs = list(zip(self.batches, marks, strict=True))
         return self._marked(pairs, False), self._marked(pairs, True)
 

@@ -50,14 +50,10 @@ def unwrapped(model: Any) -> Any:
     import torch
 
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "this is a TorchScript module, which cannot be pruned; give the nn.Module it was made from"
-        )
+        raise ModelError("this is a TorchScript module, which cannot be pruned; give the nn.Module it was made from")
     if not isinstance(model, torch.nn.Module):
         what = (
-            f"the class {model.__name__}; give an instance of it"
-            if isinstance(model, type)
-            else type(model).__name__
+            f"the class {model.__name__}; give an instance of it" if isinstance(model, type) else type(model).__name__
         )
         raise ModelError(f"the model must be a torch.nn.Module, but this is {what}")
     for wrapper in ("_orig_mod", "module"):

@@ -27,7 +27,5 @@ def open_store(uri: str | Path | None = None) -> Store:
     if scheme == "file":
         return LocalStore(Path(unquote(urlparse(address).path)))
     if scheme == "gs":
-        raise StoreError(
-            f"stores on Google Cloud Storage are not built yet ({address}); use a folder of this machine"
-        )
+        raise StoreError(f"stores on Google Cloud Storage are not built yet ({address}); use a folder of this machine")
     raise StoreError(f"unknown kind of store {address!r}; use a folder, such as ~/studies, or a file:// URI")

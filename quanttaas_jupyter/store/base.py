@@ -79,7 +79,5 @@ class Store(ABC):
 def checked_key(key: str) -> str:
     """The key itself if it is of the strict form above; a QuantTaaSError otherwise."""
     if not _KEY.fullmatch(key):
-        raise QuantTaaSError(
-            f"{key!r} is no valid key of a store: use letters, digits, '.', '_', '-' and '/'"
-        )
+        raise QuantTaaSError(f"{key!r} is no valid key of a store: use letters, digits, '.', '_', '-' and '/'")
     return key

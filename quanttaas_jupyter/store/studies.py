@@ -159,9 +159,7 @@ def settled(store: Store, state: StudyState) -> StudyState:
 
 def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
     """The digest of a study: everything in it can be rebuilt from its record and events."""
-    sizes = [
-        trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")
-    ]
+    sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
     return {
         "id": record["id"],
         "name": record["name"],
@@ -191,9 +189,7 @@ def list_summaries(store: Store) -> list[dict[str, Any]]:
         except QuantTaaSError:
             continue
         if summary["status"] not in ("finished", "failed", "cancelled"):
-            state = StudyState(
-                id=study, status=summary["status"], seq=summary["seq"], cluster=summary["cluster"]
-            )
+            state = StudyState(id=study, status=summary["status"], seq=summary["seq"], cluster=summary["cluster"])
             summary["status"] = settled(store, state).status
         found.append(summary)
     return sorted(found, key=lambda summary: -float(summary["created"]))

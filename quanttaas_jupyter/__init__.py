@@ -1,0 +1,58 @@
+"""Quantization and pruning as a service, inside the notebook.
+
+>>> import quanttaas_jupyter as qt
+>>> study = qt.compress(model, data=test_loader, train=train_loader)   # doctest: +SKIP
+>>> study.wait().best(max_drop=0.01).load()                            # doctest: +SKIP
+
+Importing it loads neither torch nor any view; names are looked up when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import compress, open, studies
+    from .errors import QuantTaaSError
+    from .recipe import Recipe
+    from .study import Study, Trial
+
+__all__ = [
+    "QuantTaaSError",
+    "Recipe",
+    "Study",
+    "Trial",
+    "compress",
+    "load_ipython_extension",
+    "open",
+    "studies",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compress": "api",
+    "open": "api",
+    "studies": "api",
+    "QuantTaaSError": "errors",
+    "Recipe": "recipe",
+    "Study": "study",
+    "Trial": "study",
+}
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext quanttaas_jupyter``: register the magics, and warm the engine meanwhile."""
+    from .notebook.magics import load
+
+    load(shell)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,194 @@
+"""compress, open, studies: the same in a script as in a notebook."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .compute import resident
+from .errors import QuantTaaSError
+from .recipe import Recipe
+from .store import open_store
+from .store import studies as stored
+from .study import Study, whoami
+from .submit import Submission, bundle, prepare
+
+RecipeLike = Recipe | Mapping[str, Any] | str | Path | None
+
+
+def compress(
+    model: Any,
+    data: Any = None,
+    recipe: RecipeLike = None,
+    calibration: Any = None,
+    train: Any = None,
+    metric: Any = None,
+    example_inputs: Any = None,
+    cluster: str | None = None,
+    store: str | Path | None = None,
+    name: str | None = None,
+) -> Study:
+    """Submit a model with its data and return at once; the study runs in the background.
+
+    Args:
+        model: A ``torch.nn.Module``; it is copied before this returns and left as it was.
+        data: Judges: a DataLoader, Dataset, iterable of ``(inputs, targets)``, or tuple of tensors or arrays.
+        recipe: What to try: YAML, a mapping, a path, a Recipe, or None for the default.
+        calibration: Sets ranges and ranks layers; by default a part of ``train``, else of ``data``.
+        train: Feeds recovery; by default ``calibration`` does.
+        metric: A name, a callable, or ``(callable, "max" | "min")``; accuracy or R2 by the targets.
+        example_inputs: One batch of inputs to trace the model with; by default the first of calibration.
+        cluster: Where to run; None for this machine.
+        store: Where studies live; None for the configured default.
+        name: What lists call the study.
+
+    Raises:
+        QuantTaaSError: One sentence: what is wrong, what was expected, what to do.
+    """
+    _refuse_cluster(cluster)
+    where = open_store(store)
+    resident.start()
+    prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    submission = Submission(prepared, where, resident.CLUSTER, whoami()).start()
+    return Study(where, prepared.id, submission.record, submission)
+
+
+def open(study: str, store: str | Path | None = None) -> Study:
+    """Open a study by its id, or by the URI of its folder (``.../studies/ID``), from any kernel.
+
+    Raises:
+        NotFound: There is no such study.
+    """
+    match = re.fullmatch(r"(.+)/studies/([^/]+)/?", study)
+    where = open_store(match.group(1) if match else store)
+    name = stored.checked_id(match.group(2) if match else study)
+    return Study(where, name, stored.read_study(where, name))
+
+
+def studies(store: str | Path | None = None) -> StudyList:
+    """All studies of a store, newest first; reads their summaries only."""
+    found = stored.list_summaries(open_store(store))
+    return StudyList(StudyInfo(**{key: item.get(key) for key in StudyInfo.__dataclass_fields__}) for item in found)
+
+
+def plan(
+    model: Any,
+    data: Any = None,
+    recipe: RecipeLike = None,
+    calibration: Any = None,
+    train: Any = None,
+    metric: Any = None,
+    example_inputs: Any = None,
+    cluster: str | None = None,
+    store: str | Path | None = None,
+    name: str | None = None,
+) -> PlanView:
+    """What ``compress`` with these arguments would do: trials, stages, and what is cached already."""
+    from .engine import cache
+    from .engine.plan import make_plan
+
+    _refuse_cluster(cluster)
+    where = open_store(store)
+    prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    record = bundle(prepared, where, prepared.draft(resident.CLUSTER, whoami()), lambda message: None)
+    made = make_plan(record)
+    cached = {key for key in made.stages if cache.find(where, key) is not None}
+    return PlanView(
+        trials=tuple(
+            (trial.name, not {stage.key for key in trial.targets for stage in made.chain(key)} - cached)
+            for trial in made.trials
+        ),
+        stages=len(made.stages),
+        cached=len(cached),
+        notes=tuple(record["notes"]),
+    )
+
+
+def warm() -> None:
+    """Start the engine of this machine, so that the first study finds its workers ready."""
+    resident.start()
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What a study would do."""
+
+    trials: tuple[tuple[str, bool], ...]
+    stages: int
+    cached: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"{len(self.trials)} trials, {self.stages} stages, {self.cached} of them cached"
+        lines = [f"  {name}{'  (cached)' if is_cached else ''}" for name, is_cached in self.trials]
+        return "\n".join([head, *lines, *self.notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """A line in a list of studies; ``created`` in seconds since the epoch."""
+
+    id: str
+    name: str
+    status: str
+    created: float
+    done: int
+    total: int
+    failed: int
+    best: str
+
+
+class StudyList(Sequence[StudyInfo]):
+    """Studies of a store, newest first."""
+
+    def __init__(self, infos: Any) -> None:
+        self._infos = tuple(infos)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._infos[index]
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __repr__(self) -> str:
+        if not self._infos:
+            return "no study yet; %%quanttaas submits the first one"
+        rows = [_HEADER, *(_row(info) for info in self._infos)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        if not self._infos:
+            return f"<p>{html.escape(repr(self))}</p>"
+        head = "".join(f"<th style='text-align:left'>{cell}</th>" for cell in _HEADER)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in _row(info)) + "</tr>"
+            for info in self._infos
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_HEADER = ("id", "name", "status", "trials", "created", "best")
+
+
+def _row(info: StudyInfo) -> tuple[str, ...]:
+    trials = f"{info.done} of {info.total}" + (f", {info.failed} failed" if info.failed else "")
+    created = datetime.fromtimestamp(info.created).strftime("%Y-%m-%d %H:%M")
+    return info.id, info.name, info.status, trials, created, info.best
+
+
+def _refuse_cluster(cluster: str | None) -> None:
+    if cluster not in (None, resident.CLUSTER):
+        raise QuantTaaSError(f"cluster {cluster!r}: clusters are not built yet; leave it out to run on this machine")

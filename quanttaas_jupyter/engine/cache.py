@@ -1,0 +1,23 @@
+"""Results of finished stages, by key; a missing blob makes an entry a miss."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..store import blobs
+from ..store.base import MissingKey, Store
+
+
+def find(store: Store, key: str) -> dict[str, Any] | None:
+    """The result of a stage, if it and all its blobs are there."""
+    try:
+        result = dict(json.loads(store.read(f"cache/{key}.json")))
+    except (MissingKey, ValueError):
+        return None
+    return result if all(blobs.has_blob(store, sha) for sha in result["blobs"].values()) else None
+
+
+def keep(store: Store, key: str, result: dict[str, Any]) -> None:
+    """Remember the result of a stage."""
+    store.replace(f"cache/{key}.json", json.dumps(result, separators=(",", ":"), allow_nan=False).encode())

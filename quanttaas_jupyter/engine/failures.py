@@ -1,0 +1,27 @@
+"""Why a stage failed, in words that a person can act on."""
+
+from __future__ import annotations
+
+
+class StageError(Exception):
+    """A technique cannot do what was asked: ``reason`` says why, ``hint`` what to try."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason, hint)
+        self.reason, self.hint = reason, hint
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.hint}" if self.hint else self.reason
+
+
+def explain(error: BaseException) -> dict[str, str]:
+    """``reason`` and ``hint`` of any exception."""
+    if isinstance(error, StageError):
+        return {"reason": error.reason, "hint": error.hint}
+    if isinstance(error, TimeoutError):
+        return {"reason": str(error) or "the stage took too long", "hint": ""}
+    if isinstance(error, MemoryError):
+        return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
+    lines = str(error).strip().splitlines()
+    text = lines[0][:300] if lines else ""
+    return {"reason": f"{type(error).__name__}: {text}" if text else type(error).__name__, "hint": ""}

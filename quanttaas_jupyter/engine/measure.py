@@ -1,0 +1,320 @@
+"""Numbers with their uncertainty: a metric with its interval, a paired drop, fidelity, latency.
+
+Intervals are 95 %. A share of right answers has Wilson's score interval (Wilson, 1927) and, paired, that of Bonett and
+Price ("Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", 2012); any
+other metric has a percentile bootstrap over samples, paired by drawing the same samples for both sides.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from .failures import StageError
+
+_Z = NormalDist().inv_cdf(0.975)
+_RESAMPLES = 400
+_SLOW_RESAMPLES = 60
+_SLOW_SECONDS = 0.02
+_IGNORED_LABEL = -100
+_WARM_UPS = 10
+_ROUNDS = 100
+_MOST_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said on the evaluation data, beside what is right.
+
+    Attributes:
+        outputs: The model's outputs, all batches concatenated, in the model's structure.
+        targets: The targets, concatenated; None without labels.
+        reference: The baseline's outputs, concatenated; None for the baseline itself.
+    """
+
+    outputs: Any
+    targets: Any
+    reference: Any = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value and, where the metric is a mean over samples, the score of each."""
+
+    value: float
+    per_sample: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: Answers) -> Score:
+    """Compute a metric.
+
+    Args:
+        metric: The reference made by ``bundle.metric``.
+        function: The callable itself where the metric is one.
+        answers: Outputs and targets of all samples.
+
+    Raises:
+        StageError: The outputs or targets do not fit the metric, or are not finite.
+    """
+    _refuse_nan(answers.outputs)
+    try:
+        if metric["kind"] == "callable":
+            assert function is not None
+            found = function(answers.outputs, answers.targets)
+        elif metric["kind"] == "torchmetrics":
+            found = _torchmetrics(metric["name"], main_output(answers.outputs), main_output(answers.targets))
+        else:
+            found = _BUILT_IN[metric["name"]](answers)
+    except StageError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise StageError(
+            f"metric {metric['name']!r} cannot be computed: {type(error).__name__}: {lines[0]}",
+            "check that outputs and targets are what it expects",
+        ) from error
+    return _as_score(found, metric["name"])
+
+
+def interval_of(metric: dict[str, Any], function: Any, answers: Answers, whole: Score, seed: int) -> Interval:
+    """The 95 % interval of a metric's value."""
+    if whole.per_sample is not None:
+        return _mean_interval(whole.per_sample, seed)
+    draws = _bootstrap(metric, function, [answers], seed)
+    low, high = np.percentile(draws[0], [2.5, 97.5])
+    return Interval(whole.value, float(low), float(high))
+
+
+def drop_of(
+    metric: dict[str, Any], function: Any, candidate: Answers, whole: Score, baseline: Score, seed: int
+) -> Interval:
+    """How much worse a candidate is than the baseline (positive is worse), paired sample by sample."""
+    sign = 1.0 if metric["higher_is_better"] else -1.0
+    value = sign * (baseline.value - whole.value)
+    if whole.per_sample is not None and baseline.per_sample is not None:
+        difference = sign * (baseline.per_sample - whole.per_sample)
+        if set(np.unique(difference)) <= {-1.0, 0.0, 1.0}:
+            return _paired_shares(difference, value)
+        return _bootstrap_mean(difference, seed)
+    original = Answers(candidate.reference, candidate.targets, candidate.reference)
+    mine, theirs = _bootstrap(metric, function, [candidate, original], seed)
+    low, high = np.percentile(sign * (theirs - mine), [2.5, 97.5])
+    return Interval(value, float(low), float(high))
+
+
+def agreement(answers: Answers) -> Any:
+    """Per sample whether the class is the baseline's; for other outputs the coefficient of determination."""
+    if answers.reference is None:
+        return np.ones(len(main_output(answers.outputs)))
+    mine, theirs = main_output(answers.outputs), main_output(answers.reference)
+    if mine.ndim >= 2 and mine.shape[1] > 1:
+        same = (mine.argmax(1) == theirs.argmax(1)).double()
+        return same.reshape(len(same), -1).mean(1).numpy()
+    return _r2(mine.double(), theirs.double())
+
+
+def sqnr_db(outputs: Any, reference: Any) -> float | None:
+    """Signal to quantization noise in decibels, over all floating-point outputs; None where they are equal."""
+    signal = noise = 0.0
+    for mine, theirs in zip(_leaves(outputs), _leaves(reference), strict=True):
+        if mine.is_floating_point():
+            signal += float((theirs.double() ** 2).sum())
+            noise += float(((mine.double() - theirs.double()) ** 2).sum())
+    if noise == 0 or signal == 0:
+        return None
+    return 10 * math.log10(signal / noise)
+
+
+def interleaved_latency(
+    runs: Sequence[Callable[[], Any]], clock: Callable[[], float] = time.perf_counter
+) -> list[np.ndarray]:
+    """Seconds of single calls, the runs taking turns so that a drift of the machine's speed meets all alike."""
+    for _ in range(_WARM_UPS):
+        for run in runs:
+            run()
+    seconds: list[list[float]] = [[] for _ in runs]
+    begun = clock()
+    while len(seconds[0]) < _ROUNDS and (clock() - begun < _MOST_SECONDS or len(seconds[0]) < _WARM_UPS):
+        for run, mine in zip(runs, seconds, strict=True):
+            start = clock()
+            run()
+            mine.append(clock() - start)
+    return [np.array(mine) for mine in seconds]
+
+
+def main_output(outputs: Any) -> Any:
+    """The tensor a named metric looks at: ``logits`` where there are some, else the first."""
+    if isinstance(outputs, dict) and "logits" in outputs:
+        return outputs["logits"]
+    leaves = _leaves(outputs)
+    if not leaves:
+        raise StageError("there is no tensor to compute the metric from")
+    return leaves[0]
+
+
+def _accuracy(answers: Answers) -> np.ndarray:
+    import torch
+
+    outputs, targets = main_output(answers.outputs), main_output(answers.targets)
+    if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1:
+        predicted = outputs.argmax(1)
+    elif outputs.numel() == targets.numel():
+        is_probability = bool((outputs >= 0).all()) and bool((outputs <= 1).all())
+        predicted = (outputs > (0.5 if is_probability else 0.0)).reshape(targets.shape).to(targets.dtype)
+    elif outputs.ndim == targets.ndim + 1 and outputs.shape[:-1] == targets.shape:
+        predicted = outputs.argmax(-1)
+    else:
+        raise StageError(
+            f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}",
+            "accuracy wants one score a class along dimension 1 and one integer a sample",
+        )
+    counted = (targets != _IGNORED_LABEL).reshape(len(targets), -1)
+    right = (predicted == targets).reshape(len(targets), -1) & counted
+    shares = right.sum(1).double() / counted.sum(1).clamp(min=1)
+    return torch.as_tensor(shares).numpy()
+
+
+def _r2_of(answers: Answers) -> float:
+    outputs, targets = main_output(answers.outputs), main_output(answers.targets)
+    if outputs.numel() != targets.numel():
+        raise StageError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
+    return _r2(outputs.reshape(targets.shape).double(), targets.double())
+
+
+def _r2(outputs: Any, targets: Any) -> float:
+    from torchmetrics.functional import r2_score
+
+    return float(r2_score(outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)))
+
+
+_BUILT_IN: dict[str, Callable[[Answers], Any]] = {"accuracy": _accuracy, "r2": _r2_of, "agreement": agreement}
+
+
+def _torchmetrics(name: str, outputs: Any, targets: Any) -> float:
+    import torchmetrics
+
+    cls = getattr(torchmetrics, name)
+    options: dict[str, Any] = {}
+    if getattr(torchmetrics.classification, f"Multiclass{name}", None) is not None:
+        options = _task(outputs, targets)
+    metric = cls(**options)
+    if not options and outputs.shape != targets.shape and outputs.numel() == targets.numel():
+        outputs = outputs.reshape(targets.shape)
+    return float(metric(outputs, targets))
+
+
+def _task(outputs: Any, targets: Any) -> dict[str, Any]:
+    if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1:
+        averaged = {"average": "macro"}
+        return {"task": "multiclass", "num_classes": outputs.shape[1], **averaged}
+    if outputs.ndim == 2 and outputs.shape == targets.shape and outputs.shape[1] > 1:
+        return {"task": "multilabel", "num_labels": outputs.shape[1]}
+    return {"task": "binary"}
+
+
+def _as_score(found: Any, name: str) -> Score:
+    import torch
+
+    values = found.detach().double().numpy() if isinstance(found, torch.Tensor) else np.asarray(found, dtype=float)
+    if not np.isfinite(values).all():
+        raise StageError(f"metric {name!r} is not a finite number", "check outputs and targets for NaN")
+    if values.ndim == 0 or values.size == 1:
+        return Score(float(values.reshape(-1)[0]))
+    if values.ndim != 1:
+        raise StageError(f"metric {name!r} gave an array of shape {values.shape}", "return one number, or one a sample")
+    return Score(float(values.mean()), values)
+
+
+def _mean_interval(values: np.ndarray, seed: int) -> Interval:
+    if set(np.unique(values)) <= {0.0, 1.0}:
+        return _wilson(float(values.sum()), len(values))
+    return _bootstrap_mean(values, seed)
+
+
+def _wilson(right: float, count: int) -> Interval:
+    share = right / count
+    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _paired_shares(difference: np.ndarray, value: float) -> Interval:
+    count = len(difference)
+    lost = (float((difference > 0).sum()) + 1) / (count + 2)
+    won = (float((difference < 0).sum()) + 1) / (count + 2)
+    half = _Z * math.sqrt((lost + won - (lost - won) ** 2) / (count + 2))
+    return Interval(value, lost - won - half, lost - won + half)
+
+
+def _bootstrap_mean(values: np.ndarray, seed: int) -> Interval:
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def _bootstrap(metric: dict[str, Any], function: Any, sides: Sequence[Answers], seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    count = len(main_output(sides[0].outputs))
+    draws: list[list[float]] = [[] for _ in sides]
+    wanted, begun = _RESAMPLES, time.perf_counter()
+    while len(draws[0]) < wanted:
+        rows = generator.integers(0, count, count)
+        try:
+            values = [score(metric, function, _rows(side, rows)).value for side in sides]
+        except StageError:
+            # A draw may lack a class or all variance; the interval rests on the others.
+            wanted -= 1
+            continue
+        for mine, value in zip(draws, values, strict=True):
+            mine.append(value)
+        if len(draws[0]) == _WARM_UPS and (time.perf_counter() - begun) / _WARM_UPS > _SLOW_SECONDS:
+            wanted = min(wanted, _SLOW_RESAMPLES)
+    if not draws[0]:
+        raise StageError(f"no interval can be computed for metric {metric['name']!r}", "give more samples")
+    return [np.array(mine) for mine in draws]
+
+
+def _rows(answers: Answers, rows: np.ndarray) -> Answers:
+    return Answers(_taken(answers.outputs, rows), _taken(answers.targets, rows), _taken(answers.reference, rows))
+
+
+def _taken(value: Any, rows: np.ndarray) -> Any:
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: leaf[rows] if hasattr(leaf, "ndim") and leaf.ndim else leaf, value)
+
+
+def _leaves(value: Any) -> list[Any]:
+    import torch
+
+    from ..bundle.structure import flatten
+
+    return [leaf for _, leaf in flatten(value)[0] if isinstance(leaf, torch.Tensor)]
+
+
+def _refuse_nan(outputs: Any) -> None:
+    import torch
+
+    for leaf in _leaves(outputs):
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            share = float((~torch.isfinite(leaf)).double().mean())
+            raise StageError(
+                f"{share:.1%} of the outputs are NaN or infinite",
+                "keep the overflowing layers in higher precision with 'ignore'",
+            )

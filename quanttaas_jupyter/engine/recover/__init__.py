@@ -1,0 +1,41 @@
+"""What follows pruning, one module a technique.
+
+A technique is ``recover(job: RecoverJob) -> dict``: it changes ``job.model`` in place and returns facts for the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...bundle.batches import Batches
+from ..registry import Registry
+
+
+@dataclass(frozen=True)
+class RecoverJob:
+    """What a recovery is given.
+
+    Attributes:
+        model: The pruned module.
+        teacher: The original module, in eval mode.
+        data: Training or calibration batches; targets may be missing.
+        is_classifier: Whether outputs are class scores along dimension 1.
+        epochs: Passes over the data, or None for a default by the size of the data.
+        lr: Peak learning rate, or None for the default.
+        seed: Seed of shuffling and dropout.
+        report: Called with a line for the log.
+    """
+
+    model: Any
+    teacher: Any
+    data: Batches
+    is_classifier: bool
+    epochs: int | None
+    lr: float | None
+    seed: int
+    report: Callable[[str], None]
+
+
+RECOVERIES: Registry[Callable[[RecoverJob], dict[str, Any]]] = Registry(__name__)

@@ -1,0 +1,56 @@
+"""Runtimes, one module each: build an artifact from a module, run it, say what in it is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...bundle.batches import Batches
+from ..registry import Registry
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What of an artifact is quantized: counts, and the names of the layers that are not."""
+
+    quantizable: int
+    quantized: int
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Built:
+    """What building reports.
+
+    Attributes:
+        export_error: Largest absolute difference between the artifact's outputs and the module's.
+        about: What loading needs: names of inputs and structures of inputs and outputs.
+        warnings: Sentences for the person.
+    """
+
+    export_error: float
+    about: dict[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+
+Session = Callable[[Sequence[Any]], "list[Any]"]
+
+
+class Runtime(Protocol):
+    """One place to deploy. Registered under its name in ``RUNTIMES``."""
+
+    suffix: str
+
+    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+        """Write the unquantized artifact of a module. Raises StageError naming the operator or line."""
+
+    def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
+        """Load an artifact; the session takes NumPy arrays, the inputs ``names`` in order, and returns arrays."""
+
+    def layers(self, path: Path) -> Layers:
+        """Count what is quantized in an artifact."""
+
+
+RUNTIMES: Registry[Runtime] = Registry(__name__)

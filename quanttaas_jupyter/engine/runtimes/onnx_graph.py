@@ -1,0 +1,104 @@
+"""What stands in an ONNX graph: layers, the modules they come from, what of them is quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import Layers
+
+_WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1}
+_INTEGER = {
+    "QLinearConv": "Conv",
+    "ConvInteger": "Conv",
+    "QLinearMatMul": "MatMul",
+    "MatMulInteger": "MatMul",
+    "QGemm": "Gemm",
+    "DynamicQuantizeMatMul": "MatMul",
+    "DynamicQuantizeLSTM": "LSTM",
+    "MatMulNBits": "MatMul",
+    "MatMulIntegerToFloat": "MatMul",
+}
+_NARROW = (2, 3, 10, 16, 17, 18, 19, 20, 21, 22)  # uint8, int8, float16, bfloat16, the float8 kinds, (u)int4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights. ``module`` is the dotted path of the module it comes from, or the node's name."""
+
+    node: str
+    op_type: str
+    module: str
+    is_quantized: bool
+
+
+def load_graph(path: Path) -> Any:
+    """The graph of an ONNX file."""
+    import onnx
+
+    return onnx.load(str(path)).graph
+
+
+def layers_of(graph: Any) -> list[Layer]:
+    """All nodes with weights, in order."""
+    constants = {item.name: item.data_type for item in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    found = []
+    for node in graph.node:
+        if node.op_type in _INTEGER:
+            found.append(Layer(node.name, _INTEGER[node.op_type], module_of(node), True))
+        elif node.op_type in _WEIGHTED:
+            kind = _weight_type(node, constants, producers)
+            if kind is not None:
+                found.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW))
+    return found
+
+
+def summarize(path: Path) -> Layers:
+    """How many layers are quantized, and which are not."""
+    layers = layers_of(load_graph(path))
+    kept = tuple(layer.module for layer in layers if not layer.is_quantized)
+    return Layers(len(layers), len(layers) - len(kept), kept)
+
+
+def module_of(node: Any) -> str:
+    """The dotted module path behind a node, from the scopes of its name or of its metadata."""
+    for item in node.metadata_props:
+        if item.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part.strip(" '\"") for part in item.value.strip("[]").split(",")]
+            return scopes[-2].removeprefix("model.") if len(scopes) > 1 else node.name
+    path: list[str] = []
+    previous = ""
+    # Tracing names a node /model/features/features.0/Conv: children repeat the name of their container.
+    for scope in node.name.split("/")[1:-1]:
+        path.append(scope.removeprefix(f"{previous}.") if previous else scope)
+        previous = scope
+    return ".".join(path).removeprefix("model.") or node.name
+
+
+def ignored_nodes(graph: Any, ignore: tuple[str, ...]) -> list[str]:
+    """Names of the nodes of ignored modules: a module's path stands for all below it."""
+    return [
+        node.name
+        for node in graph.node
+        for name in ignore
+        if module_of(node) == name or module_of(node).startswith(f"{name}.")
+    ]
+
+
+def _weight_type(node: Any, constants: dict[str, int], producers: dict[str, Any]) -> int | None:
+    """The data type of a node's constant operand, seen through dequantization, casts and reshapes."""
+    positions = range(len(node.input)) if node.op_type == "MatMul" else [_WEIGHTED[node.op_type]]
+    for position in positions:
+        name = node.input[position] if position < len(node.input) else ""
+        while name not in constants and name in producers:
+            producer = producers[name]
+            if producer.op_type == "Constant":
+                return next((a.t.data_type for a in producer.attribute if a.name == "value"), None)
+            if producer.op_type not in ("DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"):
+                break
+            name = producer.input[0]
+        if name in constants:
+            return constants[name]
+    return None

@@ -1,0 +1,72 @@
+"""What runs in a worker process: one stage at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ..store import open_store
+from .failures import explain
+
+STARTED = "\x02"
+"""The first line a stage reports: it has left the queue."""
+
+_WATCH_SECONDS = 1.0
+
+
+def begin(parent: int) -> None:
+    """Prepare a worker: end with the engine, whatever ended it, and import what every stage needs."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import onnxruntime  # noqa: F401
+    import torch
+
+    from . import stages  # noqa: F401
+
+    torch.set_num_interop_threads(1)
+
+
+def run(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
+    """Run a stage.
+
+    Args:
+        job: ``kind``, ``settings``, ``inputs`` (results of stages by role) and ``store`` (its URI).
+        threads: Threads the stage may use.
+        progress: File that takes lines for the log.
+
+    Returns:
+        The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint", "traceback"}}``.
+    """
+    import torch
+
+    from . import stages
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    began, begun = time.time(), time.perf_counter()
+    try:
+        with Path(progress).open("a", encoding="utf-8", buffering=1) as stream:
+            print(STARTED, file=stream)
+            context = stages.Context(
+                store=open_store(job["store"]),
+                settings=job["settings"],
+                inputs=job["inputs"],
+                threads=threads,
+                report=lambda line: print(line, file=stream),
+            )
+            result = stages.run(job["kind"], context)
+        # Whatever is no plain JSON would break the cache later, far from its cause.
+        json.dumps(result, allow_nan=False)
+    except Exception as error:
+        return {"error": {**explain(error), "traceback": traceback.format_exc(limit=20)}}
+    return {**result, "began": began, "seconds": time.perf_counter() - begun}
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)

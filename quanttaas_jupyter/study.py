@@ -1,0 +1,400 @@
+"""Study and Trial: the person's handle on what an engine does.
+
+A Study reads the store and nothing else; it can be opened in any kernel, while the study runs or years later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import getpass
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import frontier as frontiers
+from .compute import resident
+from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError
+from .recipe import Recipe
+from .state import StudyState, TrialState, fold
+from .store import MissingKey, Store, blobs, studies
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from .notebook.widget import StudyView
+    from .submit import Submission
+
+_POLL_SECONDS = 0.35
+_CLAIM_SECONDS = 3.0
+
+
+class Trial:
+    """One configuration of a study: what was asked, what was measured, and the file itself."""
+
+    def __init__(self, study: Study, state: TrialState) -> None:
+        self._study, self._state = study, state
+
+    @property
+    def name(self) -> str:
+        """Such as ``prune50-int8``."""
+        return self._state.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``prune`` ({method, amount} or None), ``quantize``, ``runtime``."""
+        return dict(self._state.config)
+
+    @property
+    def status(self) -> str:
+        """waiting, measured (latency is to come), finished, failed or cancelled."""
+        return self._state.status
+
+    @property
+    def metrics(self) -> dict[str, float | int | None]:
+        """The flat numbers; empty before the trial is measured."""
+        return dict(self._state.metrics)
+
+    @property
+    def error(self) -> str | None:
+        """Why the trial failed and what to try, or None."""
+        error = self._state.error
+        return "; ".join(filter(None, (error["reason"], error.get("hint", "")))) if error else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before trusting the trial."""
+        return self._state.warnings
+
+    @property
+    def artifact(self) -> dict[str, Any] | None:
+        """``blob`` (SHA-256), ``size`` in bytes and ``filename``, or None before it is built."""
+        artifact = self._state.artifact
+        return {key: artifact[key] for key in ("blob", "size", "filename")} if artifact else None
+
+    def load(self, threads: int | None = None) -> Callable[..., Any]:
+        """The compressed model as a callable: torch tensors in, torch tensors out, structured like the model's.
+
+        Args:
+            threads: Threads of the runtime; None for all physical cores.
+
+        Raises:
+            QuantTaaSError: The trial has no artifact, or its blob was deleted.
+        """
+        from .engine.plan import physical_cores
+        from .engine.runtimes import RUNTIMES
+        from .loaded import LoadedModel
+
+        artifact = self._artifact()
+        with self._file(artifact) as path:
+            session = RUNTIMES.get(artifact["runtime"]).open(
+                path, threads or physical_cores(), artifact["about"]["input_names"]
+            )
+        return LoadedModel(session, artifact["about"], f"{self.name} of study {self._study.id}")
+
+    def export(self, path: str | Path) -> Path:
+        """Write the artifact to ``path`` (a file, or a folder that gets a file of the trial's name).
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            QuantTaaSError: The trial has no artifact, or its blob was deleted.
+        """
+        artifact = self._artifact()
+        target = Path(path).expanduser()
+        if target.is_dir():
+            target = target / artifact["filename"]
+        with self._file(artifact) as source:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise StoreError(f"cannot write {target}: {error.strerror or error}") from None
+        return target
+
+    def _artifact(self) -> Mapping[str, Any]:
+        if self._state.artifact is None:
+            reason = self.error or f"it is {self.status}"
+            raise QuantTaaSError(f"trial {self.name} has no file: {reason}")
+        return self._state.artifact
+
+    def _file(self, artifact: Mapping[str, Any]) -> Any:
+        try:
+            return blobs.blob_file(self._study._store, artifact["blob"])
+        except MissingKey:
+            raise NotFound(
+                f"the file of trial {self.name} was deleted from the store; resume() of the study makes it again"
+            ) from None
+
+    def __repr__(self) -> str:
+        from .notebook.summary import trial_line
+
+        return trial_line(self._state, self._study.state)
+
+
+class Study:
+    """A study in a store.
+
+    ``study["prune50-int8"]`` is a trial, ``study.trials`` all of them, the baseline first.
+    """
+
+    def __init__(
+        self, store: Store, study: str, record: Mapping[str, Any], submission: Submission | None = None
+    ) -> None:
+        """Read a study; ``quanttaas_jupyter.open`` and ``compress`` make these."""
+        self._store, self.id = store, study
+        self._submission = submission
+        self._record: Mapping[str, Any] = record
+        self._state = studies.initial_state(dict(record))
+        self._reading = threading.Lock()
+        self._read_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name given, or the model's class."""
+        return self._state.name
+
+    @property
+    def store(self) -> str:
+        """URI of the store."""
+        return self._store.uri
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked."""
+        return Recipe.parse(self._record["recipe"])
+
+    @property
+    def status(self) -> str:
+        """queued, running, finished, cancelled, failed or interrupted."""
+        return self.state.status
+
+    @property
+    def state(self) -> StudyState:
+        """The folded events, read anew; the state last seen where the store cannot be reached."""
+        with self._reading:
+            if self._submission is not None:
+                if not self._submission.is_done:
+                    return self._submission.state(self._state)
+                self._record = self._submission.record
+                self._state = studies.initial_state(dict(self._record))
+                self._submission = None
+            try:
+                self._state = self._read()
+                self._read_at = time.time()
+            except StoreError:
+                since = self._state.unreachable_since or self._read_at or time.time()
+                self._state = dataclasses.replace(self._state, unreachable_since=since)
+            return self._state
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, the baseline first."""
+        return [Trial(self, trial) for trial in self.state.trials.values()]
+
+    def __getitem__(self, name: str) -> Trial:
+        trials = self.state.trials
+        if name not in trials:
+            near = difflib.get_close_matches(str(name), trials, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(trials) or 'none yet'}"
+            raise NotFound(f"study {self.id} has no trial {name!r}; {hint}")
+        return Trial(self, trials[name])
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.state.trials)
+
+    def wait(self, timeout: float | None = None) -> Study:
+        """Wait for the end, with a progress bar; Ctrl-C stops waiting, not the study.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            The study itself.
+
+        Raises:
+            StudyFailed: It failed, was cancelled or was interrupted.
+            WaitTimeout: It goes on, but the time is over.
+        """
+        from .waiting import wait
+
+        wait(self, timeout)
+        return self
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a trial: its name, status, configuration and metrics."""
+        import pandas
+
+        rows = []
+        for trial in self.state.trials.values():
+            prune = trial.config.get("prune") or {}
+            rows.append(
+                {
+                    "trial": trial.name,
+                    "status": trial.status,
+                    "prune": prune.get("amount", 0.0),
+                    "method": prune.get("method"),
+                    "quantize": trial.config.get("quantize"),
+                    "runtime": trial.config.get("runtime"),
+                    **trial.metrics,
+                    "error": trial.error["reason"] if trial.error else None,
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def frontier(self, x: str = "size", y: str = "metric") -> list[Trial]:
+        """Pareto-optimal trials, sorted by ``x``: ``size``, ``latency``, or any metric where less is better."""
+        state = self.state
+        higher = bool(state.metric.get("higher_is_better", True))
+        return [Trial(self, trial) for trial in frontiers.pareto(state.trials.values(), x, y, higher)]
+
+    def best(self, max_drop: float | None = None, minimize: str | None = None) -> Trial | None:
+        """The smallest or fastest trial whose drop is at most ``max_drop`` (in the metric's unit), or None.
+
+        Without arguments the recipe's goal decides.
+        """
+        goal = self.recipe.goal
+        if minimize not in (None, "size", "latency"):
+            raise QuantTaaSError(f"minimize is 'size' or 'latency', not {minimize!r}")
+        found = frontiers.best_trial(
+            self.state.trials.values(),
+            goal.max_drop if max_drop is None else max_drop,
+            minimize or goal.minimize,
+        )
+        return Trial(self, found) if found else None
+
+    def figure(self) -> Figure:
+        """The still picture."""
+        from .notebook.static import figure
+
+        return figure(self.state)
+
+    def widget(self) -> StudyView:
+        """The live view."""
+        from .notebook.widget import StudyView
+    from .submit import Submission
+
+        return StudyView(self)
+
+    def show(self, namespace: dict[str, Any] | None = None) -> None:
+        """Display the live view, and beside it a still one that remains readable without a kernel.
+
+        Args:
+            namespace: Where "Load into notebook" puts models; the notebook's variables by default.
+        """
+        from .notebook.show import show
+
+        show(self, namespace)
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; what is finished stays."""
+        if not self.state.has_ended:
+            studies.ask_to_cancel(self._store, self.id)
+
+    def resume(self, trusted: bool = False) -> Study:
+        """Let an engine go on with a study that was interrupted, cancelled or failed; finished stages stay finished.
+
+        Args:
+            trusted: Run a study that another user submitted: its model's code runs on this machine.
+
+        Raises:
+            NotTrusted: Another user submitted it.
+            QuantTaaSError: It is running, or finished.
+        """
+        if self._record["who"] != whoami() and not trusted:
+            raise NotTrusted(
+                f"study {self.id} was submitted by {self._record['who']}; resuming runs its code here. "
+                "If you trust it: study.resume(trusted=True)"
+            )
+        status = self.status
+        if status in ("running", "queued"):
+            raise QuantTaaSError(f"study {self.id} is {status} already")
+        sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
+        studies.enqueue(self._store, self._state.cluster, self.id, {"sha256": sha256, "resume": True})
+        resident.hand_over(self._store.uri, self.id, sha256, is_resume=True)
+        return self
+
+    def follow(self, callback: Callable[[StudyState], None]) -> Follower:
+        """Call back with the state now and whenever it changed, from a thread of its own, until the study ends."""
+        return Follower(self, callback)
+
+    def _read(self) -> StudyState:
+        # Lease and queue are looked at before the events: a study that ends in between then reads as running for
+        # one more look, never as interrupted.
+        present = dataclasses.replace(self._state, unreachable_since=None)
+        folded = fold(studies.read_events(self._store, self.id, after=present.seq), _unsettled(present))
+        settled = studies.settled(self._store, folded)
+        if settled.status == "interrupted":
+            folded = fold(studies.read_events(self._store, self.id, after=folded.seq), folded)
+            settled = studies.settled(self._store, folded)
+        return settled
+
+    def _ensure_engine(self) -> None:
+        """Start an engine for a study that nobody claims: the one it was handed to has ended meanwhile."""
+        if resident.has_ticket(self.id):
+            resident.start()
+
+    def __repr__(self) -> str:
+        from .notebook.summary import study_text
+
+        return study_text(self.state)
+
+    def _repr_html_(self) -> str:
+        from .notebook.static import html
+
+        return html(self.state)
+
+
+class Follower:
+    """Watches a study from a daemon thread."""
+
+    def __init__(self, study: Study, callback: Callable[[StudyState], None]) -> None:
+        self._study, self._callback = study, callback
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"follow-{study.id}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        last: StudyState | None = None
+        queued_since = time.monotonic()
+        while not self._stopped.is_set():
+            state = self._study.state
+            if state != last:
+                self._callback(state)
+                last = state
+            if state.status != "queued":
+                queued_since = time.monotonic()
+            elif time.monotonic() - queued_since > _CLAIM_SECONDS:
+                self._study._ensure_engine()
+                queued_since = time.monotonic()
+            if state.has_ended:
+                return
+            self._stopped.wait(_POLL_SECONDS)
+
+
+def whoami() -> str:
+    """This user's name on this machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _unsettled(state: StudyState) -> StudyState:
+    """What the events alone say; ``settled`` judges lease and queue anew."""
+    if state.status == "interrupted":
+        return dataclasses.replace(state, status="running", message="")
+    return state
