@@ -73,7 +73,8 @@ def open(study: str, store: str | Path | None = None) -> Study:
 def studies(store: str | Path | None = None) -> StudyList:
     """All studies of a store, newest first; reads their summaries only."""
     found = stored.list_summaries(open_store(store))
-    return StudyList(StudyInfo(**{key: item.get(key) for key in StudyInfo.__dataclass_fields__}) for item in found)
+    fields = StudyInfo.__dataclass_fields__
+    return StudyList([StudyInfo(**{key: item[key] for key in fields}) for item in found])
 
 
 def plan(
@@ -151,7 +152,7 @@ class StudyInfo:
 class StudyList(Sequence[StudyInfo]):
     """Studies of a store, newest first."""
 
-    def __init__(self, infos: Any) -> None:
+    def __init__(self, infos: Sequence[StudyInfo]) -> None:
         self._infos = tuple(infos)
 
     def __getitem__(self, index: Any) -> Any:

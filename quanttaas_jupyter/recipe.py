@@ -33,6 +33,31 @@ QUANTIZATIONS = (
 RUNTIMES = ("onnxruntime", "torch", "tensorrt", "executorch", "openvino")
 
 
+def _listed(value: Any) -> list[Any]:
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not items:
+        raise ValueError("the list is empty; name at least one value, or leave the key out for the default")
+    return items
+
+
+def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
+    if value in known:
+        return str(value)
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {what} {value!r}; {hint}known are {', '.join(known)}")
+
+
+def _share_of_parameters(value: Any) -> float:
+    expected = "an amount is the share of the model's parameters to remove, in [0, 1)"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{expected}; {value!r} is not a number")
+    if math.isnan(value) or not 0 <= value < 1:
+        percent = f"; for {value:g} % write {value / 100:g}" if 1 < value < 100 else ""
+        raise ValueError(f"{expected}; got {value:g}{percent}")
+    return float(value)
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -189,31 +214,6 @@ def _from_yaml(text: str) -> Any:
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise RecipeError(f"the recipe is not valid YAML{where}: {problem}") from None
     return {} if values is None else values
-
-
-def _listed(value: Any) -> list[Any]:
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not items:
-        raise ValueError("the list is empty; name at least one value, or leave the key out for the default")
-    return items
-
-
-def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
-    if value in known:
-        return str(value)
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown {what} {value!r}; {hint}known are {', '.join(known)}")
-
-
-def _share_of_parameters(value: Any) -> float:
-    expected = "an amount is the share of the model's parameters to remove, in [0, 1)"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{expected}; {value!r} is not a number")
-    if math.isnan(value) or not 0 <= value < 1:
-        percent = f"; for {value:g} % write {value / 100:g}" if 1 < value < 100 else ""
-        raise ValueError(f"{expected}; got {value:g}{percent}")
-    return float(value)
 
 
 def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> None:

@@ -22,6 +22,7 @@ from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError
 from .recipe import Recipe
 from .state import StudyState, TrialState, fold
 from .store import MissingKey, Store, blobs, studies
+from .watch import Follower, Watcher
 
 if TYPE_CHECKING:
     import pandas
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from .notebook.widget import StudyView
     from .submit import Submission
-
-_POLL_SECONDS = 0.35
-_CLAIM_SECONDS = 3.0
 
 
 class Trial:
@@ -133,7 +131,7 @@ class Trial:
             ) from None
 
     def __repr__(self) -> str:
-        from .notebook.summary import trial_line
+        from .text import trial_line
 
         return trial_line(self._state, self._study.state)
 
@@ -154,6 +152,7 @@ class Study:
         self._state = studies.initial_state(dict(record))
         self._reading = threading.Lock()
         self._read_at = 0.0
+        self._watcher = Watcher(self)
 
     @property
     def name(self) -> str:
@@ -281,7 +280,6 @@ class Study:
     def widget(self) -> StudyView:
         """The live view."""
         from .notebook.widget import StudyView
-    from .submit import Submission
 
         return StudyView(self)
 
@@ -321,11 +319,12 @@ class Study:
         sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
         studies.enqueue(self._store, self._state.cluster, self.id, {"sha256": sha256, "resume": True})
         resident.hand_over(self._store.uri, self.id, sha256, is_resume=True)
+        self._watcher.wake()
         return self
 
     def follow(self, callback: Callable[[StudyState], None]) -> Follower:
-        """Call back with the state now and whenever it changed, from a thread of its own, until the study ends."""
-        return Follower(self, callback)
+        """Call back with the state now and whenever it changed, from a thread, until ``stop`` of what this returns."""
+        return self._watcher.follow(callback)
 
     def _read(self) -> StudyState:
         # Lease and queue are looked at before the events: a study that ends in between then reads as running for
@@ -338,13 +337,13 @@ class Study:
             settled = studies.settled(self._store, folded)
         return settled
 
-    def _ensure_engine(self) -> None:
+    def ensure_engine(self) -> None:
         """Start an engine for a study that nobody claims: the one it was handed to has ended meanwhile."""
         if resident.has_ticket(self.id):
             resident.start()
 
     def __repr__(self) -> str:
-        from .notebook.summary import study_text
+        from .text import study_text
 
         return study_text(self.state)
 
@@ -352,37 +351,6 @@ class Study:
         from .notebook.static import html
 
         return html(self.state)
-
-
-class Follower:
-    """Watches a study from a daemon thread."""
-
-    def __init__(self, study: Study, callback: Callable[[StudyState], None]) -> None:
-        self._study, self._callback = study, callback
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"follow-{study.id}", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        self._stopped.set()
-
-    def _run(self) -> None:
-        last: StudyState | None = None
-        queued_since = time.monotonic()
-        while not self._stopped.is_set():
-            state = self._study.state
-            if state != last:
-                self._callback(state)
-                last = state
-            if state.status != "queued":
-                queued_since = time.monotonic()
-            elif time.monotonic() - queued_since > _CLAIM_SECONDS:
-                self._study._ensure_engine()
-                queued_since = time.monotonic()
-            if state.has_ended:
-                return
-            self._stopped.wait(_POLL_SECONDS)
 
 
 def whoami() -> str:

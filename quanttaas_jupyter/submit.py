@@ -18,7 +18,7 @@ from .bundle import batches as data
 from .bundle import metric as metrics
 from .bundle import model as models
 from .bundle.data import Source, open_source
-from .bundle.structure import flatten
+from .bundle.structure import flatten, unflatten
 from .compute import resident
 from .engine import cache, measure
 from .engine.failures import StageError
@@ -280,8 +280,6 @@ def _try_metric(found: dict[str, Any], metric: Any, first: data.Batches, outputs
     function = metric[0] if isinstance(metric, tuple) else metric
     targets = None
     if first.has_targets:
-        from .bundle.structure import unflatten
-
         targets = unflatten(first.targets, list(batch.targets))
     try:
         measure.score(found, function, measure.Answers(outputs, targets))

@@ -94,9 +94,10 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
     Raises:
         DataError: One sentence: what is wrong and what was expected.
     """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        import torch
+    import torch
+
+    items: Iterator[Any]
+    total: int | None
     if _is_array(data) or (isinstance(data, tuple) and data and all(map(_is_array_or_dict, data))):
         items, total = _from_arrays(data, option, max_samples, seed)
     elif isinstance(data, torch.utils.data.DataLoader):

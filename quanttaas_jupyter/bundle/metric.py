@@ -1,6 +1,6 @@
 """A metric as the person gave it -> a reference that travels.
 
-Names: ``accuracy``, ``r2``, ``agreement``, and every class of TorchMetrics, in any spelling (``F1Score``, ``f1_score``).
+Names: ``accuracy``, ``r2``, ``agreement``, and the classes of TorchMetrics in any spelling (``F1Score``, ``f1_score``).
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def _build(structure: Structure, leaves: Iterator[Any]) -> Any:
         items = {key: _build(item, leaves) for key, item in structure["dict"].items()}
         cls = _importable(structure.get("class"))
         if cls and issubclass(cls, Mapping):
-            return cls(**items) if all(key.isidentifier() for key in items) else cls(items)
+            make: Any = cls
+            return make(**items) if all(key.isidentifier() for key in items) else make(items)
         return items
     parts = [_build(item, leaves) for item in structure[1:]]
     return tuple(parts) if structure[0] == "tuple" else parts

@@ -154,10 +154,23 @@ class Driver:
 
     def _submit_ready(self, plan: Plan) -> None:
         busy = {running.stage.key for running in self._running.values()}
+        trainings = self._trainings_now(plan) - sum(running.stage.trains for running in self._running.values())
         for key in sorted(self._wanted - busy):
             stage = plan.stages[key]
-            if all(needed in self._results for needed in stage.inputs.values()):
-                self._submit(plan, stage, attempt=1)
+            if not all(needed in self._results for needed in stage.inputs.values()):
+                continue
+            if stage.trains:
+                trainings -= 1
+                if trainings < 0:
+                    continue
+            self._submit(plan, stage, attempt=1)
+
+    def _trainings_now(self, plan: Plan) -> float:
+        """How many trainings may run: while cheap points are still to come, one slot stays free for them."""
+        cheap = {
+            trial.evaluate for trial in self._open.values() if not any(s.trains for s in plan.chain(trial.evaluate))
+        }
+        return self._executor.slots - 1 if cheap & self._wanted else float("inf")
 
     def _submit(self, plan: Plan, stage: Stage, attempt: int) -> None:
         running = _Running(stage, attempt)

@@ -24,7 +24,8 @@ _SLOW_RESAMPLES = 60
 _SLOW_SECONDS = 0.02
 _IGNORED_LABEL = -100
 _WARM_UPS = 10
-_ROUNDS = 100
+_FEWEST_ROUNDS = 100
+_FEWEST_SECONDS = 0.2
 _MOST_SECONDS = 3.0
 
 
@@ -149,7 +150,12 @@ def interleaved_latency(
             run()
     seconds: list[list[float]] = [[] for _ in runs]
     begun = clock()
-    while len(seconds[0]) < _ROUNDS and (clock() - begun < _MOST_SECONDS or len(seconds[0]) < _WARM_UPS):
+    while True:
+        rounds, elapsed = len(seconds[0]), clock() - begun
+        if rounds >= _FEWEST_ROUNDS and elapsed >= _FEWEST_SECONDS:
+            break
+        if rounds >= _WARM_UPS and elapsed >= _MOST_SECONDS:
+            break
         for run, mine in zip(runs, seconds, strict=True):
             start = clock()
             run()

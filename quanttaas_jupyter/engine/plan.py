@@ -126,7 +126,8 @@ def refuse_unbuilt(recipe: Recipe) -> None:
             raise RecipeError(f"runtime {runtime!r} is not built yet; built are {', '.join(RUNTIMES.keys())}")
         for quantization in recipe.quantize:
             if quantization != "none" and QUANTIZERS.find((quantization, runtime)) is None:
-                built = ", ".join(["none", *(name for name, place in QUANTIZERS.keys() if place == runtime)])
+                here = [name for name, place in sorted(QUANTIZERS.keys()) if place == runtime]
+                built = ", ".join(["none", *here])
                 raise RecipeError(f"quantization {quantization!r} is not built yet for {runtime}; built are {built}")
     for prune in recipe.prune:
         if prune.amount and PRUNERS.find(prune.method) is None:
@@ -231,10 +232,14 @@ class _Planner:
             "runtime": runtime,
         }
         inputs = {"artifact": artifact, **({"baseline": baseline} if baseline else {})}
-        # The pair of machine and library decides the last bits of a result.
-        device = {"machine": platform.machine()}
         return self._add(
-            "evaluate", f"{name}: measuring", settings, inputs, [RUNTIMES.find(runtime)], is_measurement=True, **device
+            "evaluate",
+            f"{name}: measuring",
+            settings,
+            inputs,
+            [RUNTIMES.find(runtime)],
+            is_measurement=True,
+            machine=platform.machine(),
         )
 
     def _latency(self, name: str, artifact: str, baseline: str | None, runtime: str) -> str:

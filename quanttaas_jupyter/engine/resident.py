@@ -80,7 +80,7 @@ class Resident:
             try:
                 self._claim(ticket)
             except QuantTaaSError as error:
-                log.error("study %s cannot be driven: %s", study, error)
+                log.warning("study %s cannot be driven: %s", study, error)
             except Exception:
                 log.exception("study %s cannot be driven", study)
             resident.drop_ticket(study)

@@ -39,7 +39,8 @@ def run(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
         progress: File that takes lines for the log.
 
     Returns:
-        The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint", "traceback"}}``.
+        The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint",
+        "traceback"}}``.
     """
     import torch
 

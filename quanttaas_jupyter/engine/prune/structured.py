@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ...bundle.batches import Batch, call
@@ -41,7 +42,7 @@ def prune(job: PruneJob) -> Any:
     problems: list[str] = []
     for is_global in (True, False):
         try:
-            closest = _bisect(lambda ratio, g=is_global: _at(job, examples, ratio, g), total, job.amount, job.report)
+            closest = _bisect(partial(_at, job, examples, is_global), total, job.amount, job.report)
         except StageError:
             raise
         except Exception as error:
@@ -82,7 +83,7 @@ def _bisect(prune_at: Callable[[float], Any], total: int, amount: float, report:
     return closest
 
 
-def _at(job: PruneJob, examples: Batch, ratio: float, is_global: bool) -> Any:
+def _at(job: PruneJob, examples: Batch, is_global: bool, ratio: float) -> Any:
     import torch_pruning as tp
 
     model, kept = copy.deepcopy((job.model, job.ignore))

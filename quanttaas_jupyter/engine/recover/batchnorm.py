@@ -26,7 +26,8 @@ def estimate_again(model: Any, data: Batches) -> int:
     if layers:
         # BatchNorm cannot learn from a single sample.
         usable = [batch for batch in data.rebatched(_BATCH).batches if batch.samples > 1]
-        torch.optim.swa_utils.update_bn([(batch.inputs,) for batch in usable], _Called(model, data))
+        one_argument: Any = _Called(model, data)
+        torch.optim.swa_utils.update_bn([(batch.inputs,) for batch in usable], one_argument)
     model.eval()
     return len(layers)
 

@@ -123,11 +123,8 @@ class _Lesson:
         import torch
 
         pairs = list(zip(self.batches, self._answers, strict=True))
-        uniform = self._can_shuffle_samples and all(
-            [leaf.shape[1:] for leaf in (*b.inputs, *a)]
-            == [leaf.shape[1:] for leaf in (*pairs[0][0].inputs, *pairs[0][1])]
-            for b, a in pairs
-        )
+        shapes = {tuple(leaf.shape[1:] for leaf in (*batch.inputs, *answers)) for batch, answers in pairs}
+        uniform = self._can_shuffle_samples and len(shapes) == 1
         if not uniform:
             return [pairs[i] for i in torch.randperm(len(pairs)).tolist() if pairs[i][0].samples > 1 or len(pairs) == 1]
         inputs = [torch.cat(column) for column in zip(*(b.inputs for b, _ in pairs), strict=True)]
