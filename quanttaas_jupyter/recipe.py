@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -45,17 +46,26 @@ def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
         return str(value)
     near = difflib.get_close_matches(str(value), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown {what} {value!r}; {hint}known are {', '.join(known)}")
+    raise ValueError(f"unknown {what} {_shown(value)}; {hint}known are {', '.join(known)}")
 
 
 def _share_of_parameters(value: Any) -> float:
     expected = "an amount is the share of the model's parameters to remove, in [0, 1)"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{expected}; {value!r} is not a number")
-    if math.isnan(value) or not 0 <= value < 1:
-        percent = f"; for {value:g} % write {value / 100:g}" if 1 < value < 100 else ""
-        raise ValueError(f"{expected}; got {value:g}{percent}")
-    return float(value)
+        raise ValueError(f"{expected}; {_shown(value)} is not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not 0 <= number < 1:
+        percent = f"; for {number:g} % write {number / 100:g}" if 1 < number < 100 else ""
+        raise ValueError(f"{expected}; got {number:g}{percent}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class _Part(BaseModel):
@@ -93,8 +103,8 @@ class Recover(_Part):
     """What follows pruning. ``epochs`` and ``lr`` belong to the methods that train."""
 
     method: str
-    epochs: int | None = Field(default=None, ge=1)
-    lr: float | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, ge=1, strict=True)
+    lr: float | None = Field(default=None, gt=0, strict=True, allow_inf_nan=False)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -106,21 +116,21 @@ class Goal(_Part):
     """What the best trial is: the smallest or fastest whose ``drop`` is at most ``max_drop``."""
 
     minimize: Literal["size", "latency"] = "size"
-    max_drop: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    max_drop: float = Field(default=0.01, ge=0, strict=True, allow_inf_nan=False)
 
 
 class Latency(_Part):
     """How latency is measured. ``threads`` None means all physical cores."""
 
-    batch: int = Field(default=1, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=1, ge=1, strict=True)
+    threads: int | None = Field(default=None, ge=1, strict=True)
 
 
 class Budget(_Part):
     """When to stop: after so many trials, or so many minutes."""
 
-    trials: int | None = Field(default=None, ge=1)
-    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    trials: int | None = Field(default=None, ge=1, strict=True)
+    minutes: float | None = Field(default=None, gt=0, strict=True, allow_inf_nan=False)
 
 
 class Recipe(_Part):
@@ -135,8 +145,8 @@ class Recipe(_Part):
     latency: Latency = Latency()
     budget: Budget = Budget()
     ignore: tuple[str, ...] = ()
-    max_samples: int = Field(default=10_000, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    max_samples: int = Field(default=10_000, ge=1, strict=True)
+    seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
 
     @field_validator("prune", mode="before")
     @classmethod
@@ -185,6 +195,8 @@ class Recipe(_Part):
                 source = source.read_text(encoding="utf-8")
             except OSError as error:
                 raise RecipeError(f"the recipe file {source} cannot be read: {error.strerror or error}") from None
+            except UnicodeDecodeError:
+                raise RecipeError(f"the recipe file {source} cannot be read: it is not UTF-8 text") from None
         values = _from_yaml(source) if isinstance(source, str) else source
         if not isinstance(values, Mapping):
             raise RecipeError(f"a recipe is a mapping such as 'prune: [0, 0.5]', but this is a {type(values).__name__}")
@@ -202,13 +214,38 @@ class Recipe(_Part):
         for key in ("recover", "goal", "latency", "budget"):
             if isinstance(values.get(key), dict):
                 values[key] = {k: v for k, v in values[key].items() if v is not None}
-        return str(yaml.safe_dump(values, sort_keys=False, default_flow_style=None)) if values else ""
+        return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None)) if values else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of version 1.2: in 1.1 ``2:4`` is 124 (sexagesimal) and ``1e-3`` is a word."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes words that either version of YAML takes for a number."""
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+    _yaml.add_implicit_resolver(
+        _FLOAT,
+        re.compile(
+            r"(?:[-+]?(?:\.[0-9]+|[0-9]+\.?[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+.0123456789"),
+    )
 
 
 def _from_yaml(text: str) -> Any:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a date that is none; RecursionError: thousands of nested brackets.
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
@@ -221,7 +258,7 @@ def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> N
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-            raise RecipeError(f"unknown key {key!r} in {where}; {hint}")
+            raise RecipeError(f"unknown key {_shown(key)} in {where}; {hint}")
 
 
 def _sentence(error: ValidationError) -> str:
@@ -231,10 +268,10 @@ def _sentence(error: ValidationError) -> str:
         known = _fields_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-        return f"unknown key {first['loc'][-1]!r} in {'.'.join(map(str, first['loc'][:-1]))}; {hint}"
+        return f"unknown key {_shown(first['loc'][-1])} in {'.'.join(map(str, first['loc'][:-1]))}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+        message = f"{message[0].lower()}{message[1:]}, got {_shown(first['input'])}"
     return f"{where}: {message}"
 
 

@@ -260,8 +260,10 @@ def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:
 
 
 def _read_directly(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any]:
+    # All at once: between two items the person's code would see the seeded state.
     with fixed_random_state(seed):
-        return iter([loader.collate_fn([loader.dataset[index] for index in batch]) for batch in batches])
+        items = [loader.collate_fn([loader.dataset[index] for index in batch]) for batch in batches]
+    yield from items
 
 
 def _read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[Any]:
@@ -273,8 +275,12 @@ def _read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[A
                 break
             items.append(item)
             leaves, _ = flatten(item)
-            samples += len(leaves[0][1]) if leaves and getattr(leaves[0][1], "ndim", 0) else 1
-    return iter(items)
+            samples += _rows(leaves[0][1]) if leaves else 1
+    yield from items
+
+
+def _rows(leaf: Any) -> int:
+    return len(leaf) if hasattr(leaf, "ndim") and leaf.ndim else 1
 
 
 def _parsed(item: Any, option: str) -> tuple[Batch, tuple[str, ...], tuple[Structure, Structure]]:

@@ -1,0 +1,272 @@
+"""What Tab offers behind ``%quanttaas``, and in the recipe below ``%%quanttaas``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from pydantic import BaseModel
+
+from .. import api
+from ..recipe import (
+    PRUNE_METHODS,
+    QUANTIZATIONS,
+    RECOVERIES,
+    RUNTIMES,
+    Budget,
+    Goal,
+    Latency,
+    Prune,
+    Recipe,
+    Recover,
+)
+
+_HOOK = "complete_command"
+_MAGICS = ("%quanttaas", "%%quanttaas")
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "prune": Prune,
+    "recover": Recover,
+    "goal": Goal,
+    "latency": Latency,
+    "budget": Budget,
+}
+_VALUES: dict[tuple[str, ...], Sequence[str]] = {
+    ("prune", "method"): PRUNE_METHODS,
+    ("recover",): RECOVERIES,
+    ("recover", "method"): RECOVERIES,
+    ("quantize",): QUANTIZATIONS,
+    ("runtime",): RUNTIMES,
+    ("search",): ("grid", "auto"),
+    ("goal", "minimize"): ("size", "latency"),
+}
+_KEY = re.compile(r"(\w+)\s*:\s*(.*)")
+_VALUE_LINE = r"(?:recover|quantize|runtime|search|goal|prune)\s*:"
+
+
+class Completer:
+    """Completes one shell's ``%quanttaas`` lines; ``parsers`` are the commands' own."""
+
+    def __init__(self, shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentParser]) -> None:
+        self._shell = shell
+        self._parsers = parsers
+
+    def line(self, event: Any) -> list[str]:
+        """IPython's ``complete_command`` hook."""
+        magic, *words = _words(event.text_until_cursor)
+        if not words:
+            return []
+        *before, current = words
+        candidates = list(self._candidates(magic.startswith("%%"), before, current))
+        return _fitting(candidates, current, event.symbol)
+
+    def body_line(self, event: Any) -> list[str]:
+        """IPython's ``complete_command`` hook for a line of a recipe, where only that line is known."""
+        return recipe_matches([event.text_until_cursor], event.symbol)
+
+    def body(self, context: Any) -> list[str]:
+        """The candidates for the recipe of the cell that the cursor is in; none in any other cell."""
+        lines = context.full_text.split("\n")
+        first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+        if not lines[first].startswith("%%quanttaas") or context.cursor_line <= first:
+            return []
+        above = lines[first + 1 : context.cursor_line]
+        return recipe_matches([*above, context.text_until_cursor], context.token)
+
+    def _candidates(self, is_cell: bool, before: list[str], current: str) -> Iterable[str]:
+        if is_cell:
+            name = "compress"
+        elif before:
+            name, *before = before
+        else:
+            return self._parsers
+        parser = self._parsers.get(name)
+        if parser is None:
+            return ()
+        flags = parser._option_string_actions
+        awaiting = flags.get(before[-1]) if before else None
+        if awaiting is not None and awaiting.nargs != 0:
+            return self._values(awaiting, [], _store_in(before[:-1]))
+        if current.startswith("-"):
+            used = {flags[word].dest for word in before if word in flags}
+            return [flag for flag, action in flags.items() if action.dest not in used]
+        given = _positionals(before, flags)
+        expected = parser._get_positional_actions()
+        if len(given) >= len(expected):
+            return flags
+        return self._values(expected[len(given)], given, _store_in(before))
+
+    def _values(self, action: argparse.Action, given: list[str], store: str | None) -> Iterable[str]:
+        if action.choices is not None:
+            return [str(choice) for choice in action.choices]
+        if action.dest == "model":
+            return self._variables(is_model)
+        if action.dest in ("data", "calibration", "train"):
+            return self._variables(is_data)
+        if action.dest == "metric":
+            return self._variables(_is_function)
+        if action.dest == "on":
+            return ["local"]
+        if action.dest == "id":
+            ids = _quietly(lambda: [summary.id for summary in api.studies(store=store)])
+            return [*self._variables(lambda value: isinstance(value, api.Study)), *ids]
+        if action.dest == "trial":
+            return _quietly(lambda: [trial.name for trial in self._opened(given[0], store).trials])
+        return ()
+
+    def _opened(self, name: str, store: str | None) -> Any:
+        held = self._shell.user_ns.get(name)
+        return held if isinstance(held, api.Study) else api.open(name, store=store)
+
+    def _variables(self, fits: Callable[[Any], bool]) -> list[str]:
+        hidden = self._shell.user_ns_hidden
+        return [
+            name
+            for name, value in list(self._shell.user_ns.items())
+            if not name.startswith("_") and name not in hidden and _holds(fits, value)
+        ]
+
+
+def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Complete ``%quanttaas`` in this shell; installing again replaces what was there."""
+    uninstall(shell)
+    completer = Completer(shell, parsers)
+    for magic in _MAGICS:
+        shell.set_hook(_HOOK, lambda _shell, event: completer.line(event), str_key=magic)
+    try:
+        from IPython.core.completer import SimpleCompletion, context_matcher
+    except ImportError:
+        # IPython before 8.6 (Colab) shows a completer one line and not the cell, so only values are completed there.
+        shell.set_hook(_HOOK, lambda _shell, event: completer.body_line(event), re_key=_VALUE_LINE)
+        return
+
+    @context_matcher(identifier="quanttaas_recipe", priority=100)  # type: ignore[untyped-decorator, unused-ignore]
+    def matcher(context: Any) -> dict[str, Any]:
+        found = [SimpleCompletion(text=text, type="recipe") for text in completer.body(context)]
+        return {"completions": found, "suppress": True, "ordered": True}
+
+    shell.Completer.custom_matchers.append(matcher)
+
+
+def uninstall(shell: InteractiveShell) -> None:
+    """Complete ``%quanttaas`` no longer."""
+    dispatch = shell.strdispatchers[_HOOK]
+    for magic in _MAGICS:
+        dispatch.strs.pop(magic, None)
+    dispatch.regexs.pop(re.compile(_VALUE_LINE), None)
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [known for known in matchers if getattr(known, "matcher_identifier", "") != "quanttaas_recipe"]
+
+
+def is_model(value: Any) -> bool:
+    """Whether this is a torch module; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def is_data(value: Any) -> bool:
+    """Whether this looks like a loader, a data set, or a tuple or list of arrays or batches."""
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and isinstance(value, (data.DataLoader, data.Dataset)):
+        return True
+    if not isinstance(value, (tuple, list)) or not value:
+        return False
+    first = value[0]
+    return _is_array(first) or (isinstance(first, (tuple, list)) and bool(first) and _is_array(first[0]))
+
+
+def recipe_matches(lines: Sequence[str], token: str) -> list[str]:
+    """What may follow in a recipe.
+
+    Args:
+        lines: The recipe up to the cursor; the last line ends there.
+        token: What IPython will replace: the end of the last line.
+    """
+    *above, current = lines
+    if re.fullmatch(r"\w*", current):
+        return _fitting([f"{key}: " for key in Recipe.model_fields], current, token)
+    section, rest, is_mapping = _section(above, current)
+    part = _PARTS.get(section)
+    is_mapping = is_mapping or rest.count("{") > rest.count("}")
+    tail = re.split(r"[\[{,]", rest)[-1].lstrip()
+    inner = _KEY.fullmatch(tail) if is_mapping else None
+    if inner:
+        return _fitting(_VALUES.get((section, inner[1]), ()), inner[2], token)
+    if is_mapping:
+        return _fitting([f"{key}: " for key in part.model_fields] if part else (), tail, token)
+    return _fitting(_VALUES.get((section,), ()), tail, token)
+
+
+def _section(above: Sequence[str], current: str) -> tuple[str, str, bool]:
+    """The top-level key that the cursor is under, the text behind it, whether that starts as a block mapping."""
+    here = _KEY.fullmatch(current)
+    if here:
+        return here[1], here[2], False
+    opened = next((match[1] for match in map(_KEY.match, reversed(above)) if match), "")
+    text = current.lstrip()
+    is_item = text.startswith("-")
+    # The items of a list are values, except under prune, where they may be mappings.
+    is_mapping = opened in _PARTS if is_item else current[:1] == " "
+    return opened, text[1:].lstrip() if is_item else text, is_mapping
+
+
+def _fitting(candidates: Iterable[str], typed: str, token: str) -> list[str]:
+    # IPython replaces only its own token, which starts behind characters such as ":" and "@" that are part of ours.
+    kept = len(typed) - len(token)
+    return [text[kept:] for text in candidates if text.startswith(typed)] if kept >= 0 else []
+
+
+def _words(text: str) -> list[str]:
+    lexer = shlex.shlex(text, posix=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    try:
+        words = list(lexer)
+    except ValueError:
+        words = text.split()
+    return words if text[-1:] not in ("", " ", "\t") else [*words, ""]
+
+
+def _positionals(words: Sequence[str], flags: Mapping[str, argparse.Action]) -> list[str]:
+    given: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            given.append(word)
+        elif word in flags and flags[word].nargs != 0:
+            next(rest, None)
+    return given
+
+
+def _store_in(words: Sequence[str]) -> str | None:
+    following: Iterator[str] = iter(words[1:])
+    return next((value for word, value in zip(words, following, strict=False) if word == "--store"), None)
+
+
+def _quietly(find: Callable[[], list[str]]) -> list[str]:
+    # A store that cannot be reached must cost Tab nothing but its suggestions.
+    try:
+        return find()
+    except Exception:
+        return []
+
+
+def _holds(fits: Callable[[Any], bool], value: Any) -> bool:
+    # Objects of the notebook may raise from any attribute.
+    try:
+        return fits(value)
+    except Exception:
+        return False
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and not is_model(value)

@@ -1,0 +1,228 @@
+"""How numbers, names and configurations read; shared by the live and the still views."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import math
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
+# Okabe-Ito, with its black as a grey that both themes carry, and one more for the ninth precision.
+COLORS = {
+    "none": "#808080",
+    "fp16": "#56B4E9",
+    "bf16": "#0072B2",
+    "int8": "#E69F00",
+    "int8-dynamic": "#D55E00",
+    "int8-weight": "#F0E442",
+    "int4-weight": "#CC79A7",
+    "fp8": "#A8396B",
+    "mixed": "#009E73",
+}
+UNKNOWN_COLOR = "#808080"
+
+# The key "" is a model that is not pruned.
+MARKERS = {"": "circle", "structured": "square", "unstructured": "diamond", "2:4": "triangle-up"}
+
+SAME = 0.02
+
+
+def color(config: Mapping[str, Any]) -> str:
+    """The colour of a configuration: its quantization."""
+    return COLORS.get(str(config.get("quantize")), UNKNOWN_COLOR)
+
+
+def method(config: Mapping[str, Any]) -> str:
+    """The pruning method of a configuration; empty where nothing is pruned."""
+    prune = config.get("prune") or {}
+    return str(prune.get("method", "structured")) if prune.get("amount") or prune.get("method") == "2:4" else ""
+
+
+def marker(config: Mapping[str, Any]) -> str:
+    """The marker of a configuration: its pruning method."""
+    return MARKERS.get(method(config), "cross")
+
+
+def configuration(config: Mapping[str, Any]) -> str:
+    """A configuration in words: ``structured 50 % · int8 · onnxruntime``."""
+    name, quantize = method(config), str(config.get("quantize", "none"))
+    amount = (config.get("prune") or {}).get("amount")
+    if not name:
+        pruned = "not pruned"
+    elif name == "2:4" or amount is None:
+        pruned = f"{name} pruned"
+    else:
+        pruned = f"{name} {100 * amount:.4g} %"
+    precision = "not quantized" if quantize == "none" else quantize
+    return " · ".join(part for part in (pruned, precision, str(config.get("runtime", ""))) if part)
+
+
+def size(count: float | None, trim: bool = False) -> str:
+    """Bytes with three digits in decimal units: ``180 KB`` is 180,000 bytes; ``trim`` drops closing zeros."""
+    if count is None:
+        return DASH
+    value, units = float(count), ["B", "KB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{_digits(value, trim or units[0] == 'B')} {units[0]}"
+
+
+def latency(milliseconds: float | None, trim: bool = False) -> str:
+    """A latency with two or three digits: ``21 µs``, ``0.21 ms``, ``1.20 s``; ``trim`` drops closing zeros."""
+    if milliseconds is None:
+        return DASH
+    if milliseconds >= 999.5:
+        return f"{_digits(milliseconds / 1000, trim)} s"
+    if 0 < milliseconds < 0.1:
+        return f"{_digits(milliseconds * 1000, trim)} µs"
+    return f"{_digits(milliseconds, trim)} ms"
+
+
+def count(number: float | None) -> str:
+    """A count with three digits: ``597``, ``0.31 M``, ``1.2 G``."""
+    if number is None:
+        return DASH
+    for limit, unit in ((1e9, "G"), (1e5, "M")):
+        if number >= limit:
+            return f"{_digits(number / (1e9 if unit == 'G' else 1e6))} {unit}"
+    return f"{number:,.0f}"
+
+
+def smaller(size_ratio: float | None) -> str:
+    """A size over the baseline's: ``6.9x smaller``; empty where unknown."""
+    return _times(None if not size_ratio else 1 / size_ratio, "smaller", "larger", "same size")
+
+
+def faster(speedup: float | None) -> str:
+    """The baseline's latency over a latency: ``2.4x faster``; empty where unknown."""
+    return _times(speedup or None, "faster", "slower", "same speed")
+
+
+def value(number: float | None, percent: bool, low: float | None = None, high: float | None = None) -> str:
+    """A metric: ``98.9 %`` or ``0.913``. The interval decides how many digits mean something."""
+    if number is None:
+        return DASH
+    places = _places(percent, low, high)
+    return f"{_signed(100 * number, places)} %" if percent else _signed(number, places)
+
+
+def interval(low: float | None, high: float | None, percent: bool) -> str:
+    """An interval of a metric: ``97.6–99.5``; empty where unknown."""
+    if low is None or high is None:
+        return ""
+    scale, places = (100 if percent else 1), _places(percent, low, high)
+    return f"{_signed(scale * low, places)}{DASH}{_signed(scale * high, places)}"
+
+
+def drop(number: float | None, percent: bool, low: float | None = None, high: float | None = None) -> str:
+    """What was lost against the baseline: ``+0.1 pt``; positive is worse."""
+    if number is None:
+        return DASH
+    places = _places(percent, low, high)
+    return f"{_signed(100 * number, places, True)} pt" if percent else _signed(number, places, True)
+
+
+def drop_interval(low: float | None, high: float | None, percent: bool) -> str:
+    """An interval of a drop: ``−0.4 to +0.6``; empty where unknown."""
+    if low is None or high is None:
+        return ""
+    scale, places = (100 if percent else 1), _places(percent, low, high)
+    return f"{_signed(scale * low, places, True)} to {_signed(scale * high, places, True)}"
+
+
+def allowance(max_drop: float, percent: bool) -> str:
+    """How much may be lost: ``1 point``, ``0.5 points``, or ``0.02`` in the metric's own unit."""
+    if not percent:
+        return f"{max_drop:.4g}"
+    points = f"{100 * max_drop:.4g}"
+    return f"{points} point" if points == "1" else f"{points} points"
+
+
+def duration(seconds: float | None) -> str:
+    """A duration as people say it: ``40 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def time_left(seconds: float | None) -> str:
+    """An estimate: ``about 40 s left``, rounded as coarsely as it is known; empty where unknown."""
+    if seconds is None:
+        return ""
+    if seconds < 5:
+        return "a few seconds left"
+    return f"about {duration(5 * math.ceil(seconds / 5) if seconds < 60 else seconds)} left"
+
+
+def clock(seconds: float) -> str:
+    """The time of day here, for seconds since the epoch: ``12:04:31``."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def better(higher_is_better: bool) -> str:
+    """Which way is better on a chart of size or latency against the metric."""
+    return "better: up, left" if higher_is_better else "better: down, left"
+
+
+def variable(trial: str, taken: Collection[str] = ()) -> str:
+    """A Python name for a trial's model that clobbers nothing: ``prune50_int8``, then ``prune50_int8_2``."""
+    name = re.sub(r"\W+", "_", trial, flags=re.ASCII).strip("_").lower() or "model"
+    if not name[0].isalpha():
+        name = f"model_{name}"
+    return _free(name, lambda number: f"{name}_{number}", taken)
+
+
+def filename(study: str, trial: str, suffix: str, taken: Collection[str] = ()) -> str:
+    """A name for a trial's file that overwrites nothing and that every file system takes."""
+    stem = re.sub(r"[^\w.]+", "-", f"{study}-{trial}", flags=re.ASCII).strip("-.") or "model"
+    return _free(f"{stem}{suffix}", lambda number: f"{stem}-{number}{suffix}", taken)
+
+
+def _free(name: str, numbered: Callable[[int], str], taken: Collection[str]) -> str:
+    number, candidate = 1, name
+    while candidate in taken or keyword.iskeyword(candidate) or hasattr(builtins, candidate):
+        number += 1
+        candidate = numbered(number)
+    return candidate
+
+
+def _digits(number: float, trim: bool = False) -> str:
+    if number >= 99.5 or number == 0:
+        return f"{number:.0f}"
+    text = f"{number:.1f}" if number >= 9.995 else f"{number:.2f}" if number >= 0.0995 else f"{number:.2g}"
+    return text.rstrip("0").rstrip(".") if trim and "." in text and "e" not in text else text
+
+
+def _times(ratio: float | None, more: str, less: str, same: str) -> str:
+    if ratio is None or not math.isfinite(ratio):
+        return ""
+    if 1 - SAME < ratio < 1 + SAME:
+        return same
+    factor, word = (ratio, more) if ratio > 1 else (1 / ratio, less)
+    digits = f"{factor:.0f}" if factor >= 99.5 else f"{factor:.2f}" if factor < 1.1 else f"{factor:.1f}"
+    return f"{digits}x {word}"
+
+
+def _places(percent: bool, low: float | None, high: float | None) -> int:
+    narrow = low is not None and high is not None and 0 < high - low < 0.005
+    return (1 if percent else 3) + narrow
+
+
+def _signed(number: float, places: int, plus: bool = False) -> str:
+    text = f"{abs(number):.{places}f}"
+    if float(text) == 0:
+        return text
+    return f"{MINUS if number < 0 else '+' if plus else ''}{text}"

@@ -1,0 +1,147 @@
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+
+from quanttaas_jupyter.bundle import batches as data
+from quanttaas_jupyter.bundle.data import open_source
+from quanttaas_jupyter.errors import DataError
+from quanttaas_jupyter.store.local import LocalStore
+
+X = torch.arange(40, dtype=torch.float32).reshape(20, 2)
+Y = torch.arange(20)
+
+
+class Noisy(Dataset):
+    """A data set with random augmentation."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.fails_at = fails_at
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == self.fails_at:
+            raise OSError("no such picture")
+        noise = random.random() + np.random.rand() + float(torch.rand(1))
+        return X[index] + noise, index
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(zip(X, Y, strict=True))
+
+
+def read(given: Any, max_samples: int = 10_000) -> data.Batches:
+    return open_source(given, "--data", max_samples, seed=0).read()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (X, Y),
+        (X.numpy(), Y.numpy()),
+        TensorDataset(X, Y),
+        DataLoader(TensorDataset(X, Y), batch_size=8),
+        DataLoader(TensorDataset(X, Y), batch_size=8, shuffle=True, drop_last=True),
+        [(X[:15], Y[:15]), (X[15:], Y[15:])],
+        Stream(),
+        DataLoader(Stream(), batch_size=4),
+    ],
+)
+def test_every_kind_of_data_gives_all_samples_in_order(given: Any) -> None:
+    whole = read(given).joined()
+    assert torch.equal(whole.inputs[0], X)
+    assert torch.equal(whole.targets[0], Y)
+
+
+def test_dicts_tuples_and_label_keys_are_understood() -> None:
+    by_key = read([{"ids": X, "mask": X > 0, "labels": Y}])
+    assert by_key.names == ("ids", "mask")
+    assert by_key.inputs == {"dict": {"ids": "tensor", "mask": "tensor"}}
+    several = read((X, X * 2, Y))
+    assert several.inputs == ["tuple", "tensor", "tensor"]
+    unlabelled = read((X,))
+    assert not unlabelled.has_targets
+
+
+def test_a_shuffled_loader_gives_the_same_digest_every_time(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    loader = DataLoader(Noisy(), batch_size=8, shuffle=True)
+    assert data.write(store, read(loader))["digest"] == data.write(store, read(loader))["digest"]
+
+
+@pytest.mark.parametrize("given", [Noisy(), [(X + random.random(), Y)], DataLoader(Noisy(), batch_size=4)])
+def test_reading_leaves_the_random_states_alone(given: Any) -> None:
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    read(given)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_a_sampler_of_a_subset_is_respected_in_index_order() -> None:
+    loader = DataLoader(TensorDataset(X, Y), batch_size=3, sampler=SubsetRandomSampler([7, 3, 11, 5]))
+    assert read(loader).joined().targets[0].tolist() == [3, 5, 7, 11]
+
+
+def test_no_more_than_max_samples_are_read_and_the_choice_is_seeded() -> None:
+    chosen = [read((X, Y), max_samples=7).joined().targets[0].tolist() for _ in range(2)]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 7
+    assert read(iter([(X, Y), (X, Y)]), max_samples=7).samples == 7
+
+
+def test_changes_after_opening_do_not_show() -> None:
+    x = X.clone()
+    source = open_source(TensorDataset(x, Y), "--data", 100, 0)
+    x.zero_()
+    assert torch.equal(source.read().joined().inputs[0], X)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "--data is empty"),
+        (TensorDataset(X[:0], Y[:0]), "--data is empty"),
+        ((X[:0], Y[:0]), "--data is empty"),
+        (3, "--data is a int"),
+        ("words", "--data is a str"),
+        ([(["some", "text"], Y)], "tokenise text"),
+        ((X, Y[:3]), "different numbers of samples"),
+        ([(X, Y), {"x": X}], "nested unlike the first batch"),
+        (Noisy(fails_at=0), "cannot be read at batch 0: OSError: no such picture"),
+    ],
+)
+def test_bad_data_is_one_sentence(given: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read(given)
+
+
+def test_batches_survive_the_store(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    before = read([{"ids": X[:3], "mask": X[:3] > 0, "labels": Y[:3]}, {"ids": X[:2], "mask": X[:2] > 0, "labels": Y[:2]}])
+    after = data.read(store, data.write(store, before))
+    assert after.inputs == before.inputs
+    assert after.names == before.names
+    for mine, theirs in zip(after.batches, before.batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine.leaves, theirs.leaves, strict=True))
+
+
+def test_a_split_is_disjoint_and_complete() -> None:
+    rest, part = read((X, Y)).split(0.25, limit=100, seed=0)
+    assert part.samples == 5
+    assert sorted(rest.joined().targets[0].tolist() + part.joined().targets[0].tolist()) == list(range(20))
+
+
+def test_batches_of_different_lengths_stay_apart() -> None:
+    ragged = read([(torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 5), torch.zeros(2))])
+    assert not ragged.is_uniform()
+    assert ragged.rebatched(64) is ragged
+    assert ragged.head(3).samples == 3

@@ -1,0 +1,81 @@
+import copy
+import random
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quanttaas_jupyter.bundle import model as models
+from quanttaas_jupyter.errors import ModelError
+from tests.networks import ResidualNet
+
+
+def test_a_snapshot_gives_the_same_outputs_in_eval_mode() -> None:
+    model = ResidualNet().eval()
+    x = torch.randn(3, 1, 8, 8)
+    loaded = models.loads(models.snapshot(model).data)
+    assert not loaded.training
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_the_persons_model_and_random_states_are_left_as_they_were() -> None:
+    model = ResidualNet().train()
+    model(torch.randn(4, 1, 8, 8)).sum().backward()
+    gradients = copy.deepcopy([p.grad for p in model.parameters()])
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    models.snapshot(model)
+    assert model.training
+    assert all(torch.equal(a, p.grad) for a, p in zip(gradients, model.parameters(), strict=True))
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_training_on_does_not_change_the_snapshot() -> None:
+    model = ResidualNet()
+    taken = models.snapshot(model)
+    before = model.head.weight.detach().clone()
+    with torch.no_grad():
+        model.head.weight.add_(1)
+    assert torch.equal(models.loads(taken.data).head.weight, before)
+
+
+def test_classes_of_files_beside_the_notebook_travel_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside.py").write_text(
+        "from torch import nn\nclass Beside(nn.Linear):\n    def forward(self, x):\n        return super().forward(x) * 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import beside  # type: ignore[import-not-found]
+
+    taken = models.snapshot(beside.Beside(2, 2))
+    monkeypatch.delitem(sys.modules, "beside")
+    monkeypatch.undo()
+    assert models.loads(taken.data)(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_an_unpicklable_member_is_named() -> None:
+    model = ResidualNet()
+    model.blocks[1].guard = threading.Lock()
+    with pytest.raises(ModelError, match=r"model\.blocks\.1\.guard \(a _thread\.lock\) cannot be pickled"):
+        models.snapshot(model)
+
+
+@pytest.mark.parametrize(("thing", "words"), [(3, "this is int"), (nn.Linear, "an instance of it"), (None, "NoneType")])
+def test_what_is_no_module_is_refused(thing: object, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        models.snapshot(thing)
+
+
+def test_a_scripted_module_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ModelError, match="give the nn.Module it was made from"):
+        models.snapshot(torch.jit.script(nn.Linear(2, 2)))
+
+
+def test_wrappers_are_taken_off() -> None:
+    inner = nn.Linear(2, 2)
+    assert models.unwrapped(nn.DataParallel(inner)) is inner
+    assert models.unwrapped(torch.compile(inner)) is inner
