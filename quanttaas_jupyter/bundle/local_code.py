@@ -9,7 +9,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,7 @@ def is_local_module(name: str | None) -> bool:
     if module is None:
         return False
     file = getattr(module, "__file__", None)
-    if file is None:
-        return False
-    path = Path(file).resolve()
-    return not any(path.is_relative_to(folder) for folder in _installed_folders())
+    return file is not None and not _is_installed(file)
 
 
 @contextlib.contextmanager
@@ -60,6 +57,12 @@ def dumps(value: Any) -> bytes:
 def loads(data: bytes) -> Any:
     """Undo ``dumps``. It runs code: only for what this user submitted."""
     return pickle.load(io.BytesIO(data))
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    path = Path(file).resolve()
+    return any(path.is_relative_to(folder) for folder in _installed_folders())
 
 
 @lru_cache(maxsize=1)

@@ -76,10 +76,7 @@ def _named(name: str) -> dict[str, Any]:
         }
     found = torchmetrics_class(name)
     if found is None:
-        known = {
-            **{item: item for item in BUILT_IN},
-            **{key: cls.__name__ for key, cls in _torchmetrics().items()},
-        }
+        known = {key: cls.__name__ for key, cls in _torchmetrics().items()} | {item: item for item in BUILT_IN}
         near = difflib.get_close_matches(normal, known, n=1)
         hint = f"did you mean {known[near[0]]!r}?" if near else "see torchmetrics for names"
         raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")

@@ -101,8 +101,9 @@ class _Pickle:
 
 
 def _unpicklable_member(module: Any) -> str:
-    for path, child in module.named_modules():
-        for name, value in vars(child).items():
+    members = [(path, name, value) for path, child in module.named_modules() for name, value in vars(child).items()]
+    with pickled_by_value():
+        for path, name, value in members:
             if name in ("_parameters", "_buffers", "_modules") or not _fails(value):
                 continue
             where = ".".join(part for part in ("model", path, name) if part)
@@ -111,7 +112,7 @@ def _unpicklable_member(module: Any) -> str:
 
 
 def _fails(value: Any) -> bool:
-    with contextlib.suppress(Exception), pickled_by_value():
+    with contextlib.suppress(Exception):
         cloudpickle.dumps(value)
         return False
     return True

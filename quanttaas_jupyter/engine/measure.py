@@ -177,7 +177,7 @@ def _accuracy(answers: Answers) -> np.ndarray:
     import torch
 
     outputs, targets = main_output(answers.outputs), main_output(answers.targets)
-    if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1:
+    if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1 and _rest(outputs) == targets.shape:
         predicted = outputs.argmax(1)
     elif outputs.numel() == targets.numel():
         is_probability = bool((outputs >= 0).all()) and bool((outputs <= 1).all())
@@ -193,6 +193,10 @@ def _accuracy(answers: Answers) -> np.ndarray:
     right = (predicted == targets).reshape(len(targets), -1) & counted
     shares = right.sum(1).double() / counted.sum(1).clamp(min=1)
     return torch.as_tensor(shares).numpy()
+
+
+def _rest(outputs: Any) -> Any:
+    return outputs.shape[:1] + outputs.shape[2:]
 
 
 def _r2_of(answers: Answers) -> float:

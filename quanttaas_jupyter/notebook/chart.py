@@ -85,6 +85,8 @@ class Chart:
     def _draw_axes(self, scene: Scene) -> None:
         _set(self._x, min=float(scene.view.x[0]), max=float(scene.view.x[1]))
         _set(self._y, min=float(scene.view.y[0]), max=float(scene.view.y[1]))
+        for axis in (self._x_axis, self._y_axis):
+            _set(axis, visible=not scene.is_empty)
         for axis, ticks in ((self._x_axis, scene.x_ticks), (self._y_axis, scene.y_ticks)):
             labels = {_as_in_javascript(tick): label for tick, label in ticks.items()}
             values = np.array(list(ticks), dtype=float)
@@ -137,7 +139,7 @@ class Chart:
         )
         alone = bool(preview) and not scene.points
         x, y = scene.preview or (0.0, 0.0)
-        _set(self._preview_label, x=np.array([x]), y=np.array([y]), text=np.array(["eager PyTorch"]), visible=alone)
+        _set(self._preview_label, x=np.array([x]), y=np.array([y]), text=np.array([scene.preview_label]), visible=alone)
 
     def _draw_mark(self, key: _Key, mark: Any, points: Sequence[Point], selected: str | None) -> None:
         # bqplot knows an element by its index: a point keeps its index, so that only a new one fades in.

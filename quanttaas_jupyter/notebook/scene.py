@@ -56,6 +56,7 @@ class Scene:
     points: tuple[Point, ...]
     frontier: tuple[tuple[float, float], ...]
     preview: tuple[float, float] | None
+    preview_label: str
     baseline: float | None
     baseline_label: str
     goal: float | None
@@ -67,6 +68,11 @@ class Scene:
     y_label: str
     better: str
     higher_is_better: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to draw, and so no scale either."""
+        return not self.points and self.preview is None
 
     @property
     def outside(self) -> int:
@@ -168,7 +174,8 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
         frontier=tuple(places[trial.name] for trial in best),
         preview=preview,
         baseline=baseline,
-        baseline_label=f"baseline {fmt.value(reference, percent)}",
+        baseline_label=f"baseline {fmt.value(reference, percent)}" if first else "",
+        preview_label=f"eager PyTorch {fmt.value(state.preview.get('metric'), percent)}",
         goal=goal,
         goal_label=f"goal: at most {fmt.allowance(allowed or 0.0, percent)} lost",
         view=view,

@@ -49,6 +49,10 @@ def figure(state: StudyState, axis: str = "size", log: bool = True) -> Figure:
     _draw_points(axes, scene)
     axes.set_xlim(*scene.view.x)
     axes.set_ylim(*scene.view.y)
+    if scene.is_empty:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "nothing measured yet", color=INK, ha="center", transform=axes.transAxes)
+        return picture
     axes.set_xticks(list(scene.x_ticks), list(scene.x_ticks.values()))
     axes.set_yticks(list(scene.y_ticks), list(scene.y_ticks.values()))
     axes.tick_params(colors=INK, labelsize=8, length=3, width=0.7)
@@ -289,7 +293,7 @@ def _row(state: StudyState, trial: TrialState, best: bool) -> str:
 
 def _unbroken(cell: str, column: int) -> str:
     # The sanitizer drops most styles; a no-break space it cannot drop. Remarks may wrap.
-    return escape(cell) if column == 7 else escape(cell).replace(" ", "&nbsp;")
+    return escape(cell) if column == 7 else escape(cell).replace(" ", "&nbsp;").replace("–", "–&#8288;")
 
 
 def _with_interval(state: StudyState, trial: TrialState, number: str) -> str:

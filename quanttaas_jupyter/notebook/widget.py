@@ -193,7 +193,8 @@ class StudyView(ipywidgets.VBox):
         # The axes stand still under a selected point, whatever arrives.
         self._frozen = None if point is None else scene.view
         self._chart.draw(scene, self._selected)
-        _put(self._caption, card.caption(scene))
+        _put(self._caption, "" if scene.is_empty else card.caption(scene))
+        _show(self._controls, bool(self._state.trials))
 
     def _draw_selector(self) -> None:
         options = [_NO_TRIAL, *((_option(trial), trial.name) for trial in self._state.trials.values())]

@@ -126,7 +126,7 @@ def test_bad_data_is_one_sentence(given: Any, words: str) -> None:
 
 def test_batches_survive_the_store(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    before = read([{"ids": X[:3], "mask": X[:3] > 0, "labels": Y[:3]}, {"ids": X[:2], "mask": X[:2] > 0, "labels": Y[:2]}])
+    before = read([{"ids": X[:n], "mask": X[:n] > 0, "labels": Y[:n]} for n in (3, 2)])
     after = data.read(store, data.write(store, before))
     assert after.inputs == before.inputs
     assert after.names == before.names

@@ -46,7 +46,7 @@ def test_a_callable_with_a_direction() -> None:
     found, pickled = metrics.reference((lambda outputs, targets: 0.0, "min"), INTEGERS)
     assert not found["higher_is_better"]
     assert pickled
-    with pytest.raises(MetricError, match="'max' or"):
+    with pytest.raises(MetricError, match=r"\(callable, 'max'\) or"):
         metrics.reference((max, "up"), INTEGERS)
 
 

@@ -35,7 +35,7 @@ class Reader(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(self.words).replace("\xa0", " ")
+        return " ".join(self.words).replace("\xa0", " ").replace("\u2060", "")
 
 
 def poisoned() -> StudyState:

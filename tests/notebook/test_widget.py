@@ -119,6 +119,17 @@ def test_the_eager_preview_is_hollow_and_named(half: StudyState) -> None:
     assert not view_of(half)._chart._preview_label.visible
 
 
+def test_a_chart_with_nothing_on_it_invents_no_scale(half: StudyState) -> None:
+    study = FakeStudy(empty())
+    view = StudyView(study, {})
+    assert not view._chart._x_axis.visible
+    assert not view._chart._y_axis.visible
+    assert not visible(view._controls)
+    study.show(half)
+    assert view._chart._x_axis.visible
+    assert visible(view._controls)
+
+
 def test_clicking_a_point_shows_its_card(half: StudyState) -> None:
     view = view_of(half)
     click(view, "prune30-int8")

@@ -107,8 +107,10 @@ def _at(job: PruneJob, examples: Batch, is_global: bool, ratio: float) -> Any:
 def _round_to(model: Any) -> int:
     import torch
 
+    """Runtimes like channels in eights; narrow layers have none to spare."""
     widths = [m.out_channels for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
-    return 8 if widths and min(widths) >= 64 else 4
+    narrowest = min(widths, default=0)
+    return 8 if narrowest >= 64 else 4 if narrowest >= 16 else 1
 
 
 def _output_layers(model: Any, job: PruneJob, examples: Batch) -> list[Any]:

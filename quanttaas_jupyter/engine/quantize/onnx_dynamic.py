@@ -21,11 +21,13 @@ def quantize(job: QuantizeJob) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(job.source, Path(folder) / "prepared.onnx")
+        kept = ignored_nodes(load_graph(prepared), job.ignore)
         quantize_dynamic(
             str(prepared),
             str(job.target),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=ignored_nodes(load_graph(prepared), job.ignore),
+            # The quantizer first splits a Gemm into a product of this name and a sum.
+            nodes_to_exclude=[*kept, *(f"{name}_MatMul" for name in kept)],
         )
     strip(job.target)

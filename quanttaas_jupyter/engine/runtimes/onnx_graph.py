@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _INTEGER = {
     "MatMulNBits": "MatMul",
     "MatMulIntegerToFloat": "MatMul",
 }
+_WEIGHT_NAME = re.compile(r"model\.(.+)\.weight")
 _NARROW = (2, 3, 10, 16, 17, 18, 19, 20, 21, 22)  # uint8, int8, float16, bfloat16, the float8 kinds, (u)int4
 
 
@@ -63,7 +65,11 @@ def summarize(path: Path) -> Layers:
 
 
 def module_of(node: Any) -> str:
-    """The dotted module path behind a node, from the scopes of its name or of its metadata."""
+    """The dotted module path behind a node: from its weight's name, or the scopes of its metadata or its name."""
+    for name in node.input:
+        # torch.export folds BatchNorm into the convolution and leaves it the BatchNorm's scope.
+        if (weight := _WEIGHT_NAME.fullmatch(name)) is not None:
+            return weight.group(1)
     for item in node.metadata_props:
         if item.key == "pkg.torch.onnx.name_scopes":
             scopes = [part.strip(" '\"") for part in item.value.strip("[]").split(",")]

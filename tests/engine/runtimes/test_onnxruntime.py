@@ -1,0 +1,103 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quanttaas_jupyter.bundle.data import open_source
+from quanttaas_jupyter.bundle.structure import unflatten
+from quanttaas_jupyter.engine.failures import StageError
+from quanttaas_jupyter.engine.runtimes import RUNTIMES
+from tests.networks import ResidualNet, TwoHeads
+
+RUNTIME = RUNTIMES.get("onnxruntime")
+
+
+def build(model: nn.Module, data: Any, path: Path) -> Any:
+    return RUNTIME.build(model.eval(), open_source(data, "--data", 512, 0).read(), path, lambda line: None)
+
+
+def test_the_file_gives_the_models_outputs_at_every_batch_size(tmp_path: Path) -> None:
+    model = ResidualNet()
+    built = build(model, (torch.randn(40, 1, 8, 8), torch.zeros(40)), tmp_path / "m.onnx")
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
+    assert built.export_error < 1e-4
+    for size in (1, 3, 40):
+        x = torch.randn(size, 1, 8, 8)
+        np.testing.assert_allclose(session([x.numpy()])[0], model(x).detach().numpy(), atol=1e-4)
+
+
+def test_dict_inputs_and_outputs_come_back_in_their_structure(tmp_path: Path) -> None:
+    model = TwoHeads()
+    batch = {"image": torch.randn(8, 1, 8, 8), "table": torch.randn(8, 4), "labels": torch.zeros(8)}
+    built = build(model, [batch], tmp_path / "m.onnx")
+    assert built.about["input_names"] == ["image", "table"]
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
+    arrays = session([batch["image"].numpy(), batch["table"].numpy()])
+    outputs = unflatten(built.about["outputs"], arrays)
+    assert set(outputs) == {"logits", "score"}
+    assert outputs["score"].shape == (8, 1)
+
+
+class Sequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 6, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0].mean(1))
+
+
+def test_lengths_that_differ_between_batches_stay_free(tmp_path: Path) -> None:
+    model = Sequence()
+    data = [(torch.randn(4, length, 5), torch.zeros(4)) for length in (7, 9, 4)]
+    built = build(model, data, tmp_path / "m.onnx")
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
+    x = torch.randn(2, 13, 5)
+    np.testing.assert_allclose(session([x.numpy()])[0], model(x).detach().numpy(), atol=1e-4)
+
+
+class Unread(nn.Module):
+    def forward(self, used: torch.Tensor, unread: torch.Tensor) -> torch.Tensor:
+        return used * 2
+
+
+def test_an_input_that_the_model_never_reads_is_no_trouble(tmp_path: Path) -> None:
+    built = build(Unread(), [{"used": torch.ones(4, 2), "unread": torch.ones(4, 2)}], tmp_path / "m.onnx")
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
+    assert session([np.ones((3, 2), np.float32), np.zeros((3, 2), np.float32)])[0].tolist() == [[2, 2]] * 3
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            return x + 1
+        return x - 1
+
+
+class Inverse(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(x).real
+
+
+def test_a_branch_on_data_is_refused_with_its_line_and_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"decides by the values of a tensor at test_onnxruntime.py:\d+.*torch.where"):
+        build(Branching(), (torch.randn(4, 2), torch.zeros(4)), tmp_path / "m.onnx")
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"no operator aten[:.]+\w*eig"):
+        build(Inverse(), (torch.randn(4, 3, 3), torch.zeros(4)), tmp_path / "m.onnx")
+
+
+class Texty(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return x, "words"
+
+
+def test_outputs_that_are_no_tensors_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no tensor at 1"):
+        build(Texty(), (torch.randn(4, 2), torch.zeros(4)), tmp_path / "m.onnx")

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+
+from quanttaas_jupyter.engine import measure
+from quanttaas_jupyter.engine.failures import StageError
+from quanttaas_jupyter.engine.measure import Answers
+
+ACCURACY = {"kind": "built-in", "name": "accuracy", "higher_is_better": True}
+R2 = {"kind": "built-in", "name": "r2", "higher_is_better": True}
+
+
+def one_hot(classes: list[int], count: int = 3) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(classes), count).float()
+
+
+def test_accuracy_counts_right_classes_and_wilson_bounds_it() -> None:
+    answers = Answers(one_hot([0, 1, 2, 0]), torch.tensor([0, 1, 2, 2]))
+    whole = measure.score(ACCURACY, None, answers)
+    found = measure.interval_of(ACCURACY, None, answers, whole, seed=0)
+    assert whole.value == 0.75
+    # Wilson's interval for 3 of 4, from the formula in Wilson (1927).
+    assert (found.low, found.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+
+
+def test_all_right_has_an_interval_below_one() -> None:
+    answers = Answers(one_hot([0] * 100), torch.zeros(100, dtype=torch.long))
+    found = measure.interval_of(ACCURACY, None, answers, measure.score(ACCURACY, None, answers), seed=0)
+    assert found.high == 1.0
+    assert 0.95 < found.low < 0.97
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0])),
+        (torch.tensor([0.9, 0.2]), torch.tensor([1, 0])),
+        (torch.stack([one_hot([0, 1]).T, one_hot([2, 2]).T]), torch.tensor([[0, 1], [2, -100]])),
+    ],
+)
+def test_accuracy_of_binary_and_of_dense_outputs(outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    assert measure.score(ACCURACY, None, Answers(outputs, targets)).value == 1.0
+
+
+def test_a_paired_drop_is_narrower_than_two_independent_intervals() -> None:
+    targets = torch.arange(3).repeat(200)
+    right = targets.tolist()
+    wrong = [(c + 1) % 3 if i < 6 else c for i, c in enumerate(right)]
+    reference, outputs = one_hot(right), one_hot(wrong)
+    mine = Answers(outputs, targets, reference)
+    baseline = measure.score(ACCURACY, None, Answers(reference, targets))
+    drop = measure.drop_of(ACCURACY, None, mine, measure.score(ACCURACY, None, mine), baseline, seed=0)
+    assert drop.value == pytest.approx(0.01)
+    assert 0 < drop.low < 0.01 < drop.high < 0.025
+
+
+def test_no_change_has_a_drop_of_zero_with_an_interval_around_it() -> None:
+    targets = torch.arange(3).repeat(50)
+    same = one_hot(targets.tolist())
+    mine = Answers(same, targets, same)
+    whole = measure.score(ACCURACY, None, mine)
+    drop = measure.drop_of(ACCURACY, None, mine, whole, whole, seed=0)
+    assert drop.value == 0
+    assert drop.low < 0 < drop.high
+
+
+def test_a_metric_without_sample_scores_is_bootstrapped_in_pairs() -> None:
+    targets = torch.linspace(0, 1, 300)
+    generator = torch.Generator().manual_seed(0)
+    reference = targets + 0.1 * torch.randn(300, generator=generator)
+    mine = Answers(reference + 0.01, targets, reference)
+    whole = measure.score(R2, None, mine)
+    baseline = measure.score(R2, None, Answers(reference, targets))
+    interval = measure.interval_of(R2, None, mine, whole, seed=0)
+    drop = measure.drop_of(R2, None, mine, whole, baseline, seed=0)
+    assert interval.low < whole.value < interval.high
+    assert drop.low <= drop.value <= drop.high
+    assert drop.high - drop.low < interval.high - interval.low
+
+
+def test_a_callable_may_return_one_score_a_sample_or_one_number() -> None:
+    metric = {"kind": "callable", "name": "error", "higher_is_better": False}
+    answers = Answers(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    assert measure.score(metric, lambda o, t: (o - t).abs(), answers).per_sample is not None
+    assert measure.score(metric, lambda o, t: float((o - t).abs().mean()), answers).value == 0.5
+    with pytest.raises(StageError, match="cannot be computed: ZeroDivisionError"):
+        measure.score(metric, lambda o, t: 1 / 0, answers)
+
+
+def test_a_metric_where_less_is_better_turns_the_drop_around() -> None:
+    metric = {"kind": "callable", "name": "error", "higher_is_better": False}
+    targets, reference = torch.zeros(50), torch.full((50,), 0.1)
+    mine = Answers(torch.full((50,), 0.3), targets, reference)
+
+    def error(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return (outputs - wanted).abs()
+
+    drop = measure.drop_of(
+        metric,
+        error,
+        mine,
+        measure.score(metric, error, mine),
+        measure.score(metric, error, Answers(reference, targets)),
+        seed=0,
+    )
+    assert drop.value == pytest.approx(0.2)
+
+
+def test_torchmetrics_are_told_their_task() -> None:
+    metric = {"kind": "torchmetrics", "name": "F1Score", "higher_is_better": True}
+    assert measure.score(metric, None, Answers(one_hot([0, 1, 2]), torch.tensor([0, 1, 2]))).value == 1.0
+    binary = Answers(torch.tensor([0.9, 0.1]), torch.tensor([1, 0]))
+    assert measure.score(metric, None, binary).value == 1.0
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    broken = one_hot([0, 1])
+    broken[0, 0] = float("nan")
+    with pytest.raises(StageError, match="NaN or infinite"):
+        measure.score(ACCURACY, None, Answers(broken, torch.tensor([0, 1])))
+
+
+def test_outputs_that_do_not_fit_the_targets_are_refused() -> None:
+    with pytest.raises(StageError, match="do not fit targets"):
+        measure.score(ACCURACY, None, Answers(torch.rand(4, 3), torch.zeros(5, dtype=torch.long)))
+
+
+def test_signal_to_noise_is_in_decibels() -> None:
+    reference = torch.ones(100)
+    assert measure.sqnr_db(reference + 0.1, reference) == pytest.approx(20, abs=0.01)
+    assert measure.sqnr_db(reference, reference) is None
+
+
+def test_latency_takes_turns_after_ten_warm_ups() -> None:
+    calls: list[str] = []
+    found = measure.interleaved_latency([lambda: calls.append("a"), lambda: calls.append("b")])
+    assert calls[:4] == ["a", "b", "a", "b"]
+    assert len(found[0]) == len(found[1]) >= 100
+    assert len(calls) == 20 + 2 * len(found[0])
+    assert (np.array(found) >= 0).all()
