@@ -57,12 +57,12 @@ class Mlp(nn.Module):
 class TwoHeads(nn.Module):
     """Keyword inputs, a dict of outputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.image = nn.Conv2d(1, 8, 3, padding=1)
-        self.table = nn.Linear(4, 8)
-        self.logits = nn.Linear(8, 3)
-        self.score = nn.Linear(8, 1)
+        self.image = nn.Conv2d(1, width, 3, padding=1)
+        self.table = nn.Linear(4, width)
+        self.logits = nn.Linear(width, 3)
+        self.score = nn.Linear(width, 1)
 
     def forward(self, image: torch.Tensor, table: torch.Tensor) -> dict[str, torch.Tensor]:
         mixed = torch.relu(self.image(image).mean((2, 3)) + self.table(table))

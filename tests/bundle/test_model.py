@@ -46,7 +46,7 @@ def test_training_on_does_not_change_the_snapshot() -> None:
 
 def test_classes_of_files_beside_the_notebook_travel_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "beside.py").write_text(
-        "from torch import nn\nclass Beside(nn.Linear):\n    def forward(self, x):\n        return 2 * super().forward(x)\n"
+        "from torch import nn\nclass Beside(nn.Linear):\n    def forward(self, x):\n        return -super().forward(x)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import beside  # type: ignore[import-not-found]
