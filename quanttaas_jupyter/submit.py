@@ -47,8 +47,8 @@ class Prepared:
     metric_pickle: bytes | None
     is_classifier: bool
     example: data.Batch | None
+    created: float
     id: str = field(default_factory=lambda: secrets.token_hex(4))
-    created: float = field(default_factory=time.time)
 
     def draft(self, cluster: str, who: str) -> dict[str, Any]:
         """The record as far as it is known before the data is read."""
@@ -87,6 +87,7 @@ def prepare(
     Raises:
         QuantTaaSError: One sentence: what is wrong, what was expected.
     """
+    created = time.time()
     parsed = Recipe.parse(recipe)
     refuse_unbuilt(parsed)
     if data_ is None:
@@ -115,6 +116,7 @@ def prepare(
         metric_pickle=pickled,
         is_classifier=_is_classifier(outputs, first),
         example=example,
+        created=created,
     )
 
 

@@ -1,0 +1,34 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+TORCH  ?= 2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[test]' torch==$(TORCH)
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py --out artifacts
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The browser tests need Chromium: a system's own, else the one that Playwright brings.
+test: lint
+	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) artifacts .pytest_cache .mypy_cache .ruff_cache
