@@ -24,7 +24,8 @@ _SLOW_RESAMPLES = 60
 _SLOW_SECONDS = 0.02
 _IGNORED_LABEL = -100
 _WARM_UPS = 10
-_FEWEST_ROUNDS = 100
+_TURN = 10
+_FEWEST_CALLS = 100
 _FEWEST_SECONDS = 0.2
 _MOST_SECONDS = 3.0
 
@@ -144,22 +145,26 @@ def sqnr_db(outputs: Any, reference: Any) -> float | None:
 def interleaved_latency(
     runs: Sequence[Callable[[], Any]], clock: Callable[[], float] = time.perf_counter
 ) -> list[np.ndarray]:
-    """Seconds of single calls, the runs taking turns so that a drift of the machine's speed meets all alike."""
+    """Seconds of single calls, the runs taking turns so that a drift of the machine's speed meets all alike.
+
+    A turn is ten calls: with single ones each run would find its threads asleep and its weights out of the caches.
+    """
     for _ in range(_WARM_UPS):
         for run in runs:
             run()
     seconds: list[list[float]] = [[] for _ in runs]
     begun = clock()
     while True:
-        rounds, elapsed = len(seconds[0]), clock() - begun
-        if rounds >= _FEWEST_ROUNDS and elapsed >= _FEWEST_SECONDS:
+        calls, elapsed = len(seconds[0]), clock() - begun
+        if calls >= _FEWEST_CALLS and elapsed >= _FEWEST_SECONDS:
             break
-        if rounds >= _WARM_UPS and elapsed >= _MOST_SECONDS:
+        if calls > 0 and elapsed >= _MOST_SECONDS:
             break
         for run, mine in zip(runs, seconds, strict=True):
-            start = clock()
-            run()
-            mine.append(clock() - start)
+            for _ in range(_TURN):
+                start = clock()
+                run()
+                mine.append(clock() - start)
     return [np.array(mine) for mine in seconds]
 
 

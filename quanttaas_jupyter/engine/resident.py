@@ -18,6 +18,7 @@ from filelock import Timeout
 
 from ..compute import resident
 from ..compute.local import LocalExecutor
+from ..compute.sharing import SharingExecutor
 from ..config import Config
 from ..errors import QuantTaaSError
 from ..store import open_store, studies
@@ -40,7 +41,8 @@ class Resident:
         self._config = config.engine
         slots = config.engine.slots or default_slots()
         threads = max(1, physical_cores() // slots)
-        self._executor = LocalExecutor(worker.run, worker.begin, slots, threads)
+        self._workers = LocalExecutor(worker.run, worker.begin, slots, threads)
+        self._executor = SharingExecutor(self._workers)
         self._drivers: dict[str, threading.Thread] = {}
         self._stopping = threading.Event()
         self._busy_at = time.monotonic()
@@ -67,7 +69,7 @@ class Resident:
     def _warm(self) -> None:
         """With nothing to do yet, import in the workers what stages need."""
         time.sleep(_IDLE_POLL)
-        self._executor.warm(lambda: not self._drivers)
+        self._workers.warm(lambda: not self._drivers)
 
     def _is_idle_for_long(self) -> bool:
         return not self._drivers and time.monotonic() - self._busy_at > self._config.idle_minutes * 60

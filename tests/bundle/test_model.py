@@ -44,9 +44,9 @@ def test_training_on_does_not_change_the_snapshot() -> None:
     assert torch.equal(models.loads(taken.data).head.weight, before)
 
 
-def test_classes_of_files_beside_the_notebook_travel_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_of_local_files_travel_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "beside.py").write_text(
-        "from torch import nn\nclass Beside(nn.Linear):\n    def forward(self, x):\n        return -super().forward(x)\n"
+        "from torch import nn\nclass Beside(nn.Linear):\n    def forward(self, x):\n        return super().forward(x)"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import beside  # type: ignore[import-not-found]

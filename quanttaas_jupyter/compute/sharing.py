@@ -1,0 +1,73 @@
+"""Two studies that need the same stage at the same time get one run of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any
+
+from .base import Executor, StageCall
+
+Result = dict[str, Any]
+
+
+@dataclass
+class _Run:
+    inner: Future[Result]
+    waiting: dict[Future[Result], Callable[[str], None]] = field(default_factory=dict)
+
+
+class SharingExecutor:
+    """An executor that hands the future of a running stage to everyone who asks for the same key."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.slots = executor.slots
+        self._runs: dict[str, _Run] = {}
+        self._lock = threading.RLock()
+
+    def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[Result]:
+        """Run a stage, or wait for the run of it that is under way."""
+        key, outer = call.job["key"], Future[Result]()
+        with self._lock:
+            run = self._runs.get(key)
+            if run is not None:
+                run.waiting[outer] = report
+                return outer
+            run = self._runs[key] = _Run(Future(), {outer: report})
+            run.inner = self._executor.submit(call, lambda line: self._tell(run, line))
+        run.inner.add_done_callback(lambda done: self._finish(key, run, done))
+        return outer
+
+    def stop(self, future: Future[Result]) -> None:
+        """Wait no longer; the stage is stopped once nobody waits for it."""
+        with self._lock:
+            for run in self._runs.values():
+                if run.waiting.pop(future, None) is not None:
+                    future.cancel()
+                    if not run.waiting:
+                        self._executor.stop(run.inner)
+                    return
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._executor.close()
+
+    def _tell(self, run: _Run, line: str) -> None:
+        with self._lock:
+            reports = list(run.waiting.values())
+        for report in reports:
+            report(line)
+
+    def _finish(self, key: str, run: _Run, done: Future[Result]) -> None:
+        with self._lock:
+            self._runs.pop(key, None)
+            waiting = list(run.waiting)
+        error = CancelledError() if done.cancelled() else done.exception()
+        for outer in waiting:
+            # Whoever stopped waiting meanwhile has a cancelled future.
+            with contextlib.suppress(InvalidStateError):
+                outer.set_result(done.result()) if error is None else outer.set_exception(error)
