@@ -301,12 +301,14 @@ class Study:
     def resume(self, trusted: bool = False) -> Study:
         """Let an engine go on with a study that was interrupted, cancelled or failed; finished stages stay finished.
 
+        Of a finished study it makes again what was deleted from the store.
+
         Args:
             trusted: Run a study that another user submitted: its model's code runs on this machine.
 
         Raises:
             NotTrusted: Another user submitted it.
-            QuantTaaSError: It is running, or finished.
+            QuantTaaSError: It is running or queued.
         """
         if self._record["who"] != whoami() and not trusted:
             raise NotTrusted(

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.errors import NotTrusted, StudyFailed, WaitTimeout
+from quanttaas_jupyter.errors import NotTrusted, StoreError, StudyFailed, WaitTimeout
 from quanttaas_jupyter.state import StudyState
 from quanttaas_jupyter.store import lease, open_store, studies
+from quanttaas_jupyter.store.local import LocalStore
 from tests.conftest import engine_pid, is_running
 from tests.networks import Digits
 
@@ -170,8 +171,8 @@ def test_a_study_whose_blobs_were_deleted_says_so_and_computes_them_again(digits
     open_store().delete(f"blobs/{artifact['blob']}")
     with pytest.raises(qt.QuantTaaSError, match="was deleted from the store"):
         study["fp16"].load()
-    again = qt.compress(digits.model, digits.test, recipe=recipe).wait(120)
-    assert again["fp16"].load() is not None
+    assert study.resume().wait(120)["fp16"].load() is not None
+    assert study["fp16"].artifact is not None
 
 
 def test_an_engine_refuses_a_study_that_was_changed_after_it_was_handed_over(digits: Digits, home: Path) -> None:
@@ -195,9 +196,19 @@ def test_an_engine_refuses_a_study_that_was_changed_after_it_was_handed_over(dig
     assert "not the one that was handed over" in next((home / "run").glob("*/engine.log")).read_text()
 
 
-def test_the_store_going_away_is_told_with_the_time_it_was_last_seen(digits: Digits, home: Path) -> None:
+def test_an_unreachable_store_is_told_with_the_time_it_was_last_seen(
+    digits: Digits, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = qt.compress(digits.model, digits.test, recipe={"prune": [0], "quantize": ["none"]}).wait(120)
-    assert study.state.unreachable_since is None
-    (home / "store" / "studies" / study.id / "events").rename(home / "elsewhere")
-    (home / "store" / "studies" / study.id / "events").write_text("not a folder")
-    assert study.state.trials["baseline"].status == "finished"
+    before = study.state
+    assert before.unreachable_since is None
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise StoreError("no route to the store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "list", unreachable)
+        lost = study.state
+    assert lost.unreachable_since == pytest.approx(time.time(), abs=30)
+    assert lost.trials == before.trials
+    assert study.state == before

@@ -19,7 +19,7 @@ import psutil
 from ..compute.base import Executor, StageCall, WorkerDied
 from ..config import EngineConfig
 from ..frontier import best_trial
-from ..state import StudyState
+from ..state import StudyState, TrialState
 from ..store import studies
 from ..store.base import Store
 from ..store.lease import RENEW_EVERY, Lease
@@ -256,14 +256,21 @@ class Driver:
             if trial.build not in self._results or trial.evaluate not in self._results:
                 continue
             is_timed = trial.latency in self._results
-            known = self._events.state.trials.get(trial.name)
-            if known is not None and (known.status == "finished" or (known.status == "measured" and not is_timed)):
-                self._open.pop(trial.name) if known.status == "finished" else None
+            known = self._events.state.trials[trial.name]
+            if known.status == "finished" and self._is_current(trial, known):
+                del self._open[trial.name]
+                continue
+            if known.status == "measured" and not is_timed:
                 continue
             self._append_trial(plan, trial, is_timed)
             if is_timed:
                 del self._open[trial.name]
                 self._summarize()
+
+    def _is_current(self, trial: TrialPlan, known: TrialState) -> bool:
+        """Whether a trial told of earlier still names the file that is there: one built again may differ."""
+        blob = self._results[trial.build]["blobs"]["artifact"]
+        return known.artifact is not None and known.artifact["blob"] == blob
 
     def _append_trial(self, plan: Plan, trial: TrialPlan, is_timed: bool) -> None:
         built = self._results[trial.build]

@@ -27,7 +27,9 @@ from ..recipe import (
 )
 
 _HOOK = "complete_command"
+_MATCHER = "quanttaas"
 _MAGICS = ("%quanttaas", "%%quanttaas")
+_FIRST_WORDS = [[word] for word in (*_MAGICS, "quanttaas")]
 
 _PARTS: dict[str, type[BaseModel]] = {
     "prune": Prune,
@@ -56,24 +58,26 @@ class Completer:
         self._shell = shell
         self._parsers = parsers
 
-    def line(self, event: Any) -> list[str]:
-        """IPython's ``complete_command`` hook."""
-        magic, *words = _words(event.text_until_cursor)
+    def line(self, text: str, token: str) -> list[str]:
+        """What may follow in a line of the magics.
+
+        Args:
+            text: The line up to the cursor.
+            token: What IPython will replace: the end of ``text``.
+        """
+        magic, *words = _words(text)
         if not words:
             return []
         *before, current = words
-        candidates = list(self._candidates(magic.startswith("%%"), before, current))
-        return _fitting(candidates, current, event.symbol)
+        return _fitting(self._candidates(magic.startswith("%%"), before, current), current, token)
 
-    def body_line(self, event: Any) -> list[str]:
-        """IPython's ``complete_command`` hook for a line of a recipe, where only that line is known."""
-        return recipe_matches([event.text_until_cursor], event.symbol)
-
-    def body(self, context: Any) -> list[str]:
-        """The candidates for the recipe of the cell that the cursor is in; none in any other cell."""
+    def cell(self, context: Any) -> list[str]:
+        """What may follow in a cell: in a line of the magics, or in the recipe below ``%%quanttaas``."""
+        if context.text_until_cursor.split(None, 1)[:1] in _FIRST_WORDS:
+            return self.line(context.text_until_cursor, context.token)
         lines = context.full_text.split("\n")
         first = next((number for number, line in enumerate(lines) if line.strip()), 0)
-        if not lines[first].startswith("%%quanttaas") or context.cursor_line <= first:
+        if lines[first].split(None, 1)[:1] != ["%%quanttaas"] or context.cursor_line <= first:
             return []
         above = lines[first + 1 : context.cursor_line]
         return recipe_matches([*above, context.text_until_cursor], context.token)
@@ -136,21 +140,32 @@ def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentPars
     """Complete ``%quanttaas`` in this shell; installing again replaces what was there."""
     uninstall(shell)
     completer = Completer(shell, parsers)
-    for magic in _MAGICS:
-        shell.set_hook(_HOOK, lambda _shell, event: completer.line(event), str_key=magic)
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
     except ImportError:
-        # IPython before 8.6 (Colab) shows a completer one line and not the cell, so only values are completed there.
-        shell.set_hook(_HOOK, lambda _shell, event: completer.body_line(event), re_key=_VALUE_LINE)
+        _install_hooks(shell, completer)
         return
 
-    @context_matcher(identifier="quanttaas_recipe", priority=100)  # type: ignore[untyped-decorator, unused-ignore]
+    # Not a hook: only a matcher sees the whole cell, and keeps Jedi's Python keywords out of our lines.
+    @context_matcher(identifier=_MATCHER, priority=100)  # type: ignore[untyped-decorator, unused-ignore]
     def matcher(context: Any) -> dict[str, Any]:
-        found = [SimpleCompletion(text=text, type="recipe") for text in completer.body(context)]
+        found = [SimpleCompletion(text=text, type="quanttaas") for text in completer.cell(context)]
         return {"completions": found, "suppress": True, "ordered": True}
 
     shell.Completer.custom_matchers.append(matcher)
+
+
+def _install_hooks(shell: InteractiveShell, completer: Completer) -> None:
+    # IPython before 8.6, such as Colab's, shows a hook one line and not the cell: of a recipe, values only.
+    def line(_: InteractiveShell, event: Any) -> list[str]:
+        return completer.line(event.text_until_cursor, event.symbol)
+
+    def recipe_line(_: InteractiveShell, event: Any) -> list[str]:
+        return recipe_matches([event.text_until_cursor], event.symbol)
+
+    for magic in _MAGICS:
+        shell.set_hook(_HOOK, line, str_key=magic)
+    shell.set_hook(_HOOK, recipe_line, re_key=_VALUE_LINE)
 
 
 def uninstall(shell: InteractiveShell) -> None:
@@ -160,7 +175,7 @@ def uninstall(shell: InteractiveShell) -> None:
         dispatch.strs.pop(magic, None)
     dispatch.regexs.pop(re.compile(_VALUE_LINE), None)
     matchers = shell.Completer.custom_matchers
-    matchers[:] = [known for known in matchers if getattr(known, "matcher_identifier", "") != "quanttaas_recipe"]
+    matchers[:] = [known for known in matchers if getattr(known, "matcher_identifier", "") != _MATCHER]
 
 
 def is_model(value: Any) -> bool:

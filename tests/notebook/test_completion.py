@@ -145,6 +145,25 @@ def test_a_line_in_the_middle_of_a_cell_completes(shell: InteractiveShell) -> No
     assert tab_in_cell(shell, "x = 1\n%quanttaas compress mo")[0] == "%quanttaas compress model"
 
 
+@pytest.mark.skipif(IPython.version_info < (8, 6), reason="this IPython always adds what Jedi finds")
+def test_python_s_own_words_are_kept_out(shell: InteractiveShell) -> None:
+    assert tab_in_cell(shell, "%quanttaas ") == [f"%quanttaas {command}" for command in magics.COMMANDS]
+
+
+def test_hooks_serve_an_older_ipython(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    magics.unload(shell)
+    monkeypatch.delattr("IPython.core.completer.context_matcher", raising=False)
+    magics.load(shell)
+    assert tab(shell, "%quanttaas st") == ["studies", "status"]
+    assert tab(shell, "quanttaas compress mo") == ["model"]
+    assert tab(shell, "%%quanttaas model --data test_l") == ["test_loader"]
+    assert tab(shell, "%quanttaas load 7f3a int8@t") == ["torch"]
+    assert tab(shell, "quantize: [none, int8-d") == ["int8-dynamic"]
+    magics.unload(shell)
+    assert "studies" not in tab(shell, "%quanttaas st")
+    assert "int8-dynamic" not in tab(shell, "quantize: [none, int8-d")
+
+
 def test_the_magic_itself_completes(shell: InteractiveShell) -> None:
     assert "%quanttaas" in tab(shell, "%quan")
 
