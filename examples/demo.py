@@ -22,7 +22,18 @@ from quanttaas_jupyter.state import StudyState
 from quanttaas_jupyter.store import open_store, studies
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = ["trial", "status", "metric", "drop", "drop_low", "drop_high", "size_bytes", "size_ratio", "latency_ms", "speedup"]
+COLUMNS = [
+    "trial",
+    "status",
+    "metric",
+    "drop",
+    "drop_low",
+    "drop_high",
+    "size_bytes",
+    "size_ratio",
+    "latency_ms",
+    "speedup",
+]
 FIRST_POINT = """import time
 while not (study.state.preview or study.state.done):
     time.sleep(0.02)
@@ -61,7 +72,9 @@ def cold(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The quickstart up to its ``%%quanttaas`` cell, with the extension loaded only right before it."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     last = next(index for index, cell in enumerate(cells) if cell.source.startswith("%%quanttaas"))
-    before = [nbformat.v4.new_code_cell(cell.source.replace("%load_ext quanttaas_jupyter", "")) for cell in cells[:last]]
+    before = [
+        nbformat.v4.new_code_cell(cell.source.replace("%load_ext quanttaas_jupyter", "")) for cell in cells[:last]
+    ]
     load = nbformat.v4.new_code_cell("%load_ext quanttaas_jupyter")
     submit = nbformat.v4.new_code_cell(cells[last].source)
     notebook.cells = [*before, load, submit, nbformat.v4.new_code_cell(FIRST_POINT)]

@@ -27,6 +27,7 @@ __all__ = [
     "load_ipython_extension",
     "open",
     "studies",
+    "unload_ipython_extension",
 ]
 __version__ = "0.1.0"
 
@@ -46,6 +47,13 @@ def load_ipython_extension(shell: Any) -> None:
     from .notebook.magics import load
 
     load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext quanttaas_jupyter``."""
+    from .notebook.magics import unload
+
+    unload(shell)
 
 
 def __getattr__(name: str) -> Any:

@@ -82,7 +82,7 @@ def recommendation(best: TrialState | None, goal: Mapping[str, Any], metric: Map
     change, low, high = (-factor * float(values[key] or 0) for key in ("drop", "drop_high", "drop_low"))
     sure = "" if (values.get("drop_high") or 0) <= goal["max_drop"] else "; its interval reaches beyond the goal"
     return (
-        f"{best.name}: {', '.join(parts)}, {metric['name']} {_signed(change)}{unit} "
+        f"Take {best.name}: {', '.join(parts)}, {metric['name']} {_signed(change)}{unit} "
         f"(95 %: {_signed(low)} to {_signed(high)}){sure}."
     )
 
