@@ -45,6 +45,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
     write_notebook(folder / "work.ipynb")
+    notifications = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    notifications.parent.mkdir(parents=True)
+    notifications.write_text(json.dumps({"fetchNews": "false"}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     options = [f"--port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
     with (home / "lab.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, *options, "--LabApp.news_url=None"],
+            [*command, *options],
             env={**os.environ, **settings},
             stdout=log,
             stderr=log,
