@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from conftest import ROWS, START, Script, artifact, empty, folded, metrics
 
 from quanttaas_jupyter.notebook import scene, static
 from quanttaas_jupyter.state import StudyState, apply
+from tests.notebook.fakes import ROWS, START, Script, artifact, empty, folded, metrics
 
 EVIL = '<img src=x onerror="alert(1)">&\'$x^$'
 

@@ -11,12 +11,12 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import pytest
-from conftest import ROWS, FakeStudy, Refusal, Script, artifact, empty, folded, metrics
 
 from quanttaas_jupyter.notebook import card, colab
 from quanttaas_jupyter.notebook.widget import StudyView
 from quanttaas_jupyter.recipe import Recipe
 from quanttaas_jupyter.state import StudyState, apply, fold
+from tests.notebook.fakes import ROWS, FakeStudy, Refusal, Script, artifact, empty, folded, metrics
 
 
 def view_of(state: StudyState, namespace: dict[str, Any] | None = None) -> StudyView:

@@ -1,0 +1,85 @@
+"""The cell in real kernels: run it again in a new one, interrupt it, restart it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+
+import quanttaas_jupyter as qt
+from quanttaas_jupyter.store import open_store, studies
+from tests.networks import Digits
+
+SETUP = """import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from tests.networks import Block
+%load_ext quanttaas_jupyter"""
+MODEL = """class Net(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.blocks = nn.Sequential(Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2))
+        self.head = nn.Linear(4 * width, 10)
+    def forward(self, x):
+        return self.head(pooled(self.blocks(self.stem(x))))
+def pooled(x):
+    return x.mean((2, 3))
+saved = torch.load("digits.pt")
+model = Net()
+model.load_state_dict(saved["weights"])
+loader = DataLoader(TensorDataset(saved["x"], saved["y"]), batch_size=64, shuffle=True)"""
+CELL = """%%quanttaas model --data loader -o study
+prune: [0, 0.4]
+recover: {method: distill, epochs: 3}
+quantize: [none, int8]
+latency: {threads: 1}"""
+
+
+def run(folder: Path, *cells: str) -> None:
+    root = Path(__file__).resolve().parents[2]
+    path = nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(root)!r})")
+    notebook = nbformat.v4.new_notebook(cells=[path, *(nbformat.v4.new_code_cell(cell) for cell in cells)])
+    NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+
+
+@pytest.mark.slow
+def test_the_same_cell_in_a_new_kernel_takes_every_stage_from_the_cache(
+    digits: Digits, home: Path, tmp_path: Path
+) -> None:
+    x, y = digits.test.dataset.tensors  # type: ignore[attr-defined]
+    torch.save({"weights": digits.model.state_dict(), "x": x, "y": y}, tmp_path / "digits.pt")
+    run(tmp_path, SETUP, MODEL, CELL, "study.wait()")
+    run(tmp_path, SETUP, "1 + 1", "# the class comes later and on other lines\n\n\n" + MODEL, CELL, "study.wait()")
+    again, first = (qt.open(info.id) for info in qt.studies())
+    events = list(studies.read_events(open_store(), again.id))
+    assert not [event for event in events if event["type"].startswith("stage_")]
+    assert [trial.metrics for trial in again] == [trial.metrics for trial in first]
+    print(f"finished {events[-1]['time'] - again.state.created:.2f} s after the cell")
+
+
+@pytest.mark.slow
+def test_a_loaded_variable_a_still_view_and_a_clear_error_in_one_notebook(
+    digits: Digits, home: Path, tmp_path: Path
+) -> None:
+    x, y = digits.test.dataset.tensors  # type: ignore[attr-defined]
+    torch.save({"weights": digits.model.state_dict(), "x": x, "y": y}, tmp_path / "digits.pt")
+    run(
+        tmp_path,
+        SETUP,
+        MODEL,
+        CELL,
+        "study.wait()",
+        "%quanttaas load {study.id} int8",
+        "assert int8(saved['x'][:3]).shape == (3, 10)",
+        "%quanttaas export {study.id} int8 shipped.onnx",
+        "%quanttaas studies",
+        "%quanttaas status",
+        "%quanttaas logs {study.id}",
+    )
+    assert (tmp_path / "shipped.onnx").stat().st_size > 0
