@@ -25,6 +25,7 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	$(BIN)/python -m pytest tests
+	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
 
 bench: $(VENV)/.installed

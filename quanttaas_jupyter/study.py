@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .submit import Submission
 
 
+_CLAIM_SECONDS = 3.0
+
+
 class Trial:
     """One configuration of a study: what was asked, what was measured, and the file itself."""
 
@@ -152,6 +155,7 @@ class Study:
         self._state = studies.initial_state(dict(record))
         self._reading = threading.Lock()
         self._read_at = 0.0
+        self._queued_since = time.monotonic()
         self._watcher = Watcher(self)
 
     @property
@@ -187,6 +191,7 @@ class Study:
             try:
                 self._state = self._read()
                 self._read_at = time.time()
+                self._see_to_an_engine()
             except StoreError:
                 since = self._state.unreachable_since or self._read_at or time.time()
                 self._state = dataclasses.replace(self._state, unreachable_since=since)
@@ -339,9 +344,13 @@ class Study:
             settled = studies.settled(self._store, folded)
         return settled
 
-    def ensure_engine(self) -> None:
+    def _see_to_an_engine(self) -> None:
         """Start an engine for a study that nobody claims: the one it was handed to has ended meanwhile."""
-        if resident.has_ticket(self.id):
+        now = time.monotonic()
+        if self._state.status != "queued":
+            self._queued_since = now
+        elif now - self._queued_since > _CLAIM_SECONDS and resident.has_ticket(self.id):
+            self._queued_since = now
             resident.start()
 
     def __repr__(self) -> str:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .study import Study
 
 _POLL_SECONDS = 0.35
-_CLAIM_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +72,12 @@ class Watcher:
                 self._thread.start()
 
     def _run(self) -> None:
-        queued_since = time.monotonic()
         while True:
             state = self._study.state
             with self._lock:
                 followers = list(self._followers)
             for follower in followers:
                 follower.tell(state)
-            if state.status != "queued":
-                queued_since = time.monotonic()
-            elif time.monotonic() - queued_since > _CLAIM_SECONDS:
-                self._study.ensure_engine()
-                queued_since = time.monotonic()
             with self._lock:
                 if self._followers == followers and (not followers or state.has_ended):
                     # Decided under the lock, so that a follower who comes now starts a new thread.

@@ -23,7 +23,7 @@ from loky.process_executor import ProcessPoolExecutor
 from .base import StageCall, StageTimeout, WorkerDied
 
 _TICK = 0.1
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 
 Runner = Callable[[dict[str, Any], int, str], dict[str, Any]]
 
@@ -151,8 +151,15 @@ class LocalExecutor:
         slot.job, job.started = job, time.monotonic()
         job.future.set_running_or_notify_cancel()
         progress = self._progress_file(slot)
-        progress.write_bytes(b"")
-        running = self._worker(slot, job.duty).submit(self._run, job.call.job, self._threads, str(progress))
+        try:
+            progress.write_bytes(b"")
+            running = self._worker(slot, job.duty).submit(self._run, job.call.job, self._threads, str(progress))
+        except Exception as error:
+            # The loop that starts stages must outlive a worker that cannot be started.
+            self._end_worker(slot, job.duty)
+            slot.job = None
+            job.future.set_exception(WorkerDied(f"its worker process could not be started ({error})"))
+            return
         running.add_done_callback(lambda done: self._finish(slot, job, done))
 
     def _best_slot(self, job: _Job) -> _Slot:

@@ -118,7 +118,8 @@ def serve(config: Config) -> None:
     """Run the engine of this user and environment, unless one runs already."""
     lock = resident.lock()
     try:
-        lock.acquire(timeout=0)
+        # A client that looks whether an engine lives holds the lock for a moment.
+        lock.acquire(timeout=2)
     except Timeout:
         return
     try:
