@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ class LoadedModel:
 
     def __init__(self, session: Session, about: Mapping[str, Any], name: str) -> None:
         self._session, self._about, self._name = session, about, name
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self.__signature__ = inspect.Signature(
-            [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in about["input_names"]]
+            [inspect.Parameter(_argument(name, index), kind) for index, name in enumerate(about["input_names"])]
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -56,3 +58,7 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         return f"<{self._name}: call it with {', '.join(self._about['input_names'])}>"
+
+
+def _argument(name: str, index: int) -> str:
+    return name if name.isidentifier() and not keyword.iskeyword(name) else f"input{index}"

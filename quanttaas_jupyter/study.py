@@ -339,6 +339,9 @@ class Study:
         present = dataclasses.replace(self._state, unreachable_since=None)
         folded = fold(studies.read_events(self._store, self.id, after=present.seq), _unsettled(present))
         settled = studies.settled(self._store, folded)
+        if settled.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
+            gone = "the study was deleted from the store"
+            return dataclasses.replace(settled, status="failed", error=gone, message=gone)
         if settled.status == "interrupted":
             folded = fold(studies.read_events(self._store, self.id, after=folded.seq), folded)
             settled = studies.settled(self._store, folded)

@@ -167,3 +167,73 @@ def test_a_model_that_onnx_cannot_express_fails_with_the_operator(home: Path) ->
     assert study.state.preview["metric"] == 1.0
     with pytest.raises(qt.QuantTaaSError, match="has no file"):
         study["baseline"].load()
+
+
+class Tagger(torch.nn.Module):
+    """Scores for three classes at every place of a sequence; it always says class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = torch.nn.Linear(4, 3)
+        with torch.no_grad():
+            self.scores.weight.mul_(0.01)
+            self.scores.bias.copy_(torch.tensor([0.0, 5.0, 0.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores(x).transpose(1, 2)
+
+
+def test_what_fills_up_short_sequences_counts_neither_right_nor_wrong(home: Path) -> None:
+    data = [(torch.randn(8, length, 4), torch.randint(1, 3, (8, length))) for length in (2, 9, 30, 4)]
+    by_hand = torch.cat([(targets == 1).double().mean(1) for _, targets in data[:]]).mean()
+    recipe = {"prune": [0], "quantize": ["none", "int8-dynamic"], "latency": {"threads": 1}}
+    study = qt.compress(Tagger(), data, recipe=recipe, calibration=data).wait(120)
+    assert study["baseline"].metrics["metric"] == pytest.approx(float(by_hand), abs=1e-9)
+    assert study["int8-dynamic"].metrics["agreement"] == 1.0
+    refused = qt.compress(Tagger(), data, recipe=recipe, calibration=data, metric="agreement")
+    with pytest.raises(qt.QuantTaaSError, match="cannot judge outputs whose length differs"):
+        refused.wait(120)
+
+
+class Sum(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.first(x) + self.second(y)
+
+
+def test_tuple_inputs_load_and_studies_in_two_stores_do_not_meet(home: Path, tmp_path: Path) -> None:
+    x, y = torch.randn(60, 4), torch.randn(60, 4)
+    recipe = {"prune": [0], "quantize": ["none", "int8"], "latency": {"threads": 1}}
+    both = [
+        qt.compress(Sum(), (x, y, torch.arange(60) % 3), recipe=recipe, store=tmp_path / name) for name in ("a", "b")
+    ]
+    for study in both:
+        loaded = study.wait(120)["int8"].load()
+        assert loaded(x[:2], y[:2]).shape == (2, 3)
+
+
+def test_a_deleted_baseline_file_is_built_again(home: Path) -> None:
+    x = torch.randn(60, 6)
+    recipe = {"prune": [0], "quantize": ["none", "int8"], "latency": {"threads": 1}}
+    first = qt.compress(Mlp(), (x, x.sum(1)), recipe=recipe).wait(120)
+    artifact = first["baseline"].artifact
+    assert artifact is not None
+    open_store().delete(f"blobs/{artifact['blob']}")
+    again = first.resume().wait(120)
+    assert again["baseline"].load()(x[:3]).shape == (3,)
+    assert again["int8"].status == "finished"
+
+
+def test_a_study_deleted_while_it_waits_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quanttaas_jupyter.compute import resident
+
+    monkeypatch.setattr(resident, "start", lambda: None)
+    study = qt.compress(Mlp(), regression_data())
+    while "waiting for an engine" not in study.state.message:
+        pass
+    studies.delete_study(open_store(), study.id)
+    with pytest.raises(qt.QuantTaaSError, match="was deleted from the store"):
+        study.wait(20)

@@ -232,9 +232,13 @@ def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any
 
     if sys.platform != "linux":
         return _read_directly(loader, batches, seed)
+    # With batch_size=None an item of the data set is a batch already.
+    order: dict[str, Any] = {"batch_sampler": batches}
+    if loader.batch_size is None and loader.batch_sampler is None:
+        order = {"batch_size": None, "sampler": [index for batch in batches for index in batch]}
     own = torch.utils.data.DataLoader(
         loader.dataset,
-        batch_sampler=batches,
+        **order,
         collate_fn=loader.collate_fn,
         num_workers=1,
         worker_init_fn=loader.worker_init_fn,
@@ -262,7 +266,10 @@ def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:
 def _read_directly(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any]:
     # All at once: between two items the person's code would see the seeded state.
     with fixed_random_state(seed):
-        items = [loader.collate_fn([loader.dataset[index] for index in batch]) for batch in batches]
+        if loader.batch_size is None and loader.batch_sampler is None:
+            items = [loader.collate_fn(loader.dataset[index]) for batch in batches for index in batch]
+        else:
+            items = [loader.collate_fn([loader.dataset[index] for index in batch]) for batch in batches]
     yield from items
 
 

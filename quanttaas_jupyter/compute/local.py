@@ -13,10 +13,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from loky.process_executor import ProcessPoolExecutor
 
@@ -87,12 +88,14 @@ class LocalExecutor:
                 if entry[2].future is future:
                     self._pending.remove(entry)
                     heapq.heapify(self._pending)
-                    future.cancel()
-                    return
-            for slot in self._slots:
-                if slot.job is not None and slot.job.future is future:
-                    slot.job.ended_because = CancelledError()
-                    self._end_worker(slot, slot.job.duty)
+                    break
+            else:
+                for slot in self._slots:
+                    if slot.job is not None and slot.job.future is future:
+                        slot.job.ended_because = CancelledError()
+                        self._end_worker(slot, slot.job.duty)
+                return
+        future.cancel()
 
     def warm(self, is_wanted: Callable[[], bool]) -> None:
         """Start workers one after the other while ``is_wanted`` says so, so that the first stages find them."""
@@ -120,11 +123,16 @@ class LocalExecutor:
             with self._changed:
                 if self._closed:
                     return
+                begun = []
                 while (job := self._next()) is not None:
-                    self._start(job)
+                    begun.append(self._start(job))
                 running = [slot for slot in self._slots if slot.job is not None]
                 self._stop_hung(running)
-                self._changed.wait(_TICK if running or self._pending else None)
+                if not begun:
+                    self._changed.wait(_TICK if running or self._pending else None)
+            # Futures end without the lock held: whoever waits for one may hold locks of its own.
+            for slot, job, future in begun:
+                future.add_done_callback(partial(self._finish, slot, job))
             for slot in running:
                 self._pass_on_progress(slot)
 
@@ -146,21 +154,26 @@ class LocalExecutor:
         heapq.heapify(self._pending)
         return entry[2]
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: _Job) -> tuple[_Slot, _Job, Future[dict[str, Any]]]:
         slot = self._best_slot(job)
         slot.job, job.started = job, time.monotonic()
         job.future.set_running_or_notify_cancel()
-        progress = self._progress_file(slot)
         try:
-            progress.write_bytes(b"")
-            running = self._worker(slot, job.duty).submit(self._run, job.call.job, self._threads, str(progress))
+            self._progress_file(slot).write_bytes(b"")
+            return slot, job, self._sent(slot, job)
         except Exception as error:
-            # The loop that starts stages must outlive a worker that cannot be started.
+            failed: Future[dict[str, Any]] = Future()
+            failed.set_exception(error)
+            return slot, job, failed
+
+    def _sent(self, slot: _Slot, job: _Job) -> Future[dict[str, Any]]:
+        arguments = (job.call.job, self._threads, str(self._progress_file(slot)))
+        try:
+            return cast("Future[dict[str, Any]]", self._worker(slot, job.duty).submit(self._run, *arguments))
+        except BrokenExecutor:
+            # The worker died while it was idle: that is no fault of this stage.
             self._end_worker(slot, job.duty)
-            slot.job = None
-            job.future.set_exception(WorkerDied(f"its worker process could not be started ({error})"))
-            return
-        running.add_done_callback(lambda done: self._finish(slot, job, done))
+            return cast("Future[dict[str, Any]]", self._worker(slot, job.duty).submit(self._run, *arguments))
 
     def _best_slot(self, job: _Job) -> _Slot:
         free = [slot for slot in self._slots if slot.job is None]

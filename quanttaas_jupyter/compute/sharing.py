@@ -26,12 +26,13 @@ class SharingExecutor:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.slots = executor.slots
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[tuple[str, str], _Run] = {}
         self._lock = threading.RLock()
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[Result]:
         """Run a stage, or wait for the run of it that is under way."""
-        key, outer = call.job["key"], Future[Result]()
+        # Bytes made for one store are not in another.
+        key, outer = (call.job["store"], call.job["key"]), Future[Result]()
         with self._lock:
             run = self._runs.get(key)
             if run is not None:
@@ -45,12 +46,17 @@ class SharingExecutor:
     def stop(self, future: Future[Result]) -> None:
         """Wait no longer; the stage is stopped once nobody waits for it."""
         with self._lock:
-            for run in self._runs.values():
-                if run.waiting.pop(future, None) is not None:
-                    future.cancel()
-                    if not run.waiting:
-                        self._executor.stop(run.inner)
-                    return
+            key, run = next(((k, r) for k, r in self._runs.items() if future in r.waiting), (None, None))
+            if key is None or run is None:
+                return
+            del run.waiting[future]
+            is_last = not run.waiting
+            if is_last:
+                # Whoever asks for the stage from now on gets a run of its own, not this one's end.
+                del self._runs[key]
+        future.cancel()
+        if is_last:
+            self._executor.stop(run.inner)
 
     def close(self) -> None:
         """Stop everything."""
@@ -62,9 +68,10 @@ class SharingExecutor:
         for report in reports:
             report(line)
 
-    def _finish(self, key: str, run: _Run, done: Future[Result]) -> None:
+    def _finish(self, key: tuple[str, str], run: _Run, done: Future[Result]) -> None:
         with self._lock:
-            self._runs.pop(key, None)
+            if self._runs.get(key) is run:
+                del self._runs[key]
             waiting = list(run.waiting)
         error = CancelledError() if done.cancelled() else done.exception()
         for outer in waiting:

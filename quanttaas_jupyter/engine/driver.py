@@ -72,6 +72,7 @@ class Driver:
         self._running: dict[Future[dict[str, Any]], _Running] = {}
         self._open: dict[str, TrialPlan] = {}
         self._looked_for_cancel = 0.0
+        self._is_over = False
         self._begun = time.time()
         self._cpu_begun = _cpu_seconds()
 
@@ -115,9 +116,8 @@ class Driver:
             if done:
                 self._submit_ready(plan)
                 self._settle_trials(plan)
-            if self._is_out_of_time():
-                self._stop_stages()
-                break
+            if self._is_out_of_time() and not self._is_over:
+                self._finish_early(plan)
         self._end(plan)
 
     def _missing(self, plan: Plan, targets: list[str]) -> set[str]:
@@ -253,7 +253,8 @@ class Driver:
 
     def _settle_trials(self, plan: Plan) -> None:
         for trial in list(self._open.values()):
-            if trial.build not in self._results or trial.evaluate not in self._results:
+            baseline = self._baseline_of(plan, trial)
+            if any(key not in self._results for key in (trial.build, trial.evaluate, baseline.build)):
                 continue
             is_timed = trial.latency in self._results
             known = self._events.state.trials[trial.name]
@@ -274,7 +275,7 @@ class Driver:
 
     def _append_trial(self, plan: Plan, trial: TrialPlan, is_timed: bool) -> None:
         built = self._results[trial.build]
-        baseline = next(t for t in plan.trials if t.config == _baseline_of(trial))
+        baseline = self._baseline_of(plan, trial)
         artifact = {
             "blob": built["blobs"]["artifact"],
             "size": built["facts"]["size_bytes"],
@@ -298,6 +299,10 @@ class Driver:
             artifact=artifact,
             warnings=warnings_of(built, metrics, trial.config),
         )
+
+    def _baseline_of(self, plan: Plan, trial: TrialPlan) -> TrialPlan:
+        wanted = {"prune": None, "quantize": "none", "runtime": trial.config["runtime"]}
+        return next(other for other in plan.trials if other.config == wanted)
 
     def _seconds(self, plan: Plan, trial: TrialPlan) -> float:
         chain = {stage.key for key in (trial.build, trial.evaluate, trial.latency) for stage in plan.chain(key)}
@@ -358,6 +363,19 @@ class Driver:
         minutes = self._record["recipe"]["budget"]["minutes"]
         return minutes is not None and time.time() - self._begun > minutes * 60
 
+    def _finish_early(self, plan: Plan) -> None:
+        """The time is over: start nothing new, but time what is measured, so that it counts."""
+        self._is_over = True
+        self._wanted = {
+            key
+            for key in self._wanted
+            if plan.stages[key].is_exclusive and all(n in self._results for n in plan.stages[key].inputs.values())
+        }
+        for future, running in list(self._running.items()):
+            if running.stage.key not in self._wanted:
+                self._executor.stop(future)
+                del self._running[future]
+
     def _stop_stages(self) -> None:
         for future in list(self._running):
             self._executor.stop(future)
@@ -368,10 +386,6 @@ class Driver:
 
     def _append(self, type_: str, **values: Any) -> None:
         self._events.append(type_, **values)
-
-
-def _baseline_of(trial: TrialPlan) -> dict[str, Any]:
-    return {"prune": None, "quantize": "none", "runtime": trial.config["runtime"]}
 
 
 def _cpu_seconds() -> float:

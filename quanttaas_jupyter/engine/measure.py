@@ -22,7 +22,7 @@ _Z = NormalDist().inv_cdf(0.975)
 _RESAMPLES = 400
 _SLOW_RESAMPLES = 60
 _SLOW_SECONDS = 0.02
-_IGNORED_LABEL = -100
+IGNORED_LABEL = -100
 _WARM_UPS = 10
 _TURN = 10
 _FEWEST_CALLS = 100
@@ -125,8 +125,12 @@ def agreement(answers: Answers) -> Any:
         return np.ones(len(main_output(answers.outputs)))
     mine, theirs = main_output(answers.outputs), main_output(answers.reference)
     if mine.ndim >= 2 and mine.shape[1] > 1:
-        same = (mine.argmax(1) == theirs.argmax(1)).double()
-        return same.reshape(len(same), -1).mean(1).numpy()
+        same = mine.argmax(1) == theirs.argmax(1)
+        labels = main_output(answers.targets) if answers.targets is not None else None
+        # Places that accuracy does not count, such as padding, say nothing of agreement either.
+        counted = labels != IGNORED_LABEL if labels is not None and labels.shape == same.shape else same | True
+        right = (same & counted).reshape(len(same), -1).sum(1).double()
+        return (right / counted.reshape(len(same), -1).sum(1).clamp(min=1)).numpy()
     return _r2(mine.double(), theirs.double())
 
 
@@ -194,7 +198,7 @@ def _accuracy(answers: Answers) -> np.ndarray:
             f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}",
             "accuracy wants one score a class along dimension 1 and one integer a sample",
         )
-    counted = (targets != _IGNORED_LABEL).reshape(len(targets), -1)
+    counted = (targets != IGNORED_LABEL).reshape(len(targets), -1)
     right = (predicted == targets).reshape(len(targets), -1) & counted
     shares = right.sum(1).double() / counted.sum(1).clamp(min=1)
     return torch.as_tensor(shares).numpy()

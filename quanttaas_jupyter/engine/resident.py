@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,7 +21,7 @@ from ..compute import resident
 from ..compute.local import LocalExecutor
 from ..compute.sharing import SharingExecutor
 from ..config import Config
-from ..errors import QuantTaaSError
+from ..errors import QuantTaaSError, StoreError
 from ..store import open_store, studies
 from ..store.lease import Lease, read_lease
 from . import worker
@@ -81,10 +82,15 @@ class Resident:
                 continue
             try:
                 self._claim(ticket)
+            except StoreError as error:
+                log.warning("study %s cannot be claimed now: %s", study, error)
+                continue
             except QuantTaaSError as error:
                 log.warning("study %s cannot be driven: %s", study, error)
+                self._refuse(ticket)
             except Exception:
                 log.exception("study %s cannot be driven", study)
+                self._refuse(ticket)
             resident.drop_ticket(study)
 
     def _claim(self, ticket: dict[str, Any]) -> None:
@@ -97,6 +103,7 @@ class Resident:
         if not lease.take():
             holder = read_lease(store, study)
             log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")
+            self._refuse(ticket)
             return
         studies.dequeue(store, record["cluster"], study)
         if ticket["resume"]:
@@ -105,6 +112,11 @@ class Resident:
         thread = threading.Thread(target=self._drive, args=(driver, lease), name=f"study-{study}", daemon=True)
         self._drivers[study] = thread
         thread.start()
+
+    def _refuse(self, ticket: dict[str, Any]) -> None:
+        """What is not driven must not wait in the queue for ever."""
+        with contextlib.suppress(QuantTaaSError):
+            studies.dequeue(open_store(ticket["store"]), resident.CLUSTER, ticket["study"])
 
     def _drive(self, driver: Driver, lease: Lease) -> None:
         try:

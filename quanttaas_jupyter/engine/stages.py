@@ -87,6 +87,7 @@ def _preview(context: Context) -> dict[str, Any]:
     model, evaluation = context.model(), context.data("eval").rebatched(_MEASURE_BATCH)
     with torch.no_grad():
         parts = [data.call(model, evaluation.inputs, batch.inputs) for batch in evaluation.batches]
+    _refuse_ragged(context, parts)
     answers = measure.Answers(_joined(parts), _targets(evaluation))
     whole, found = _scored(context, answers)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
@@ -294,6 +295,7 @@ def _answers(context: Context, evaluation: data.Batches) -> Any:
         parts.append(unflatten(made["about"]["outputs"], [torch.from_numpy(array) for array in arrays]))
         if index % 50 == 49:
             context.report(f"measured {sum(b.samples for b in evaluation.batches[: index + 1])} samples")
+    _refuse_ragged(context, parts)
     return _joined(parts)
 
 
@@ -308,16 +310,33 @@ def _function(context: Context) -> Any:
     return local_code.loads(blobs.get_bytes(context.store, blob)) if blob else None
 
 
-def _joined(parts: list[Any]) -> Any:
-    """Outputs of batches as the output of one; rows of different lengths are filled up with zeros."""
+def _joined(parts: list[Any], fill: float = 0) -> Any:
+    """Outputs of batches as the output of one; rows of different lengths are filled up, labels as ignored ones."""
+    structure = flatten(parts[0])[1]
+    return unflatten(structure, [_concatenated(column, fill) for column in _columns(parts)])
+
+
+def _columns(parts: list[Any]) -> list[list[Any]]:
+    return [list(column) for column in zip(*([leaf for _, leaf in flatten(part)[0]] for part in parts), strict=True)]
+
+
+def _is_ragged(parts: list[Any]) -> bool:
+    return any(len({leaf.shape[1:] for leaf in column}) > 1 for column in _columns(parts))
+
+
+def _refuse_ragged(context: Context, parts: list[Any]) -> None:
+    """Only accuracy knows which rows were filled up; any other metric would count them."""
+    name = context.settings["metric"]["name"]
+    if name != "accuracy" and _is_ragged(parts):
+        raise StageError(
+            f"metric {name!r} cannot judge outputs whose length differs between batches",
+            "pad all batches to one length, or use accuracy with -100 for what does not count",
+        )
+
+
+def _concatenated(column: list[Any], fill: float) -> Any:
     import torch
 
-    leaves = [[leaf for _, leaf in flatten(part)[0]] for part in parts]
-    structure = flatten(parts[0])[1]
-    return unflatten(structure, [_concatenated(list(column), torch) for column in zip(*leaves, strict=True)])
-
-
-def _concatenated(column: list[Any], torch: Any) -> Any:
     if column[0].ndim == 0:
         return torch.stack(column)
     widest = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in column), strict=True)]
@@ -325,14 +344,15 @@ def _concatenated(column: list[Any], torch: Any) -> Any:
     for leaf in column:
         missing = [wide - have for wide, have in zip(widest, leaf.shape[1:], strict=True)]
         sides = [part for gap in reversed(missing) for part in (0, gap)]
-        padded.append(torch.nn.functional.pad(leaf, sides) if any(sides) else leaf)
+        padded.append(torch.nn.functional.pad(leaf, sides, value=fill) if any(sides) else leaf)
     return torch.cat(padded)
 
 
 def _targets(evaluation: data.Batches) -> Any:
     if not evaluation.has_targets:
         return None
-    return _joined([unflatten(evaluation.targets, list(batch.targets)) for batch in evaluation.batches])
+    parts = [unflatten(evaluation.targets, list(batch.targets)) for batch in evaluation.batches]
+    return _joined(parts, fill=measure.IGNORED_LABEL)
 
 
 def _as_batches(outputs: Any, evaluation: data.Batches) -> data.Batches:

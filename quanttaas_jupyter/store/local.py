@@ -179,7 +179,12 @@ class LocalStore(Store):
     def _rename(self, temporary: Path, key: str) -> None:
         path = self._path(key)
         self._make(path.parent)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            # Another process removed the folder when it emptied it.
+            self._make(path.parent)
+            os.replace(temporary, path)
 
     def _make(self, folder: Path) -> None:
         try:

@@ -145,3 +145,19 @@ def test_batches_of_different_lengths_stay_apart() -> None:
     assert not ragged.is_uniform()
     assert ragged.rebatched(64) is ragged
     assert ragged.head(3).samples == 3
+
+
+class Ready(Dataset):
+    """A data set whose items are batches."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return X[5 * index : 5 * index + 5], Y[5 * index : 5 * index + 5]
+
+
+def test_a_loader_without_batch_size_hands_out_whole_batches() -> None:
+    whole = read(DataLoader(Ready(), batch_size=None)).joined()
+    assert torch.equal(whole.inputs[0], X)
+    assert torch.equal(whole.targets[0], Y)

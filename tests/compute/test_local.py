@@ -136,3 +136,17 @@ def test_lines_of_progress_arrive_once_and_in_order(executor: LocalExecutor) -> 
     executor.submit(call(), report).result(60)
     assert seen.wait(10)
     assert lines == ["begun"]
+
+
+def test_a_worker_that_died_while_idle_costs_the_next_stage_nothing(executor: LocalExecutor) -> None:
+    pid = executor.submit(call(), ignore).result(60)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    results = []
+    for _ in range(4):
+        try:
+            results.append(executor.submit(call(), ignore).result(60)["pid"])
+        except WorkerDied:
+            # The death is noticed a moment later than the first submission may come.
+            continue
+    assert len(results) >= 3
+    assert pid not in results
