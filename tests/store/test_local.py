@@ -85,7 +85,7 @@ def test_a_checked_key_never_leaves_the_root(key: str) -> None:
         checked_key(key)
     except QuantTaaSError:
         return
-    assert os.path.normpath(os.path.join("/root", key)) == f"/root/{key}"
+    assert os.path.normpath(os.path.join("/store", key)) == f"/store/{key}"
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
