@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 import quanttaas_jupyter as qt
@@ -83,3 +85,51 @@ def test_a_loaded_variable_a_still_view_and_a_clear_error_in_one_notebook(
         "%quanttaas logs {study.id}",
     )
     assert (tmp_path / "shipped.onnx").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_two_notebooks_at_once_both_finish_and_disturb_no_timing(digits: Digits, home: Path, tmp_path: Path) -> None:
+    x, y = digits.test.dataset.tensors  # type: ignore[attr-defined]
+    torch.save({"weights": digits.model.state_dict(), "x": x, "y": y}, tmp_path / "digits.pt")
+    cells = [CELL, CELL.replace("0.4", "0.6")]
+    with ThreadPoolExecutor(2) as both:
+        for ended in [both.submit(run, tmp_path, SETUP, MODEL, cell, "study.wait()") for cell in cells]:
+            ended.result()
+    events = [event for info in qt.studies() for event in studies.read_events(open_store(), info.id)]
+    spans = {
+        (e["stage"], e["began"]): (e["kind"], e["began"], e["began"] + e["seconds"])
+        for e in events
+        if e["type"] == "stage_finished"
+    }
+    timings = [span for span in spans.items() if span[1][0] == "latency"]
+    assert len(timings) == 6
+    for key, (_, begun, ended) in timings:
+        others = [span for other, span in spans.items() if other != key]
+        assert all(e <= begun + 0.005 or b >= ended - 0.005 for _, b, e in others)
+
+
+@pytest.mark.slow
+def test_interrupting_and_restarting_a_kernel_does_not_touch_its_study(
+    digits: Digits, home: Path, tmp_path: Path
+) -> None:
+    x, y = digits.test.dataset.tensors  # type: ignore[attr-defined]
+    torch.save({"weights": digits.model.state_dict(), "x": x, "y": y}, tmp_path / "digits.pt")
+    root = str(Path(__file__).resolve().parents[2])
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(tmp_path))
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    waiting = "import time\nwhile study.status != 'running':\n    time.sleep(0.05)"
+    slow = CELL.replace("epochs: 3", "epochs: 40")
+    for cell in (f"import sys; sys.path.insert(0, {root!r})", SETUP, MODEL, slow, waiting):
+        reply = client.execute_interactive(cell, timeout=120, output_hook=lambda message: None)
+        assert reply["content"]["status"] == "ok", reply["content"]
+    manager.interrupt_kernel()
+    study = qt.open(qt.studies()[0].id)
+    assert study.status == "running"
+    manager.restart_kernel(now=True)
+    assert study.status == "running"
+    assert all(trial.status == "finished" for trial in study.wait(200))
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
