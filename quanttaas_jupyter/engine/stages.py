@@ -114,12 +114,12 @@ def _prune(context: Context) -> dict[str, Any]:
         tuple(model.get_submodule(path) for path in paths),
         context.report,
     )
-    pruned = PRUNERS.get(settings["method"])(job)
-    share = 1 - _nonzero(pruned) / before
+    made = PRUNERS.get(settings["method"])(job)
+    share = 1 - _nonzero(made.model) / before
     if share <= 0:
         raise StageError("pruning removed nothing", "ask for a larger amount, or ignore fewer modules")
     facts = {"pruned_share": share}
-    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(pruned))}, "facts": facts}
+    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(made.model))}, "facts": facts, "warnings": list(made.warnings)}
 
 
 def _recover(context: Context) -> dict[str, Any]:

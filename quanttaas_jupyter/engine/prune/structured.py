@@ -15,7 +15,7 @@ from typing import Any
 from ...bundle.batches import Batch, call
 from ...bundle.structure import flatten, unflatten
 from ..failures import StageError
-from . import PRUNERS, PruneJob
+from . import PRUNERS, Pruned, PruneJob
 
 _STEPS = 10
 _CLOSE_ENOUGH = 0.005
@@ -30,7 +30,7 @@ class _Attempt:
 
 
 @PRUNERS.register("structured", packages=("torch", "torch-pruning"))
-def prune(job: PruneJob) -> Any:
+def prune(job: PruneJob) -> Pruned:
     """Remove the channels of least magnitude, compared over all isomorphic groups; the output layers stay whole.
 
     Raises:
@@ -49,7 +49,7 @@ def prune(job: PruneJob) -> Any:
             problems.append(f"{type(error).__name__}: {error}")
             continue
         if _shapes(closest.model, job, examples) == expected:
-            return _accepted(closest, job.amount)
+            return Pruned(_accepted(closest, job.amount))
         problems.append("the shape of its outputs would change")
     raise StageError(
         f"the model cannot be pruned by channels: {problems[0].splitlines()[0]}",

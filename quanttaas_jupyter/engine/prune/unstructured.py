@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..failures import StageError
-from . import PRUNERS, PruneJob
+from . import PRUNERS, Pruned, PruneJob
 
 
 @PRUNERS.register("unstructured", packages=("torch",))
-def prune(job: PruneJob) -> Any:
+def prune(job: PruneJob) -> Pruned:
     """Zero the weights of least magnitude, globally, and make it permanent (``torch.nn.utils.prune``).
 
     The share counts all parameters of the model, so the prunable weights lose a little more than it.
@@ -35,4 +33,4 @@ def prune(job: PruneJob) -> Any:
     masks.global_unstructured(weights, pruning_method=masks.L1Unstructured, amount=wanted)
     for module, name in weights:
         masks.remove(module, name)
-    return job.model
+    return Pruned(job.model)

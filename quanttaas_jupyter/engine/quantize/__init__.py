@@ -1,16 +1,32 @@
 """Quantization techniques, one module each, registered under (quantization, runtime).
 
-A technique is ``quantize(job: QuantizeJob) -> None``: it writes the quantized artifact to ``job.target``.
+A technique is ``quantize(job: QuantizeJob) -> Quantized``: it writes the quantized artifact to ``job.target``. A runtime
+whose layers can be ranked by the damage that quantizing each alone does registers ``rank(job) -> Ranking`` in
+``RANKERS`` under its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from ...bundle.batches import Batches
 from ..registry import Registry
+
+Ranking = Sequence[tuple[str, float]]
+"""Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is quantized; worst first."""
+
+
+class Judge(Protocol):
+    """Compares an artifact with the unquantized one on calibration data; never on data that judges trials."""
+
+    def drop(self, path: Path) -> float:
+        """How much worse it is, in the metric's unit; 1 - agreement where calibration has no targets."""
+
+    def sqnr_db(self, path: Path) -> float:
+        """Signal to quantization noise of its outputs; infinite where they are equal."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +38,13 @@ class QuantizeJob:
         target: Where the quantized artifact goes.
         calibration: Samples that set the ranges.
         names: Names of the artifact's inputs, in the order of the samples' leaves.
-        ignore: Names of modules, or of their classes, that stay in higher precision.
+        ignore: Names of modules that stay in higher precision.
         report: Called with a line for the log.
+        calibrator: ``minmax``, ``entropy``, ``percentile``, or ``auto`` for the best on calibration data.
+        keep: So many layers from the head of ``ranking`` stay in higher precision; None lets the technique decide.
+        ranking: Sensitivity of the layers, made by the runtime's ranker; empty where nothing asks for it.
+        max_drop: What the person allows, in the metric's unit.
+        judge: Compares artifacts on calibration data; None where there is nothing to decide.
     """
 
     source: Path
@@ -32,6 +53,20 @@ class QuantizeJob:
     names: tuple[str, ...]
     ignore: tuple[str, ...]
     report: Callable[[str], None]
+    calibrator: str = "auto"
+    keep: int | None = 0
+    ranking: Ranking = ()
+    max_drop: float = 0.01
+    judge: Judge | None = None
 
 
-QUANTIZERS: Registry[Callable[[QuantizeJob], None]] = Registry(__name__)
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantization returns: sentences for the person, and what it chose by itself (small JSON)."""
+
+    warnings: tuple[str, ...] = ()
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+QUANTIZERS: Registry[Callable[[QuantizeJob], Quantized]] = Registry(__name__)
+RANKERS: Registry[Callable[[QuantizeJob], Ranking]] = Registry(__name__)

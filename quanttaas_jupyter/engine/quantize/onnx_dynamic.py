@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ..runtimes.onnx_graph import ignored_nodes, load_graph
-from . import QUANTIZERS, QuantizeJob
+from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_static import prepare, strip
 
 
@@ -15,7 +15,7 @@ from .onnx_static import prepare, strip
     packages=("onnx", "onnxruntime"),
     helpers=("quanttaas_jupyter.engine.quantize.onnx_static", "quanttaas_jupyter.engine.runtimes.onnx_graph"),
 )
-def quantize(job: QuantizeJob) -> None:
+def quantize(job: QuantizeJob) -> Quantized:
     """Quantize convolutions, matrix products, recurrent and embedding layers; it rarely speeds up convolutions."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -31,3 +31,4 @@ def quantize(job: QuantizeJob) -> None:
             nodes_to_exclude=[*kept, *(f"{name}_MatMul" for name in kept)],
         )
     strip(job.target)
+    return Quantized()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..runtimes.onnx_graph import ignored_nodes
-from . import QUANTIZERS, QuantizeJob
+from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_static import strip
 
 
@@ -12,7 +12,7 @@ from .onnx_static import strip
     packages=("onnx", "onnxruntime"),
     helpers=("quanttaas_jupyter.engine.quantize.onnx_static", "quanttaas_jupyter.engine.runtimes.onnx_graph"),
 )
-def quantize(job: QuantizeJob) -> None:
+def quantize(job: QuantizeJob) -> Quantized:
     """Convert weights and operations to float16, but those that ONNX Runtime wants in float32."""
     import onnx
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
@@ -26,3 +26,4 @@ def quantize(job: QuantizeJob) -> None:
     )
     onnx.save(halved, str(job.target))
     strip(job.target)
+    return Quantized()

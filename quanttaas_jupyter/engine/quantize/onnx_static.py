@@ -9,7 +9,7 @@ from typing import Any
 
 from ..failures import StageError
 from ..runtimes.onnx_graph import ignored_nodes, load_graph
-from . import QUANTIZERS, QuantizeJob
+from . import QUANTIZERS, Quantized, QuantizeJob
 
 _SAMPLES = 512
 _BATCH = 32
@@ -18,7 +18,7 @@ _BATCH = 32
 @QUANTIZERS.register(
     ("int8", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=("quanttaas_jupyter.engine.runtimes.onnx_graph",)
 )
-def quantize(job: QuantizeJob) -> None:
+def quantize(job: QuantizeJob) -> Quantized:
     """Calibrate ranges by minimum and maximum over the calibration samples, then write QDQ nodes.
 
     Raises:
@@ -40,6 +40,7 @@ def quantize(job: QuantizeJob) -> None:
             extra_options={"CalibTensorRangeSymmetric": False},
         )
     strip(job.target)
+    return Quantized()
 
 
 def prepare(source: Path, target: Path) -> Path:

@@ -23,7 +23,7 @@ def count(model: nn.Module) -> int:
 def test_the_share_of_parameters_is_the_amount_and_the_model_runs(amount: float) -> None:
     model = ResidualNet(width=32)
     before = count(model)
-    pruned = prune(job(model, amount))
+    pruned = prune(job(model, amount)).model
     assert 1 - count(pruned) / before == pytest.approx(amount, abs=0.05)
     assert pruned(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     assert pruned.head.out_features == 10
@@ -31,14 +31,14 @@ def test_the_share_of_parameters_is_the_amount_and_the_model_runs(amount: float)
 
 def test_ignored_modules_keep_their_channels() -> None:
     model = ResidualNet(width=32)
-    pruned = prune(job(model, 0.3, (model.blocks[1].conv1,)))
+    pruned = prune(job(model, 0.3, (model.blocks[1].conv1,))).model
     assert pruned.blocks[1].conv1.out_channels == 64
 
 
 def test_all_outputs_of_a_model_with_two_heads_stay_whole() -> None:
     batch = {"image": torch.randn(8, 1, 8, 8), "table": torch.randn(8, 4), "labels": torch.zeros(8)}
     model = TwoHeads()
-    pruned = prune(job(model, 0.25, data=[batch]))
+    pruned = prune(job(model, 0.25, data=[batch])).model
     outputs = pruned(torch.randn(2, 1, 8, 8), torch.randn(2, 4))
     assert outputs["logits"].shape == (2, 3)
     assert outputs["score"].shape == (2, 1)
