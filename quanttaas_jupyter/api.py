@@ -91,23 +91,26 @@ def plan(
 ) -> PlanView:
     """What ``compress`` with these arguments would do: trials, stages, and what is cached already."""
     from .engine import cache
-    from .engine.plan import make_plan
+    from .engine.search import first_plan
 
     _refuse_cluster(cluster)
     where = open_store(store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
     record = bundle(prepared, where, prepared.draft(resident.CLUSTER, whoami()), lambda message: None)
-    made = make_plan(record)
+    made = first_plan(record)
     cached = {key for key in made.stages if cache.find(where, key) is not None}
     return PlanView(
         trials=tuple(
             (trial.name, not {stage.key for key in trial.targets for stage in made.chain(key)} - cached)
-            for trial in made.trials
+            for trial in made.trials.values()
         ),
         stages=len(made.stages),
         cached=len(cached),
-        notes=tuple(record["notes"]),
+        notes=(*record["notes"], *((_AUTO,) if prepared.recipe.search == "auto" else ())),
     )
+
+
+_AUTO = "search: auto proposes further trials from what these show, until the budget or the frontier ends it"
 
 
 def warm() -> None:

@@ -37,12 +37,17 @@ def pareto(
 
 
 def best_trial(trials: Iterable[TrialState], max_drop: float = 0.01, minimize: str = "size") -> TrialState | None:
-    """The smallest or fastest trial whose ``drop`` is at most ``max_drop`` (metric's own unit), or None."""
+    """The smallest or fastest trial whose ``drop`` is at most ``max_drop`` (metric's own unit), or None.
+
+    Where a search was guided by a half of the data, a trial must meet the goal on both halves.
+    """
     key = AXES.get(minimize, minimize)
     fitting = [
         trial
         for trial in trials
-        if (drop := trial.metrics.get("drop")) is not None and drop <= max_drop and trial.metrics.get(key) is not None
+        if (drop := trial.metrics.get("drop")) is not None
+        and max(drop, trial.metrics.get("guide_drop") or drop) <= max_drop
+        and trial.metrics.get(key) is not None
     ]
     return min(fitting, key=lambda trial: float(trial.metrics[key] or 0.0), default=None)
 

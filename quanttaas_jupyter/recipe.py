@@ -9,17 +9,19 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import RecipeError
 
 PRUNE_METHODS = ("structured", "unstructured", "2:4")
+IMPORTANCES = ("auto", "magnitude", "batchnorm", "taylor")
 RECOVERIES = ("none", "batchnorm", "distill", "qat")
+CALLABLE = "callable"
 QUANTIZATIONS = (
     "none",
     "fp16",
@@ -31,6 +33,7 @@ QUANTIZATIONS = (
     "fp8",
     "mixed",
 )
+CALIBRATORS = ("auto", "minmax", "entropy", "percentile")
 RUNTIMES = ("onnxruntime", "torch", "tensorrt", "executorch", "openvino")
 
 
@@ -73,10 +76,40 @@ class _Part(BaseModel):
 
 
 class Prune(_Part):
-    """One pruning: ``amount`` is the share of the model's parameters removed, in [0, 1)."""
+    """One pruning: ``amount`` is the share of the model's parameters removed, in [0, 1).
+
+    The rest belongs to structured pruning: ``importance`` ranks channels, ``scope`` compares them over all layers
+    (``global``) or in each (``layer``), ``spread`` says how strongly the measured sensitivity of layers shapes their
+    amounts.
+    """
 
     method: str = "structured"
     amount: float
+    importance: str = "auto"
+    scope: Literal["global", "layer"] = "global"
+    spread: float = Field(default=0.0, ge=0, le=2, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_of_four(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("method") == "2:4":
+            if values.get("amount", 0.5) != 0.5:
+                raise ValueError("2:4 zeroes two weights of every four, so its amount is 0.5; leave it out")
+            return {"amount": 0.5, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> Prune:
+        given = [key for key in ("importance", "scope", "spread") if key in self.model_fields_set]
+        changed = [key for key in given if getattr(self, key) != type(self).model_fields[key].default]
+        if changed and self.method != "structured":
+            raise ValueError(f"{changed[0]} belongs to structured pruning; {self.method} does not take it")
+        return self
+
+    @field_validator("importance", mode="before")
+    @classmethod
+    def _known_importance(cls, value: Any) -> Any:
+        return _one_of(value, IMPORTANCES, "importance")
 
     @field_validator("method", mode="before")
     @classmethod
@@ -100,16 +133,27 @@ class Prune(_Part):
 
 
 class Recover(_Part):
-    """What follows pruning. ``epochs`` and ``lr`` belong to the methods that train."""
+    """What follows pruning. ``epochs`` and ``lr`` belong to the methods that train.
+
+    ``callable`` stands for a function of the notebook, ``recover(model, teacher, batches)``, which travels beside the
+    recipe; ``name`` is what it is called.
+    """
 
     method: str
+    name: str | None = None
     epochs: int | None = Field(default=None, ge=1, strict=True)
     lr: float | None = Field(default=None, gt=0, strict=True, allow_inf_nan=False)
 
     @field_validator("method", mode="before")
     @classmethod
     def _known_method(cls, value: Any) -> Any:
-        return _one_of(value, RECOVERIES, "recover method")
+        return value if value == CALLABLE else _one_of(value, RECOVERIES, "recover method")
+
+    @model_validator(mode="after")
+    def _name_of_callable(self) -> Recover:
+        if (self.method == CALLABLE) != (self.name is not None):
+            raise ValueError(f"name a method ({', '.join(RECOVERIES)}) or give a function of the notebook")
+        return self
 
 
 class Goal(_Part):
@@ -133,25 +177,53 @@ class Budget(_Part):
     minutes: float | None = Field(default=None, gt=0, strict=True, allow_inf_nan=False)
 
 
-class Recipe(_Part):
-    """What to try, validated. ``Recipe.parse`` accepts YAML, a path, a mapping or a Recipe."""
+GRID_PRUNE = (Prune(amount=0.0), Prune(amount=0.3), Prune(amount=0.5))
+GRID_QUANTIZE = ("none", "fp16", "int8")
+AUTO_PRUNE = (Prune(amount=0.0), Prune(amount=0.97))
+AUTO_QUANTIZE = tuple(name for name in QUANTIZATIONS if name != "fp8")
 
-    prune: tuple[Prune, ...] = (Prune(amount=0.0), Prune(amount=0.3), Prune(amount=0.5))
+
+class Recipe(_Part):
+    """What to try, validated. ``Recipe.parse`` accepts YAML, a path, a mapping or a Recipe.
+
+    Under ``search: grid`` every pruning meets every quantization. Under ``search: auto``, the default where neither is
+    named, ``prune`` bounds the amounts and ``quantize`` lists what may be proposed.
+    """
+
+    prune: tuple[Prune, ...] = AUTO_PRUNE
     recover: Recover | None = None
-    quantize: tuple[str, ...] = ("none", "fp16", "int8")
+    quantize: tuple[str, ...] = AUTO_QUANTIZE
+    calibrator: str = "auto"
     runtime: tuple[str, ...] = ("onnxruntime",)
     goal: Goal = Goal()
-    search: Literal["grid", "auto"] = "grid"
+    search: Literal["grid", "auto"] = "auto"
     latency: Latency = Latency()
     budget: Budget = Budget()
     ignore: tuple[str, ...] = ()
     max_samples: int = Field(default=10_000, ge=1, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_search(cls, values: Any) -> Any:
+        """Who names prunings or quantizations wants all their combinations; who names none wants a search."""
+        if not isinstance(values, Mapping):
+            return values
+        is_named = "prune" in values or "quantize" in values
+        search = values.get("search", "grid" if is_named else "auto")
+        if search == "grid":
+            return {"prune": GRID_PRUNE, "quantize": GRID_QUANTIZE, "search": search, **values}
+        return {"search": search, **values}
+
     @field_validator("prune", mode="before")
     @classmethod
     def _prunings(cls, value: Any) -> Any:
-        return [item if isinstance(item, (Prune, Mapping)) else {"amount": item} for item in _listed(value)]
+        return [_pruning(item) for item in _listed(value)]
+
+    @field_validator("calibrator", mode="before")
+    @classmethod
+    def _known_calibrator(cls, value: Any) -> Any:
+        return _one_of(value, CALIBRATORS, "calibrator")
 
     @field_validator("prune", "quantize", "runtime", mode="after")
     @classmethod
@@ -172,6 +244,8 @@ class Recipe(_Part):
     @field_validator("recover", mode="before")
     @classmethod
     def _recovery(cls, value: Any) -> Any:
+        if callable(value):
+            return {"method": CALLABLE, "name": getattr(value, "__name__", type(value).__name__)}
         return {"method": value} if isinstance(value, str) else value
 
     @field_validator("ignore", mode="before")
@@ -210,11 +284,33 @@ class Recipe(_Part):
         """The recipe as YAML that ``parse`` reads back; values at their default are left out."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         if "prune" in values:
-            values["prune"] = [item.amount if item.method == "structured" else item.model_dump() for item in self.prune]
+            values["prune"] = [_short_pruning(item) for item in self.prune]
+        is_named = "prune" in values or "quantize" in values
+        values.pop("search", None)
+        if (self.search == "grid") != is_named:
+            values["search"] = self.search
         for key in ("recover", "goal", "latency", "budget"):
             if isinstance(values.get(key), dict):
                 values[key] = {k: v for k, v in values[key].items() if v is not None}
         return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None)) if values else ""
+
+
+def recover_function(source: Any) -> Callable[..., Any] | None:
+    """The function that a recipe given as a mapping names under ``recover``, or None."""
+    value = source.get("recover") if isinstance(source, Mapping) else None
+    return value if callable(value) else None
+
+
+def _pruning(item: Any) -> Any:
+    if isinstance(item, (Prune, Mapping)):
+        return item
+    return {"method": item} if item == "2:4" else {"amount": item}
+
+
+def _short_pruning(item: Prune) -> Any:
+    if item == Prune(amount=item.amount):
+        return item.amount
+    return "2:4" if item.method == "2:4" else item.model_dump(exclude_defaults=True)
 
 
 class _Loader(yaml.SafeLoader):

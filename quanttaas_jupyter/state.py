@@ -8,6 +8,8 @@ type                      what it carries
 ``started``               ``engine``, ``slots``, ``trials`` [{name, config}], ``stages`` {kind: count to
                           run}, ``cached``, ``metric``, ``goal``, ``notes``; again after a resume
 ``preview``               ``metrics`` of the model in eager PyTorch: a first point, no trial
+``sensitivity``           ``of`` (``prune``, ``quantize@RUNTIME``), ``ranking`` [[layer, SQNR in dB]], worst first
+``trial_proposed``        ``trial``, ``config``, ``stages`` {kind: count} that it adds; by a search
 ``stage_started``         ``stage``, ``kind``, ``label``
 ``progress``              ``stage``, ``label``, ``message``
 ``stage_finished``        ``stage``, ``kind``, ``label``, ``began`` (seconds since the epoch), ``seconds``
@@ -16,6 +18,7 @@ type                      what it carries
 ``trial_measured``        ``trial``, ``metrics`` so far (latency is still missing), ``artifact``
 ``trial_finished``        ``trial``, ``metrics``, ``artifact``, ``warnings``
 ``trial_failed``          ``trial``, ``error`` {reason, hint}
+``trial_cut``             ``trial``, ``error`` {reason, hint}: a search gave it up early
 ``finished``              ``recommendation``, ``usage``
 ``cancelled``, ``failed`` ``reason``
 ========================  ==========================================================================
@@ -36,7 +39,7 @@ ENDED = ("finished", "cancelled", "failed")
 
 @dataclass(frozen=True)
 class TrialState:
-    """One configuration. ``status`` is waiting, measured, finished, failed or cancelled."""
+    """One configuration. ``status`` is waiting, measured, finished, failed, cut (given up early) or cancelled."""
 
     name: str
     config: Mapping[str, Any]
@@ -87,6 +90,7 @@ class StudyState:
     goal: Mapping[str, Any] = field(default_factory=dict)
     trials: Mapping[str, TrialState] = field(default_factory=dict)
     preview: Metrics = field(default_factory=dict)
+    sensitivity: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     running: Mapping[str, str] = field(default_factory=dict)
     stages_left: Mapping[str, int] = field(default_factory=dict)
     stages_done: int = 0
@@ -176,7 +180,7 @@ def _started(state: StudyState, event: Event) -> StudyState:
     trials = dict(state.trials)
     for item in event["trials"]:
         known = trials.get(item["name"])
-        if known is None or known.status != "finished":
+        if known is None or known.status not in ("finished", "cut"):
             trials[item["name"]] = TrialState(item["name"], item["config"])
     return replace(
         state,
@@ -200,6 +204,20 @@ def _started(state: StudyState, event: Event) -> StudyState:
 
 def _preview(state: StudyState, event: Event) -> StudyState:
     return replace(state, preview=dict(event["metrics"]))
+
+
+def _sensitivity(state: StudyState, event: Event) -> StudyState:
+    ranking = tuple((str(layer), float(decibels)) for layer, decibels in event["ranking"])
+    return replace(state, sensitivity={**state.sensitivity, event["of"]: ranking})
+
+
+def _trial_proposed(state: StudyState, event: Event) -> StudyState:
+    name = event["trial"]
+    left = dict(state.stages_left)
+    for kind, count in event.get("stages", {}).items():
+        left[kind] = left.get(kind, 0) + count
+    trials = {**state.trials, name: TrialState(name, event["config"])}
+    return _log(replace(state, trials=trials, stages_left=left), event, f"{name} proposed")
 
 
 def _stage_started(state: StudyState, event: Event) -> StudyState:
@@ -252,6 +270,13 @@ def _trial_failed(state: StudyState, event: Event) -> StudyState:
     return _log(state, event, f"{name} failed: {error['reason']}", "error")
 
 
+def _trial_cut(state: StudyState, event: Event) -> StudyState:
+    name, error = event["trial"], event["error"]
+    trial = state.trials.get(name) or TrialState(name, event.get("config", {}))
+    cut = replace(trial, status="cut", error=dict(error))
+    return _log(replace(state, trials={**state.trials, name: cut}), event, f"{name}: {error['reason']}")
+
+
 def _finished(state: StudyState, event: Event) -> StudyState:
     return _end(
         replace(state, recommendation=event.get("recommendation", ""), usage=dict(event.get("usage", {}))),
@@ -298,6 +323,8 @@ def _log(state: StudyState, event: Event, text: str, level: str = "info") -> Stu
 _HANDLERS = {
     "started": _started,
     "preview": _preview,
+    "sensitivity": _sensitivity,
+    "trial_proposed": _trial_proposed,
     "stage_started": _stage_started,
     "progress": _progress,
     "stage_finished": _stage_finished,
@@ -306,6 +333,7 @@ _HANDLERS = {
     "trial_measured": _trial_measured,
     "trial_finished": _trial_finished,
     "trial_failed": _trial_failed,
+    "trial_cut": _trial_cut,
     "finished": _finished,
     "cancelled": _cancelled,
     "failed": _failed,

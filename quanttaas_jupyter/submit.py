@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import platform
 import re
@@ -18,6 +19,7 @@ from .bundle import batches as data
 from .bundle import metric as metrics
 from .bundle import model as models
 from .bundle.data import Source, open_source
+from .bundle.function import Function
 from .bundle.structure import flatten, unflatten
 from .compute import resident
 from .engine import cache, measure
@@ -25,7 +27,7 @@ from .engine.failures import StageError
 from .engine.plan import refuse_unbuilt
 from .engine.registry import version_of
 from .errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError
-from .recipe import Recipe
+from .recipe import Recipe, recover_function
 from .state import StudyState
 from .store import Store, blobs, studies
 
@@ -46,6 +48,7 @@ class Prepared:
     metric: dict[str, Any]
     metric_pickle: bytes | None
     is_classifier: bool
+    recovery: Function | None
     example: data.Batch | None
     created: float
     id: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -115,6 +118,7 @@ def prepare(
         metric=found,
         metric_pickle=pickled,
         is_classifier=_is_classifier(outputs, first),
+        recovery=_recovery(recipe),
         example=example,
         created=created,
     )
@@ -176,6 +180,8 @@ def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Any) -
 
         found[key] = source.read(progress)
     notes = _set_calibration_aside(found, prepared.recipe.seed)
+    if prepared.recipe.search == "auto":
+        notes += _set_guide_aside(found, prepared.recipe.seed)
     if prepared.example is not None:
         found["calibration"] = _led_by(prepared.example, found["calibration"])
     references = {}
@@ -187,6 +193,7 @@ def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Any) -
         **draft,
         "model": {**draft["model"], "blob": _store_model(store, prepared.snapshot)},
         "metric": metrics.stored(store, prepared.metric, prepared.metric_pickle),
+        **({"recover": prepared.recovery.stored(store)} if prepared.recovery else {}),
         "data": references,
         "notes": notes,
     }
@@ -220,6 +227,16 @@ def _set_calibration_aside(found: dict[str, data.Batches], seed: int) -> list[st
         f"calibration: {found['calibration'].samples} of the {whole.samples} samples of --data, "
         "left out of the evaluation; --calibration or --train names other data"
     ]
+
+
+def _set_guide_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
+    """Halve the data that judges: one half guides the search, the other gives the reported numbers."""
+    whole = found["eval"]
+    if whole.samples < 4 or (not whole.is_sliceable() and len(whole.batches) < 2):
+        raise DataError("search: auto needs --data of at least 4 samples, in at least 2 batches; or use search: grid")
+    found["eval"], found["guide"] = whole.split(0.5, whole.samples, seed + 1)
+    counts = found["guide"].samples, found["eval"].samples
+    return [f"search: guided by {counts[0]} samples of --data, judged on the other {counts[1]}"]
 
 
 def _led_by(example: data.Batch, calibration: data.Batches) -> data.Batches:
@@ -297,6 +314,21 @@ def _is_classifier(outputs: Any, first: data.Batches) -> bool:
     if not first.has_targets:
         return has_scores and main.ndim == 2
     return has_scores and not first.batches[0].targets[0].is_floating_point()
+
+
+def _recovery(recipe: Any) -> Function | None:
+    """The notebook's own recovery, ready to travel."""
+    function = recover_function(recipe)
+    if function is None:
+        return None
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError:
+        raise RecipeError("recover: a function of the notebook takes model, teacher and batches") from None
+    try:
+        return Function.of(function)
+    except Exception as error:
+        raise RecipeError(f"recover: the function cannot be sent: {_short(error)}") from None
 
 
 def _checked_name(name: str) -> str:

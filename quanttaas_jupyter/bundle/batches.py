@@ -99,7 +99,8 @@ class Batches:
     def split(self, share: float, limit: int, seed: int) -> tuple[Batches, Batches]:
         """Two disjoint parts, the second of about ``share`` of the samples and at most ``limit``.
 
-        Samples are drawn where batches can be cut, whole batches otherwise.
+        Samples are drawn where batches can be cut, of every class alike where targets are classes; whole batches
+        otherwise.
         """
         import torch
 
@@ -107,7 +108,7 @@ class Batches:
         if self.is_sliceable():
             count = max(1, min(int(self.samples * share), limit))
             chosen = torch.zeros(self.samples, dtype=torch.bool)
-            chosen[torch.randperm(self.samples, generator=generator)[:count]] = True
+            chosen[self._drawn(count, generator)] = True
             marks = chosen.split([batch.samples for batch in self.batches])
         else:
             count = max(1, int(len(self.batches) * share))
@@ -115,6 +116,24 @@ class Batches:
             marks = tuple(torch.full((batch.samples,), index in picked) for index, batch in enumerate(self.batches))
         pairs = list(zip(self.batches, marks, strict=True))
         return self._marked(pairs, False), self._marked(pairs, True)
+
+    def _drawn(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Positions of ``count`` samples; classes keep their shares."""
+        import torch
+
+        order = torch.randperm(self.samples, generator=generator)
+        classes = self._classes()
+        return order[:count] if classes is None else order[stratified(classes[order], count)]
+
+    def _classes(self) -> torch.Tensor | None:
+        """One integer a sample, where the targets are that."""
+        import torch
+
+        if not self.has_targets or any(
+            b.targets[0].ndim != 1 or b.targets[0].is_floating_point() for b in self.batches
+        ):
+            return None
+        return torch.cat([batch.targets[0] for batch in self.batches])
 
     def _marked(self, pairs: Iterable[tuple[Batch, Any]], wanted: bool) -> Batches:
         kept = []
@@ -125,6 +144,24 @@ class Batches:
             elif bool(rows.any()):
                 kept.append(_cut(batch, rows))
         return Batches(tuple(kept), self.names, self.inputs, self.targets)
+
+
+def stratified(classes: torch.Tensor, count: int) -> torch.Tensor:
+    """Positions of about equal shares of every class, the first of each, ``count`` in all.
+
+    Args:
+        classes: One integer a sample (n), in the order in which samples are preferred.
+        count: How many to take, at most n.
+    """
+    import torch
+
+    _, inverse, sizes = torch.unique(classes, return_inverse=True, return_counts=True)
+    grouped = torch.argsort(inverse, stable=True)
+    starts = torch.cumsum(sizes, 0) - sizes
+    rank = torch.empty_like(inverse)
+    rank[grouped] = torch.arange(len(classes)) - starts[inverse[grouped]]
+    # The k-th sample of a class of n stands at (k + 1/2) / n: taking the smallest keeps all shares.
+    return torch.argsort((rank + 0.5) / sizes[inverse], stable=True)[:count]
 
 
 def call(model: Any, structure: Structure, leaves: Sequence[Any]) -> Any:

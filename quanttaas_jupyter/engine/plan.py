@@ -1,8 +1,8 @@
-"""Recipe -> trials -> shared stages.
+"""Trials -> shared stages.
 
 A stage's key is a hash of what it depends on: the keys of the stages it builds on, the digests of model, data and
 metric, its settings, the versions of the libraries it uses and the source of its technique. So two trials, studies or
-kernels that need the same work share it.
+kernels that need the same work share it. A plan grows while a search proposes trials.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,15 +18,22 @@ from typing import Any
 import psutil
 
 from ..errors import RecipeError
-from ..recipe import Prune, Recipe
+from ..recipe import CALLABLE, Prune, Recipe, Recover
 from .prune import PRUNERS
+from .prune import RANKERS as PRUNE_RANKERS
 from .quantize import QUANTIZERS
+from .quantize import RANKERS as QUANTIZE_RANKERS
 from .recover import RECOVERIES
+from .recover.qat import PRECISIONS
 from .registry import Entry, source_digest, version_of
 from .runtimes import RUNTIMES
 
-_STAGES = f"{__package__}.stages"
-_MEASURE = f"{__package__}.measure"
+_CONTEXT = f"{__package__}.stages.context"
+_BUILDING = (_CONTEXT, f"{__package__}.stages.building", f"{__package__}.stages.answers")
+_MEASURING = (_CONTEXT, f"{__package__}.stages.measuring", f"{__package__}.stages.answers", f"{__package__}.measure")
+_SCREENED_FROM = 0.3
+
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class Stage:
 
     Attributes:
         key: Hash of everything its result depends on.
-        kind: ``preview``, ``prune``, ``recover``, ``export``, ``quantize``, ``evaluate`` or ``latency``.
+        kind: ``preview``, ``sensitivity``, ``prune``, ``screen``, ``recover``, ``export``, ``quantize``, ``evaluate``
+            or ``latency``.
         label: What the log calls it.
         settings: What ``stages.run`` needs.
         inputs: Keys of the stages it builds on, by role.
@@ -56,27 +64,48 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """A trial and the stages that make it: keys of what builds, evaluates and times its artifact."""
+    """A trial and the stages that make it.
+
+    Attributes:
+        name: Says the configuration.
+        config: ``prune``, ``quantize``, ``runtime`` and, where a search chose them, ``recover``, ``effort``, ``keep``.
+        build: Key of the stage that writes its artifact.
+        evaluate: Key of the stage that judges it.
+        latency: Key of the stage that times it.
+        guide: Key of the stage that measures it for the search; empty without a search.
+        screen: Key of the stage that decides whether it is worth the rest; empty where nothing decides that.
+    """
 
     name: str
-    config: Mapping[str, Any]
+    config: Config
     build: str
     evaluate: str
     latency: str
+    guide: str = ""
+    screen: str = ""
 
     @property
-    def targets(self) -> tuple[str, str, str]:
+    def targets(self) -> tuple[str, ...]:
         """The stages that the trial ends with."""
-        return self.build, self.evaluate, self.latency
+        return tuple(key for key in (self.build, self.evaluate, self.guide, self.latency) if key)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the unchanged model in its runtime."""
+        return is_baseline(self.config)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials, and every stage any of them needs, each once."""
+    """Trials so far, every stage any of them needs, each once, and the keys of what belongs to no single trial.
 
-    trials: tuple[TrialPlan, ...]
-    stages: Mapping[str, Stage]
-    preview: str
+    ``rankings`` holds the keys of sensitivity stages: under ``prune``, and under ``quantize@RUNTIME``.
+    """
+
+    trials: dict[str, TrialPlan] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    rankings: dict[str, str] = field(default_factory=dict)
+    preview: str = ""
 
     def chain(self, key: str) -> Iterator[Stage]:
         """A stage and all it builds on, each once."""
@@ -89,152 +118,248 @@ class Plan:
                 frontier += stage.inputs.values()
                 yield stage
 
+    def baseline_of(self, trial: TrialPlan) -> TrialPlan:
+        """The unchanged model in the trial's runtime."""
+        runtime = trial.config["runtime"]
+        return next(t for t in self.trials.values() if t.is_baseline and t.config["runtime"] == runtime)
 
-def trial_configs(recipe: Recipe) -> list[tuple[str, dict[str, Any], Prune | None]]:
-    """Names and configurations of a recipe's trials, baselines first, without repetition.
 
-    Raises:
-        RecipeError: A technique is known but not built yet.
-    """
-    refuse_unbuilt(recipe)
-    several = len(recipe.runtime) > 1
-    found: dict[str, tuple[str, dict[str, Any], Prune | None]] = {}
-    unchanged = Prune(amount=0.0)
-    for runtime in recipe.runtime:
-        for prune, quantization in [(unchanged, "none"), *((p, q) for p in recipe.prune for q in recipe.quantize)]:
-            parts = [part for part in (prune.name, "" if quantization == "none" else quantization) if part]
-            name = "-".join(parts) or "baseline"
-            name = f"{name}@{runtime}" if several else name
-            amount = prune if prune.amount else None
-            config = {
-                "prune": amount.model_dump() if amount else None,
-                "quantize": quantization,
-                "runtime": runtime,
-            }
-            found.setdefault(name, (name, config, amount))
-    ordered = sorted(found.values(), key=lambda item: not _is_baseline(item[1]))
-    baselines = sum(_is_baseline(config) for _, config, _ in ordered)
-    return ordered[: max(recipe.budget.trials, baselines)] if recipe.budget.trials else ordered
+def is_baseline(config: Config) -> bool:
+    """Whether a configuration changes nothing."""
+    return config["prune"] is None and config["quantize"] == "none"
+
+
+def baseline_config(runtime: str) -> dict[str, Any]:
+    """The configuration that changes nothing."""
+    return {"prune": None, "quantize": "none", "runtime": runtime}
+
+
+def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -> str:
+    """A trial's name: what it does, then ``@runtime`` where there are several, then a number if the name is taken."""
+    prune = Prune(**config["prune"]) if config["prune"] else None
+    quantization = "" if config["quantize"] == "none" else config["quantize"]
+    trained = "qat" if config.get("recover") == "qat" else ""
+    base = "-".join(filter(None, (prune.name if prune else "", quantization, trained))) or "baseline"
+    suffix = f"@{config['runtime']}" if several_runtimes else ""
+    used = set(taken)
+    number = 1
+    while (name := f"{base}{f'-{number}' if number > 1 else ''}{suffix}") in used:
+        number += 1
+    return name
 
 
 def refuse_unbuilt(recipe: Recipe) -> None:
     """Raise RecipeError for values that are known but that no technique implements yet."""
-    if recipe.search == "auto":
-        raise RecipeError("search: auto is not built yet; use search: grid")
     for runtime in recipe.runtime:
         if RUNTIMES.find(runtime) is None:
             raise RecipeError(f"runtime {runtime!r} is not built yet; built are {', '.join(RUNTIMES.keys())}")
-        for quantization in recipe.quantize:
-            if quantization != "none" and QUANTIZERS.find((quantization, runtime)) is None:
-                here = [name for name, place in sorted(QUANTIZERS.keys()) if place == runtime]
-                built = ", ".join(["none", *here])
-                raise RecipeError(f"quantization {quantization!r} is not built yet for {runtime}; built are {built}")
+        here = built_quantizations(recipe.quantize, runtime)
+        missing = [name for name in recipe.quantize if name not in here]
+        if missing and (recipe.search == "grid" or not here):
+            built = ["none", *(name for name, place in sorted(QUANTIZERS.keys()) if place == runtime)]
+            raise RecipeError(
+                f"quantization {missing[0]!r} is not built yet for {runtime}; built are {', '.join(built)}"
+            )
     for prune in recipe.prune:
         if prune.amount and PRUNERS.find(prune.method) is None:
             raise RecipeError(f"prune method {prune.method!r} is not built yet; built are {', '.join(PRUNERS.keys())}")
-    if recipe.recover and RECOVERIES.find(recipe.recover.method) is None:
-        built = ", ".join(sorted(RECOVERIES.keys()))
-        raise RecipeError(f"recover: {recipe.recover.method} is not built yet; built are {built}")
 
 
-def make_plan(record: Mapping[str, Any]) -> Plan:
-    """Plan a study from its ``study.json``. Raises RecipeError."""
-    planner = _Planner(record, Recipe.parse(record["recipe"]))
-    trials = tuple(planner.trial(*item) for item in trial_configs(planner.recipe))
-    preview = planner.preview()
-    return Plan(trials, planner.stages, preview)
+def built_quantizations(names: Iterable[str], runtime: str) -> list[str]:
+    """Those of ``names`` that the runtime takes."""
+    return [name for name in names if name == "none" or QUANTIZERS.find((name, runtime)) is not None]
 
 
-@dataclass
-class _Planner:
-    record: Mapping[str, Any]
-    recipe: Recipe
-    stages: dict[str, Stage] = field(default_factory=dict)
+class Planner:
+    """Turns configurations into stages; ``plan`` holds what it made so far."""
 
-    def trial(self, name: str, config: dict[str, Any], prune: Prune | None) -> TrialPlan:
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """Plan for a study, given its ``study.json``. Raises RecipeError."""
+        self.recipe = Recipe.parse(record["recipe"])
+        refuse_unbuilt(self.recipe)
+        self._record = record
+        self._stages: dict[str, Stage] = {}
+        self.plan = Plan(stages=self._stages, preview=self._preview())
+
+    def add(self, config: Config, name: str = "") -> TrialPlan:
+        """Plan a trial; its baseline must be planned already, unless it is one."""
+        name = name or name_of(config, len(self.recipe.runtime) > 1, self.plan.trials)
         runtime = config["runtime"]
-        artifact = self._artifact(prune, config["quantize"], runtime)
-        if _is_baseline(config):
-            return TrialPlan(
-                name,
-                config,
-                artifact,
-                self._evaluate(name, artifact, None, runtime),
-                self._latency(name, artifact, None, runtime),
-            )
-        baseline = self._artifact(None, "none", runtime)
-        judged = self._evaluate("baseline", baseline, None, runtime)
-        return TrialPlan(
-            name,
-            config,
-            artifact,
-            self._evaluate(name, artifact, judged, runtime),
-            self._latency(name, artifact, baseline, runtime),
+        artifact = self._artifact(config)
+        baseline = None if is_baseline(config) else self._artifact(baseline_config(runtime))
+        trial = TrialPlan(
+            name=name,
+            config=config,
+            build=artifact,
+            evaluate=self._evaluate(name, artifact, baseline, runtime, "eval"),
+            latency=self._latency(name, artifact, baseline, runtime),
+            guide=self._evaluate(name, artifact, baseline, runtime, "guide") if self._is_guided else "",
+            screen=self._screened(Prune(**config["prune"])) if self._is_screened(config) else "",
+        )
+        self.plan.trials[name] = trial
+        return trial
+
+    def rank_layers(self) -> None:
+        """Plan the sensitivity stages that a search decides by."""
+        self._prune_ranking()
+        for runtime in self.recipe.runtime:
+            if QUANTIZE_RANKERS.find(runtime) is not None:
+                self._quantize_ranking(runtime)
+
+    @property
+    def _is_guided(self) -> bool:
+        return "guide" in self._record["data"]
+
+    def _is_screened(self, config: Config) -> bool:
+        prune = config["prune"]
+        return (
+            self._is_guided
+            and prune is not None
+            and prune["method"] == "structured"
+            and prune["amount"] >= _SCREENED_FROM
+            and self._recover.method == "distill"
         )
 
-    def preview(self) -> str:
+    @property
+    def _recover(self) -> Recover:
+        return self.recipe.recover or Recover(method="distill")
+
+    def _preview(self) -> str:
         settings = {**self._model(), **self._data("eval"), **self._metric()}
         return self._add("preview", "measuring the model in eager PyTorch", settings, {}, [], is_measurement=True)
 
-    def _artifact(self, prune: Prune | None, quantization: str, runtime: str) -> str:
-        trained = self._trained(prune) if prune else None
-        source = self._export(trained, prune, runtime)
+    def _artifact(self, config: Config) -> str:
+        prune = Prune(**config["prune"]) if config["prune"] else None
+        quantization, runtime = config["quantize"], config["runtime"]
+        label = "-".join(filter(None, (prune.name if prune else "", quantization.replace("none", "")))) or "baseline"
+        trained = self._trained(prune, config) if prune else None
+        if config.get("recover", self._recover.method) == "qat" and quantization in PRECISIONS:
+            trained = self._quantization_aware(trained, label, config)
+        source = self._export(trained, prune.name if prune else "baseline", runtime)
         if quantization == "none":
             return source
-        name = "-".join(part for part in (prune.name if prune else "", quantization) if part)
+        entry = QUANTIZERS.find((quantization, runtime))
+        needs = entry.needs if entry else ()
+        keep = config.get("keep", None if "goal" in needs else 0)
         settings = {
             **self._data("calibration"),
             "quantization": quantization,
             "runtime": runtime,
             "ignore": list(self.recipe.ignore),
+            "keep": keep,
         }
-        entries = [QUANTIZERS.find((quantization, runtime)), RUNTIMES.find(runtime)]
-        return self._add("quantize", f"{name}: quantizing", settings, {"source": source}, entries)
+        inputs = {"source": source}
+        if "calibrator" in needs:
+            settings["calibrator"] = self.recipe.calibrator
+        if "goal" in needs:
+            settings |= {**self._metric(), "max_drop": self.recipe.goal.max_drop}
+        if "ranking" in needs or keep:
+            inputs["ranking"] = self._quantize_ranking(runtime)
+        return self._add("quantize", f"{label}: quantizing", settings, inputs, [entry, RUNTIMES.find(runtime)])
 
-    def _trained(self, prune: Prune) -> str:
+    def _trained(self, prune: Prune, config: Config) -> str:
+        method = self._recover.method
+        if method == "qat":
+            method = "distill"
+        if method == "none":
+            return self._pruned(prune)
+        source = self._screened(prune) if self._is_screened(config) else self._pruned(prune)
+        settings = {**self._lesson(method), "effort": config.get("effort", 1.0), "keep_zeros": _has_zeros(prune)}
+        entries = [RECOVERIES.find(method), RECOVERIES.find("batchnorm")]
+        return self._add("recover", f"{prune.name}: recovering", settings, {"pruned": source}, entries, trains=True)
+
+    def _pruned(self, prune: Prune) -> str:
         settings = {
             **self._model(),
             **self._data("calibration"),
-            "method": prune.method,
-            "amount": prune.amount,
+            **prune.model_dump(),
+            "ignore": list(self.recipe.ignore),
+            "is_classifier": self._record["is_classifier"],
+        }
+        inputs = {"ranking": self._prune_ranking()} if prune.spread else {}
+        return self._add("prune", f"{prune.name}: pruning", settings, inputs, [PRUNERS.find(prune.method)])
+
+    def _screened(self, prune: Prune) -> str:
+        """A short recovery on a part of the data, measured on the guiding half; the full recovery goes on from it."""
+        settings = {
+            **self._lesson("distill"),
+            **self._metric(),
+            "keep_zeros": _has_zeros(prune),
+            "effort": 1.0,
+        }
+        settings["data"] = {**settings["data"], **self._data("guide")["data"]}
+        entries = [RECOVERIES.find("distill"), RECOVERIES.find("batchnorm")]
+        inputs = {"pruned": self._pruned(prune)}
+        return self._add("screen", f"{prune.name}: a first look", settings, inputs, entries, trains=True)
+
+    def _quantization_aware(self, trained: str | None, label: str, config: Config) -> str:
+        settings = {
+            **self._lesson("qat"),
+            "effort": config.get("effort", 1.0),
+            "precision": config["quantize"],
+            "keep_zeros": config["prune"] is not None and _has_zeros(Prune(**config["prune"])),
             "ignore": list(self.recipe.ignore),
         }
-        pruned = self._add("prune", f"{prune.name}: pruning", settings, {}, [PRUNERS.find(prune.method)])
-        recover = self.recipe.recover
-        method = recover.method if recover else "distill"
-        if method == "none":
-            return pruned
-        taught_on = "train" if "train" in self.record["data"] else "calibration"
+        inputs = {"pruned": trained} if trained else {}
+        entries = [RECOVERIES.find("qat"), RECOVERIES.find("distill"), RECOVERIES.find("batchnorm")]
+        return self._add("recover", f"{label}: training with quantizers", settings, inputs, entries, trains=True)
+
+    def _lesson(self, method: str) -> dict[str, Any]:
+        taught_on = "train" if "train" in self._record["data"] else "calibration"
         settings = {
             **self._model(),
             **self._data(taught_on),
             "recover_on": taught_on,
             "method": method,
-            "epochs": recover.epochs if recover else None,
-            "lr": recover.lr if recover else None,
+            "epochs": self._recover.epochs,
+            "lr": self._recover.lr,
             "seed": self.recipe.seed,
-            "is_classifier": self.record["is_classifier"],
-            "keep_zeros": prune.method != "structured",
+            "is_classifier": self._record["is_classifier"],
         }
-        entries = [RECOVERIES.find(method), RECOVERIES.find("batchnorm")]
-        return self._add("recover", f"{prune.name}: recovering", settings, {"pruned": pruned}, entries, trains=True)
+        if method == CALLABLE:
+            settings["function"] = self._record["recover"]
+        return settings
 
-    def _export(self, trained: str | None, prune: Prune | None, runtime: str) -> str:
-        settings = {**self._model(), **self._data("calibration"), "runtime": runtime}
-        label = f"{prune.name if prune else 'baseline'}: building for {runtime}"
-        inputs = {"trained": trained} if trained else {}
-        return self._add("export", label, settings, inputs, [RUNTIMES.find(runtime)])
-
-    def _evaluate(self, name: str, artifact: str, baseline: str | None, runtime: str) -> str:
+    def _prune_ranking(self) -> str:
         settings = {
-            **self._data("eval"),
-            **self._metric(),
-            "runtime": runtime,
+            **self._model(),
+            **self._data("calibration"),
+            "of": "prune",
+            "ignore": list(self.recipe.ignore),
+            "is_classifier": self._record["is_classifier"],
         }
-        inputs = {"artifact": artifact, **({"baseline": baseline} if baseline else {})}
+        entries = [PRUNE_RANKERS.find("structured")]
+        key = self._add("sensitivity", "ranking layers by what pruning each alone costs", settings, {}, entries)
+        self.plan.rankings["prune"] = key
+        return key
+
+    def _quantize_ranking(self, runtime: str) -> str:
+        settings = {
+            **self._data("calibration"),
+            "of": "quantize",
+            "runtime": runtime,
+            "ignore": list(self.recipe.ignore),
+        }
+        inputs = {"source": self._export(None, "baseline", runtime)}
+        label = f"ranking layers by what quantizing each alone costs on {runtime}"
+        entries = [QUANTIZE_RANKERS.find(runtime), RUNTIMES.find(runtime)]
+        key = self._add("sensitivity", label, settings, inputs, entries)
+        self.plan.rankings[f"quantize@{runtime}"] = key
+        return key
+
+    def _export(self, trained: str | None, label: str, runtime: str) -> str:
+        settings = {**self._model(), **self._data("calibration"), "runtime": runtime}
+        inputs = {"trained": trained} if trained else {}
+        return self._add("export", f"{label}: building for {runtime}", settings, inputs, [RUNTIMES.find(runtime)])
+
+    def _evaluate(self, name: str, artifact: str, baseline: str | None, runtime: str, judged_on: str) -> str:
+        settings = {**self._data(judged_on), **self._metric(), "judged_on": judged_on, "runtime": runtime}
+        inputs = {"artifact": artifact}
+        if baseline:
+            inputs["baseline"] = self._evaluate("baseline", baseline, None, runtime, judged_on)
         return self._add(
             "evaluate",
-            f"{name}: measuring",
+            f"{name}: measuring{' for the search' if judged_on == 'guide' else ''}",
             settings,
             inputs,
             [RUNTIMES.find(runtime)],
@@ -245,7 +370,7 @@ class _Planner:
     def _latency(self, name: str, artifact: str, baseline: str | None, runtime: str) -> str:
         threads = self.recipe.latency.threads or physical_cores()
         settings = {
-            **self._data("eval"),
+            **self._data("calibration"),
             "runtime": runtime,
             "batch": self.recipe.latency.batch,
             "threads": threads,
@@ -264,13 +389,13 @@ class _Planner:
         )
 
     def _model(self) -> dict[str, Any]:
-        return {"model": self.record["model"]}
+        return {"model": self._record["model"]}
 
     def _data(self, name: str) -> dict[str, Any]:
-        return {"data": {name: self.record["data"][name]}}
+        return {"data": {name: self._record["data"][name]}}
 
     def _metric(self) -> dict[str, Any]:
-        return {"metric": self.record["metric"], "seed": self.recipe.seed}
+        return {"metric": self._record["metric"], "seed": self.recipe.seed}
 
     def _add(
         self,
@@ -288,14 +413,14 @@ class _Planner:
             "kind": kind,
             "settings": {key: _digest_of(key, value) for key, value in settings.items()},
             "inputs": inputs,
-            "sources": [source_digest(_STAGES), *([source_digest(_MEASURE)] if is_measurement else [])],
+            "sources": [source_digest(module) for module in (_MEASURING if is_measurement else _BUILDING)],
             "techniques": [entry.fingerprint() for entry in entries if entry],
             "torch": version_of("torch"),
             "device": device,
         }
         key = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         stage = Stage(key, kind, label, settings, inputs, is_measurement, is_exclusive, trains)
-        self.stages.setdefault(key, stage)
+        self._stages.setdefault(key, stage)
         return key
 
 
@@ -315,16 +440,16 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def _has_zeros(prune: Prune) -> bool:
+    return prune.method != "structured"
+
+
 def _digest_of(key: str, value: Any) -> Any:
     """References become digests of content: where bytes happen to lie must not change a key."""
-    if key == "model":
+    if key in ("model", "function"):
         return value["digest"]
     if key == "data":
         return {name: reference["digest"] for name, reference in value.items()}
     if key == "metric":
         return [value["kind"], value["name"], value["digest"], value["higher_is_better"]]
     return value
-
-
-def _is_baseline(config: Mapping[str, Any]) -> bool:
-    return config["prune"] is None and config["quantize"] == "none"

@@ -24,6 +24,7 @@ class Entry(Generic[T]):
     module: str
     packages: tuple[str, ...]
     helpers: tuple[str, ...]
+    needs: tuple[str, ...]
 
     def fingerprint(self) -> str:
         """Changes when the technique's source or a package it works with changes."""
@@ -40,7 +41,11 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(
-        self, key: Hashable, packages: tuple[str, ...] = (), helpers: tuple[str, ...] = ()
+        self,
+        key: Hashable,
+        packages: tuple[str, ...] = (),
+        helpers: tuple[str, ...] = (),
+        needs: tuple[str, ...] = (),
     ) -> Callable[[T], T]:
         """Decorate the technique ``key``.
 
@@ -48,11 +53,12 @@ class Registry(Generic[T]):
             key: Its name, or for quantizations (quantization, runtime).
             packages: Distributions that its results depend on.
             helpers: Modules of ours that its results depend on, beside its own.
+            needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``.
         """
 
         def keep(value: T) -> T:
             module = getattr(value, "__module__", type(value).__module__)
-            self._entries[key] = Entry(value, module, packages, helpers)
+            self._entries[key] = Entry(value, module, packages, helpers, needs)
             return value
 
         return keep

@@ -15,6 +15,7 @@ _METRICS = (
     "drop_low",
     "drop_high",
     "samples",
+    "guide_drop",
     "size_bytes",
     "size_ratio",
     "size_gzip_bytes",
@@ -39,6 +40,7 @@ def metrics_of(
     judged: Mapping[str, Any],
     timed: Mapping[str, Any] | None,
     baseline: Mapping[str, Any],
+    guide: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
     """The flat metrics of a trial; what was not measured is None.
@@ -48,9 +50,11 @@ def metrics_of(
         judged: Result of its evaluation.
         timed: Result of its timing, or None before it.
         baseline: Result of the stage that made the baseline's artifact in the same runtime.
+        guide: Result of its measurement on the half of the data that guides a search, or None without a search.
         seconds: Time spent on all its stages.
     """
     facts = {**built["facts"], **judged["facts"], **(timed["facts"] if timed else {}), "seconds": seconds}
+    facts["guide_drop"] = guide["facts"]["drop"] if guide else None
     facts["size_ratio"] = built["facts"]["size_bytes"] / baseline["facts"]["size_bytes"]
     return {name: facts.get(name) for name in _METRICS}
 

@@ -26,6 +26,10 @@ class RecoverJob:
         lr: Peak learning rate, or None for the default.
         seed: Seed of shuffling and dropout.
         report: Called with a line for the log.
+        effort: Multiplies the default number of epochs; a search spends more where it pays.
+        precision: What the model will be quantized to; for recoveries that train with quantizers.
+        ignore: Modules that are not quantized.
+        function: The notebook's own recovery, where one was given.
     """
 
     model: Any
@@ -36,6 +40,10 @@ class RecoverJob:
     lr: float | None
     seed: int
     report: Callable[[str], None]
+    effort: float = 1.0
+    precision: str = ""
+    ignore: tuple[Any, ...] = ()
+    function: Callable[..., Any] | None = None
 
 
 RECOVERIES: Registry[Callable[[RecoverJob], dict[str, Any]]] = Registry(__name__)

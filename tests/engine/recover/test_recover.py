@@ -26,7 +26,7 @@ def accuracy(model: torch.nn.Module, digits: Digits) -> float:
 
 def pruned(digits: Digits, amount: float) -> torch.nn.Module:
     examples = open_source(digits.train, "--train", 64, 0).read()
-    return prune(PruneJob(copy.deepcopy(digits.model), amount, examples, (), lambda line: None))
+    return prune(PruneJob(copy.deepcopy(digits.model), amount, examples, (), lambda line: None)).model
 
 
 def test_distillation_brings_a_pruned_classifier_back_without_labels(digits: Digits) -> None:

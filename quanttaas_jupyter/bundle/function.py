@@ -1,0 +1,31 @@
+"""A function of the notebook on its way to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..store import blobs
+from ..store.base import Store
+from .digest import digest
+from .local_code import dumps
+
+
+@dataclass(frozen=True)
+class Function:
+    """A callable with its name, a digest of what it does, and its pickle with the local code it needs."""
+
+    name: str
+    digest: str
+    data: bytes
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Function:
+        """Pickle a callable. Raises what pickling raises."""
+        name = getattr(function, "__name__", type(function).__name__)
+        return cls(name, digest(function), dumps(function))
+
+    def stored(self, store: Store) -> dict[str, str]:
+        """A reference to it: ``name``, ``digest`` and ``blob``."""
+        return {"name": self.name, "digest": self.digest, "blob": blobs.put_bytes(store, self.data)}

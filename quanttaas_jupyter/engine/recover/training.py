@@ -1,0 +1,183 @@
+"""Training a model to answer as another does: the loop that recoveries share.
+
+After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). Class scores are matched by
+the Kullback-Leibler divergence at a raised temperature, every other output by its mean squared error in units of the
+teacher's variance.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from ...bundle.batches import Batch, Batches, call
+from ...bundle.structure import flatten
+from ..failures import StageError
+from . import RecoverJob
+
+_TEMPERATURE = 2.0
+_HELD_OUT = 0.1
+_BATCH = 64
+_SAMPLE_PASSES = 60_000
+_FEWEST_EPOCHS, _MOST_EPOCHS = 6, 40
+_PATIENCE = 6
+
+Pass = Callable[[], AbstractContextManager[None]]
+
+
+def train(
+    job: RecoverJob, what: str, peak: float, keeps_statistics: bool = False, forward_and_back: Pass = nullcontext
+) -> dict[str, Any]:
+    """Train with AdamW under a one-cycle schedule; stop early on held-out inputs; keep the best weights.
+
+    Args:
+        job: What to train, and from whom it learns.
+        what: What the log calls it.
+        peak: Peak learning rate where the job names none.
+        keeps_statistics: Running statistics of BatchNorm stay as they are.
+        forward_and_back: Entered around every forward and backward pass.
+
+    Returns:
+        ``epochs``, ``best_epoch``, ``losses`` (mean of each epoch) and ``held_out_loss``.
+
+    Raises:
+        StageError: The loss is not finite, or there are no floating-point outputs to learn from.
+    """
+    import torch
+
+    torch.manual_seed(job.seed)
+    seen, held_out = job.data.split(_HELD_OUT, limit=2_000, seed=job.seed)
+    if not seen.batches:
+        seen = held_out
+    lesson = _Lesson(job, seen.rebatched(_BATCH), forward_and_back, keeps_statistics)
+    exam = _Lesson(job, held_out.rebatched(256), forward_and_back, keeps_statistics)
+    epochs = job.epochs or default_epochs(seen.samples, job.effort)
+
+    parameters = [p for p in job.model.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    peak = job.lr or peak
+    optimizer = torch.optim.AdamW(parameters, lr=peak)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peak, total_steps=epochs * len(lesson.batches), pct_start=0.2
+    )
+    best_loss, best_weights, best_epoch = exam.loss(job.model), copy.deepcopy(job.model.state_dict()), 0
+    losses: list[float] = []
+    epoch = 0
+    for epoch in range(1, epochs + 1):
+        losses.append(lesson.teach(job.model, optimizer, schedule))
+        held = exam.loss(job.model)
+        job.report(f"{what}, epoch {epoch} of {epochs}, loss {losses[-1]:.3f}, held-out {held:.3f}")
+        if held < best_loss:
+            best_loss, best_weights, best_epoch = held, copy.deepcopy(job.model.state_dict()), epoch
+        elif epoch - best_epoch >= _PATIENCE and epoch > epochs // 2:
+            break
+    job.model.load_state_dict(best_weights)
+    for parameter in parameters:
+        parameter.grad = None
+    job.model.eval()
+    return {"epochs": epoch, "best_epoch": best_epoch, "losses": losses, "held_out_loss": best_loss}
+
+
+def default_epochs(samples: int, effort: float) -> int:
+    """Passes over so many samples: few over many, many over few."""
+    return round(effort * max(_FEWEST_EPOCHS, min(_MOST_EPOCHS, _SAMPLE_PASSES // max(1, samples))))
+
+
+class _Lesson:
+    """Batches with the teacher's answers, asked for once."""
+
+    def __init__(self, job: RecoverJob, data: Batches, forward_and_back: Pass, keeps_statistics: bool) -> None:
+        import torch
+
+        self._pass, self._keeps_statistics = forward_and_back, keeps_statistics
+        self.batches = data.batches
+        self._inputs = data.inputs
+        self._is_classifier = job.is_classifier
+        self._can_shuffle_samples = data.is_sliceable()
+        with torch.no_grad():
+            self._answers = [_float_leaves(call(job.teacher, data.inputs, b.inputs)) for b in data.batches]
+        if not self._answers or not self._answers[0]:
+            raise StageError("the model has no floating-point outputs to distil from", "use 'recover: batchnorm'")
+        self._scales = [
+            max(float(torch.cat([a[i].reshape(-1) for a in self._answers]).var()), 1e-8)
+            for i in range(len(self._answers[0]))
+        ]
+
+    def teach(self, model: Any, optimizer: Any, schedule: Any) -> float:
+        """One pass over the batches in a new order; returns the mean loss."""
+        import torch
+
+        model.train()
+        if self._keeps_statistics:
+            for module in model.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        total = 0.0
+        pairs = self._shuffled()
+        for batch, answers in pairs:
+            optimizer.zero_grad(set_to_none=True)
+            with self._pass():
+                loss = self._loss(model, batch, answers)
+                if not torch.isfinite(loss):
+                    raise StageError("the loss of the recovery is not finite", "give a smaller lr in 'recover'")
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        return total / len(pairs)
+
+    def loss(self, model: Any) -> float:
+        """The mean loss in eval mode."""
+        import torch
+
+        model.eval()
+        with torch.no_grad(), self._pass():
+            parts = [
+                float(self._loss(model, b, a)) * b.samples for b, a in zip(self.batches, self._answers, strict=True)
+            ]
+        return sum(parts) / sum(batch.samples for batch in self.batches)
+
+    def _shuffled(self) -> list[tuple[Batch, Sequence[Any]]]:
+        import torch
+
+        pairs = list(zip(self.batches, self._answers, strict=True))
+        shapes = {tuple(leaf.shape[1:] for leaf in (*batch.inputs, *answers)) for batch, answers in pairs}
+        uniform = self._can_shuffle_samples and len(shapes) == 1
+        if not uniform:
+            return [pairs[i] for i in torch.randperm(len(pairs)).tolist() if pairs[i][0].samples > 1 or len(pairs) == 1]
+        inputs = [torch.cat(column) for column in zip(*(b.inputs for b, _ in pairs), strict=True)]
+        answers = [torch.cat(column) for column in zip(*(a for _, a in pairs), strict=True)]
+        order = torch.randperm(len(inputs[0]))
+        # A last batch of one sample would stop BatchNorm; the schedule counts batches, so none is dropped.
+        chunks = torch.tensor_split(order, len(pairs))
+        return [(Batch([leaf[rows] for leaf in inputs], []), [leaf[rows] for leaf in answers]) for rows in chunks]
+
+    def _loss(self, model: Any, batch: Batch, answers: Sequence[Any]) -> Any:
+        given = _float_leaves(call(model, self._inputs, batch.inputs))
+        parts = [
+            self._leaf_loss(student, teacher, scale)
+            for student, teacher, scale in zip(given, answers, self._scales, strict=True)
+        ]
+        return sum(parts) / len(parts)
+
+    def _leaf_loss(self, student: Any, teacher: Any, scale: float) -> Any:
+        from torch.nn import functional
+
+        if self._is_classifier and teacher.ndim >= 2 and teacher.shape[1] > 1:
+            divergence = functional.kl_div(
+                functional.log_softmax(student / _TEMPERATURE, dim=1),
+                functional.log_softmax(teacher / _TEMPERATURE, dim=1),
+                reduction="none",
+                log_target=True,
+            )
+            return divergence.sum(1).mean() * _TEMPERATURE**2
+        return functional.mse_loss(student, teacher) / scale
+
+
+def _float_leaves(outputs: Any) -> list[Any]:
+    leaves, _ = flatten(outputs)
+    return [leaf for _, leaf in leaves if hasattr(leaf, "is_floating_point") and leaf.is_floating_point()]

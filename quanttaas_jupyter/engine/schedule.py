@@ -1,0 +1,222 @@
+"""Which stages are wanted, running and done: demand-driven, so that nothing cached is computed again.
+
+A schedule starts from the results that trials end with and adds what those need. It alone retries.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..compute.base import Executor, StageCall, WorkerDied
+from ..config import EngineConfig
+from ..store.base import Store
+from . import cache
+from .failures import explain
+from .plan import Plan, Stage
+from .worker import STARTED
+
+_PROGRESS_EVERY = 0.5
+_ATTEMPTS = 2
+_RANK = {
+    "preview": 0,
+    "evaluate": 1,
+    "quantize": 2,
+    "export": 3,
+    "prune": 4,
+    "sensitivity": 5,
+    "screen": 6,
+    "recover": 7,
+    "latency": 8,
+}
+
+log = logging.getLogger(__name__)
+
+Append = Callable[..., None]
+
+
+@dataclass
+class _Running:
+    stage: Stage
+    attempt: int
+    progress: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    told: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stage that ended: with a result in ``Schedule.results``, or with an ``error`` (reason and hint)."""
+
+    stage: Stage
+    error: dict[str, str] | None = None
+
+
+class Schedule:
+    """The stages of one study on an executor."""
+
+    def __init__(self, plan: Plan, store: Store, executor: Executor, config: EngineConfig, append: Append) -> None:
+        """Want nothing yet; ``append`` takes events."""
+        self._plan, self._store, self._executor, self._config = plan, store, executor, config
+        self._append = append
+        self._running: dict[Future[dict[str, Any]], _Running] = {}
+        self._begun = time.time()
+        self.results: dict[str, dict[str, Any]] = {}
+        self.wanted: set[str] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a stage is submitted."""
+        return bool(self._running)
+
+    def want(self, targets: Iterable[str]) -> set[str]:
+        """Ask for stages; returns those to run for them. What is cached is at hand at once."""
+        missing: set[str] = set()
+        frontier = list(targets)
+        while frontier:
+            key = frontier.pop()
+            if key in self.results or key in missing:
+                continue
+            found = cache.find(self._store, key)
+            if found is not None:
+                self.results[key] = found
+            else:
+                missing.add(key)
+                frontier += self._plan.stages[key].inputs.values()
+        fresh = missing - self.wanted
+        self.wanted |= missing
+        return fresh
+
+    def keep_only(self, targets: Iterable[str]) -> None:
+        """Forget wanted stages that none of these needs any more; what runs already is let run."""
+        needed = {stage.key for key in targets for stage in self._plan.chain(key)}
+        self.wanted &= needed
+
+    def submit_ready(self) -> None:
+        """Hand over every wanted stage whose inputs are there."""
+        busy = {running.stage.key for running in self._running.values()}
+        trainings = self._trainings_now() - sum(running.stage.trains for running in self._running.values())
+        waiting = [self._plan.stages[key] for key in self.wanted - busy]
+        ready = [stage for stage in waiting if all(needed in self.results for needed in stage.inputs.values())]
+        for stage in sorted(ready, key=lambda stage: (self._priority(stage), stage.key)):
+            if stage.trains:
+                trainings -= 1
+                if trainings < 0:
+                    continue
+            self._submit(stage, attempt=1)
+
+    def collect(self, timeout: float) -> list[Ended]:
+        """Wait for stages to end; those whose worker died are tried once more."""
+        done, _ = wait(self._running, timeout=timeout, return_when=FIRST_COMPLETED)
+        self._tell_progress()
+        return [ended for future in done if (ended := self._settle(self._running.pop(future), future))]
+
+    def stop(self) -> None:
+        """Stop all that runs."""
+        for future in list(self._running):
+            self._executor.stop(future)
+        self._running.clear()
+
+    def finish_early(self) -> None:
+        """Start nothing new and stop what runs, but time what is measured, so that it counts."""
+        self.wanted = {
+            key
+            for key in self.wanted
+            if self._plan.stages[key].is_exclusive
+            and all(needed in self.results for needed in self._plan.stages[key].inputs.values())
+        }
+        for future, running in list(self._running.items()):
+            if running.stage.key not in self.wanted:
+                self._executor.stop(future)
+                del self._running[future]
+
+    def seconds(self, targets: Iterable[str]) -> float:
+        """Seconds spent on these stages and on all they build on, each once, whenever that was."""
+        chain = {stage.key for key in targets for stage in self._plan.chain(key)}
+        found = [self.results.get(key) or cache.find(self._store, key) for key in chain]
+        return float(sum(result["seconds"] for result in found if result))
+
+    def _trainings_now(self) -> float:
+        """How many trainings may run: while cheap points are still to come, one slot stays free for them."""
+        stages = self._plan.stages
+        cheap = any(
+            stages[key].kind == "evaluate" and not any(stage.trains for stage in self._plan.chain(key))
+            for key in self.wanted
+        )
+        return self._executor.slots - 1 if cheap else float("inf")
+
+    def _priority(self, stage: Stage) -> tuple[float, ...]:
+        """Points soon: the preview, then what is close to a measured trial; training fills the rest."""
+        builds_on = {item.kind for item in self._plan.chain(stage.key)}
+        is_costly = bool(builds_on & {"recover", "prune", "screen"})
+        return float(is_costly), float(_RANK[stage.kind]), self._begun
+
+    def _submit(self, stage: Stage, attempt: int) -> None:
+        running = _Running(stage, attempt)
+        call = StageCall(
+            job={
+                "kind": stage.kind,
+                "settings": dict(stage.settings),
+                "inputs": {role: self.results[key] for role, key in stage.inputs.items()},
+                "store": self._store.uri,
+                "key": stage.key,
+            },
+            is_measurement=stage.is_measurement,
+            is_exclusive=stage.is_exclusive,
+            timeout=self._config.recover_timeout if stage.trains else self._config.stage_timeout,
+            priority=self._priority(stage),
+        )
+        self._running[self._executor.submit(call, running.progress.put)] = running
+
+    def _settle(self, running: _Running, future: Future[dict[str, Any]]) -> Ended | None:
+        stage = running.stage
+        self._drain(running, force=True)
+        try:
+            result = future.result()
+        except WorkerDied as error:
+            if running.attempt < _ATTEMPTS:
+                self._append("stage_retried", stage=stage.key, label=stage.label, reason=str(error))
+                self._submit(stage, running.attempt + 1)
+                return None
+            hint = "probably out of memory; use fewer slots, or a smaller max_samples"
+            result = {"error": {"reason": f"{error}, {running.attempt} times", "hint": hint}}
+        except (Exception, CancelledError) as error:
+            result = {"error": explain(error)}
+        if "error" in result:
+            return Ended(stage, self._fail(stage, result["error"]))
+        cache.keep(self._store, stage.key, result)
+        self.results[stage.key] = result
+        self.wanted.discard(stage.key)
+        about = {"stage": stage.key, "kind": stage.kind, "label": stage.label}
+        self._append("stage_finished", **about, began=result["began"], seconds=result["seconds"])
+        return Ended(stage)
+
+    def _fail(self, stage: Stage, error: dict[str, str]) -> dict[str, str]:
+        if error.get("traceback"):
+            log.error("stage %s failed\n%s", stage.label, error["traceback"])
+        reason = {"reason": error["reason"], "hint": error.get("hint", "")}
+        self._append("stage_failed", stage=stage.key, kind=stage.kind, label=stage.label, **reason)
+        return reason
+
+    def _tell_progress(self) -> None:
+        for running in self._running.values():
+            self._drain(running)
+
+    def _drain(self, running: _Running, force: bool = False) -> None:
+        """Pass on the newest line, at most two a second: the log shows progress, not everything."""
+        if not force and time.monotonic() - running.told < _PROGRESS_EVERY:
+            return
+        about = {"stage": running.stage.key, "label": running.stage.label}
+        last = None
+        while not running.progress.empty():
+            last = running.progress.get()
+            if last == STARTED:
+                self._append("stage_started", kind=running.stage.kind, **about)
+                last = None
+        if last is not None:
+            running.told = time.monotonic()
+            self._append("progress", message=last, **about)

@@ -1,0 +1,186 @@
+"""Adaptive proposals towards the goal.
+
+Every trial is an Optuna trial, asked and told (Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization
+Framework", KDD 2019): two objectives, the size or latency and the drop, with ``max_drop`` as the constraint. First
+come trials that suit the kind of model, then moves around the border of what the goal allows (``moves``), which are
+enqueued, and in between what the sampler proposes by itself (a tree-structured Parzen estimator; Bergstra et al.,
+NeurIPS 2011).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ...recipe import Prune, Recipe
+from ..plan import baseline_config, built_quantizations
+from . import Config, Outcome, Seen
+from .moves import next_move
+from .settled import cost_of, has_settled
+from .start import first_trials
+
+_MOST_TRIALS = 80
+_EFFORTS = (1.0, 3.0)
+_SPREADS = (0.0, 0.5, 1.0)
+_CLEARLY = 3.0
+_MARGIN = 0.02
+
+
+class AutoSearch:
+    """Proposes while the frontier moves and the budget lasts."""
+
+    is_adaptive = True
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._goal = recipe.goal
+        self._amounts = [prune.amount for prune in recipe.prune if prune.method == "structured"]
+        self._quantizations = {
+            runtime: built_quantizations(recipe.quantize, runtime) or ["none"] for runtime in recipe.runtime
+        }
+
+    def start(self) -> list[Config]:
+        """The baselines: what suits the model is known once they are built."""
+        return [baseline_config(runtime) for runtime in self._recipe.runtime]
+
+    def propose(self, seen: Seen, slots: int) -> list[Config]:
+        """As many trials as keep the slots busy while the last ones are measured."""
+        if seen.weights is None:
+            return []
+        found: list[Config] = []
+        for runtime in self._recipe.runtime:
+            mine = [outcome for outcome in seen.outcomes if outcome.config["runtime"] == runtime]
+            room = self._room(mine, slots)
+            fresh = self._starters(seen, mine, runtime)
+            while len(fresh) < room and not self._is_over(mine, [*fresh, *found]):
+                config = self._ask(seen, mine, fresh, runtime)
+                if config is None:
+                    break
+                fresh.append(config)
+            found += fresh
+        return found[: self._left(seen)]
+
+    def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
+        """A milder pruning that looked better after its short recovery, and still missed the goal by far."""
+        if outcome.screen is None:
+            return None
+        limit = _CLEARLY * self._goal.max_drop + _MARGIN
+        for other in seen.outcomes:
+            if other.screen is None or other.drop is None or other.drop <= limit:
+                continue
+            if other.amount <= outcome.amount and other.screen <= outcome.screen and other.effort >= outcome.effort:
+                return (
+                    f"cut after a first look: it lost {outcome.screen:.3g} there, "
+                    f"{other.name} lost {other.screen:.3g} and missed the goal in the end ({other.drop:.3g})"
+                )
+        return None
+
+    def _left(self, seen: Seen) -> int:
+        most = self._recipe.budget.trials or _MOST_TRIALS
+        return max(0, most - len(seen.outcomes))
+
+    def _room(self, mine: list[Outcome], slots: int) -> int:
+        return slots + 1 - sum(not self._is_known(outcome) for outcome in mine)
+
+    def _is_known(self, outcome: Outcome) -> bool:
+        is_timed = outcome.slowness is not None or self._goal.minimize == "size"
+        return outcome.is_lost or (outcome.drop is not None and outcome.size_ratio is not None and is_timed)
+
+    def _is_over(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+        if not self._recipe.budget.trials and len(mine) + len(fresh) >= _MOST_TRIALS:
+            return True
+        return has_settled([outcome for outcome in mine if self._is_known(outcome)], self._goal)
+
+    def _starters(self, seen: Seen, mine: list[Outcome], runtime: str) -> list[Config]:
+        assert seen.weights is not None
+        tried = [outcome.config for outcome in mine]
+        named = [prune for prune in self._recipe.prune if prune.method != "structured"]
+        first = first_trials(
+            seen.weights, self._quantizations[runtime], max(self._amounts, default=0.0), named, runtime
+        )
+        return [config for config in first if config not in tried]
+
+    def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
+        """The next configuration, or None where only what was tried already comes up."""
+        tried = [*(outcome.config for outcome in mine), *fresh]
+        study = self._study(mine, runtime)
+        known = [outcome for outcome in mine if self._is_known(outcome)]
+        space = self._space(seen, runtime)
+        move = next_move(known, tried, self._goal, self._quantizations[runtime], max(self._amounts, default=0.0), space)
+        if move is not None:
+            study.enqueue_trial(move)
+        for _ in range(5):
+            config = _config(study.ask(space).params, runtime)
+            if config not in tried:
+                return config
+        return None
+
+    def _space(self, seen: Seen, runtime: str) -> dict[str, Any]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        most = max(self._amounts, default=0.0)
+        spreads = _SPREADS if "prune" in seen.rankings else _SPREADS[:1]
+        return {
+            "amount": FloatDistribution(0.0, max(most, 0.01), step=0.01),
+            "spread": CategoricalDistribution(spreads),
+            "quantize": CategoricalDistribution(self._quantizations[runtime]),
+            "effort": CategoricalDistribution(_EFFORTS),
+            "recover": CategoricalDistribution(("distill", "qat")),
+        }
+
+    def _study(self, mine: list[Outcome], runtime: str) -> Any:
+        """An Optuna study that was told all outcomes of a runtime."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        sampler = optuna.samplers.TPESampler(
+            seed=self._recipe.seed + len(mine),
+            n_startup_trials=6,
+            constant_liar=True,
+            constraints_func=lambda trial: (trial.user_attrs.get("excess", 0.0),),
+        )
+        study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+        space = self._space(Seen((), {"prune": ()}), runtime)
+        for outcome in mine:
+            study.enqueue_trial(_params(outcome.config))
+            trial = study.ask(space)
+            if not self._is_known(outcome):
+                continue
+            if outcome.is_lost:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            cost = cost_of(outcome, self._goal)
+            assert outcome.drop is not None
+            assert cost is not None
+            trial.set_user_attr("excess", outcome.drop - self._goal.max_drop)
+            study.tell(trial, [cost, outcome.drop])
+        return study
+
+
+def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
+    """Parameters of an Optuna trial as a configuration; what has no effect is left out."""
+    amount = round(params["amount"], 2)
+    config: dict[str, Any] = {"prune": None, "quantize": params["quantize"], "runtime": runtime}
+    if amount > 0:
+        config["prune"] = Prune(amount=amount, spread=params["spread"]).model_dump()
+    is_trained = amount > 0
+    if params["recover"] == "qat" and params["quantize"] not in ("none", "fp16", "bf16"):
+        config["recover"] = "qat"
+        is_trained = True
+    if is_trained and params["effort"] != 1.0:
+        config["effort"] = params["effort"]
+    return config
+
+
+def _params(config: Config) -> dict[str, Any]:
+    prune = config["prune"] or {}
+    is_structured = prune.get("method", "structured") == "structured"
+    return {
+        "amount": prune.get("amount", 0.0) if is_structured else 0.0,
+        "spread": prune.get("spread", 0.0),
+        "quantize": config["quantize"],
+        "effort": config.get("effort", 1.0),
+        "recover": config.get("recover", "distill"),
+    }

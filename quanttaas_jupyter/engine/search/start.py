@@ -1,0 +1,48 @@
+"""The first trials of an automatic search: what suits the kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...recipe import Prune
+
+_BY_CONVOLUTION = (0.75, 0.9, 0.5)
+_BY_OTHERS = (0.3, 0.6)
+
+
+def first_trials(
+    weights: Mapping[str, int], quantizations: Sequence[str], most: float, named: Iterable[Prune], runtime: str
+) -> list[dict[str, Any]]:
+    """Configurations to begin with, the likeliest first.
+
+    Args:
+        weights: Parameters of the model by kind of layer.
+        quantizations: What may be proposed.
+        most: The largest amount that may be pruned; 0 for none.
+        named: Prunings of other methods that the recipe names: each is tried with the likeliest quantization.
+        runtime: Where the trials run.
+    """
+    likely = [name for name in _likely_quantizations(weights) if name in quantizations]
+    likely = likely or [name for name in quantizations if name != "none"][:2]
+    carrier = likely[0] if likely else "none"
+    amounts = _BY_CONVOLUTION if _share(weights, "convolution") > 0.5 else _BY_OTHERS
+    found: list[dict[str, Any]] = [{"prune": None, "quantize": name, "runtime": runtime} for name in likely]
+    prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
+    found += [{"prune": prune.model_dump(), "quantize": carrier, "runtime": runtime} for prune in (*prunings, *named)]
+    return found
+
+
+def _likely_quantizations(weights: Mapping[str, int]) -> list[str]:
+    """What makes such a model small: static int8 for convolutions, dynamic or weight-only for the others."""
+    if _share(weights, "convolution") > 0.5:
+        return ["int8"]
+    if _share(weights, "recurrent") > 0.3:
+        return ["int8-dynamic", "int8-weight"]
+    if _share(weights, "linear") > 0.5:
+        return ["int8", "int8-dynamic", "int4-weight"]
+    return ["int8-weight", "int8-dynamic", "int8"]
+
+
+def _share(weights: Mapping[str, int], kind: str) -> float:
+    return weights.get(kind, 0) / max(1, sum(weights.values()))

@@ -1,0 +1,311 @@
+"""Stages that make models and files. None of them is given the data that judges."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...bundle import batches as data
+from ...bundle import model as models
+from ...store import blobs
+from .. import measure
+from ..failures import StageError
+from ..prune import PRUNERS, PruneJob
+from ..prune import RANKERS as PRUNE_RANKERS
+from ..quantize import QUANTIZERS, QuantizeJob
+from ..quantize import RANKERS as QUANTIZE_RANKERS
+from ..recover import RECOVERIES, RecoverJob
+from ..runtimes import Runtime
+from . import answers
+from .context import Context
+
+_JUDGED_SAMPLES = 512
+_SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
+
+
+def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str]:
+    """Paths of the modules that names or class names mean; a module stands for all below it.
+
+    Args:
+        names: What the recipe's ``ignore`` says.
+        classes: Class name by module path.
+    """
+    return [path for path, cls in classes.items() if path and (path in names or cls in names)]
+
+
+def sensitivity(context: Context) -> dict[str, Any]:
+    """Layers ranked by the damage that pruning or quantizing each alone does to the outputs on calibration data."""
+    if context.settings["of"] == "prune":
+        ranking = PRUNE_RANKERS.get("structured")(_prune_job(context, amount=0.5))
+    else:
+        source = context.inputs["source"]
+        with context.folder() as folder, blobs.blob_file(context.store, source["blobs"]["artifact"]) as path:
+            ranking = QUANTIZE_RANKERS.get(context.settings["runtime"])(_quantize_job(context, path, folder))
+    return {"ranking": [[layer, float(decibels)] for layer, decibels in ranking]}
+
+
+def prune(context: Context) -> dict[str, Any]:
+    """Prune; the share that went is counted, not believed."""
+    settings = context.settings
+    job = _prune_job(context, settings["amount"])
+    before = _nonzero(job.model)
+    made = PRUNERS.get(settings["method"])(job)
+    share = 1 - _nonzero(made.model) / before
+    if share <= 0:
+        raise StageError("pruning removed nothing", "ask for a larger amount, or ignore fewer modules")
+    return {
+        **_model(context, made.model, {"pruned_share": share}),
+        "warnings": list(made.warnings),
+        "choices": made.choices,
+    }
+
+
+def screen(context: Context) -> dict[str, Any]:
+    """A short recovery on a part of the data, and what it costs on a part of the guiding half."""
+    pruned, teacher = context.model("pruned"), context.model()
+    lesson = context.data(context.settings["recover_on"])
+    _, part = lesson.split(_SCREEN_SHARE, _SCREEN_SAMPLES, context.settings["seed"])
+    epochs = min(_SCREEN_EPOCHS, context.settings["epochs"] or _SCREEN_EPOCHS)
+    recovered, _ = _taught(context, pruned, teacher, part, epochs)
+    samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(answers.BATCH)
+    mine, theirs = (answers.joined(answers.of_module(model, samples)) for model in (recovered, teacher))
+    metric, function = context.settings["metric"], context.function("metric")
+    drop = answers.drop_between(metric, function, mine, theirs, answers.targets_of(samples))
+    return _model(context, recovered, {**context.inputs["pruned"]["facts"], "screen_drop": drop})
+
+
+def recover(context: Context) -> dict[str, Any]:
+    """Let a model recover from what was done to it."""
+    before = context.inputs.get("pruned")
+    model = context.model("pruned")
+    recovered, facts = _taught(
+        context, model, context.model(), context.data(context.settings["recover_on"]), context.settings["epochs"]
+    )
+    return _model(context, recovered, {**(before["facts"] if before else {}), "recover": facts})
+
+
+def export(context: Context) -> dict[str, Any]:
+    """Write the artifact of a module, unquantized."""
+    runtime = context.runtime
+    model, examples = context.model("trained"), context.data("calibration")
+    facts: dict[str, Any] = {"params": _parameters(model), "macs": _macs(model, examples)}
+    before = context.inputs.get("trained")
+    facts["pruned_share"] = before["facts"].get("pruned_share", 0.0) if before else 0.0
+    with context.folder() as folder:
+        path = folder / f"model{runtime.suffix}"
+        built = runtime.build(model, examples, path, context.report)
+        facts |= {"export_error": built.export_error}
+        return {
+            **_artifact(context, runtime, path, facts),
+            "about": {**built.about, "modules": _classes(model), "weights": _weights(model)},
+            "warnings": list(built.warnings),
+        }
+
+
+def quantize(context: Context) -> dict[str, Any]:
+    """Quantize an artifact; one in which nothing changed is refused."""
+    runtime, settings, source = context.runtime, context.settings, context.inputs["source"]
+    with context.folder() as folder, blobs.blob_file(context.store, source["blobs"]["artifact"]) as path:
+        job = _quantize_job(context, path, folder)
+        done = QUANTIZERS.get((settings["quantization"], settings["runtime"]))(job)
+        made = _artifact(context, runtime, job.target, source["facts"])
+    warnings = _quantization_warnings(settings["quantization"], made["facts"], source["facts"])
+    return {
+        **made,
+        "about": source["about"],
+        "warnings": [*done.warnings, *warnings],
+        "choices": done.choices,
+    }
+
+
+class CalibrationJudge:
+    """Compares an artifact with the unquantized one on calibration data."""
+
+    def __init__(self, context: Context, source: Path, samples: data.Batches) -> None:
+        self._context, self._source, self._samples = context, source, samples
+
+    def drop(self, path: Path) -> float:
+        """How much worse it is, in the metric's unit."""
+        metric, function = self._context.settings["metric"], self._context.function("metric")
+        return answers.drop_between(metric, function, self._outputs(path), self._reference, self._targets)
+
+    def sqnr_db(self, path: Path) -> float:
+        """Signal to quantization noise of its outputs."""
+        found = measure.sqnr_db(self._outputs(path), self._reference)
+        return math.inf if found is None else found
+
+    @cached_property
+    def _reference(self) -> Any:
+        return self._outputs(self._source)
+
+    @cached_property
+    def _targets(self) -> Any:
+        return answers.targets_of(self._samples)
+
+    def _outputs(self, path: Path) -> Any:
+        about = self._context.inputs["source"]["about"]
+        parts = answers.of_artifact(self._context.runtime, path, about, self._samples, self._context.threads)
+        return answers.joined(parts)
+
+
+def _prune_job(context: Context, amount: float) -> PruneJob:
+    model, settings = context.model(), context.settings
+    paths = ignored_modules(tuple(settings["ignore"]), _classes(model))
+    ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
+    return PruneJob(
+        model=model,
+        amount=amount,
+        examples=context.data("calibration"),
+        ignore=tuple(model.get_submodule(path) for path in paths),
+        report=context.report,
+        importance=settings.get("importance", "auto"),
+        scope=settings.get("scope", "global"),
+        spread=settings.get("spread", 0.0),
+        ranking=tuple((layer, decibels) for layer, decibels in ranking),
+        is_classifier=settings["is_classifier"],
+    )
+
+
+def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
+    settings, about = context.settings, context.inputs["source"]["about"]
+    calibration = context.data("calibration")
+    ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
+    return QuantizeJob(
+        source=source,
+        target=folder / f"quantized{context.runtime.suffix}",
+        calibration=calibration,
+        names=tuple(about["input_names"]),
+        ignore=tuple(ignored_modules(tuple(settings["ignore"]), about["modules"])),
+        report=context.report,
+        calibrator=settings.get("calibrator", "auto"),
+        keep=settings.get("keep", 0),
+        ranking=tuple((layer, decibels) for layer, decibels in ranking),
+        max_drop=settings.get("max_drop", 0.0),
+        judge=CalibrationJudge(context, source, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
+    )
+
+
+def _taught(
+    context: Context, model: Any, teacher: Any, lesson: data.Batches, epochs: int | None
+) -> tuple[Any, dict[str, Any]]:
+    settings = context.settings
+    zeros = {name: p == 0 for name, p in model.named_parameters()} if settings["keep_zeros"] else {}
+    ignored = ignored_modules(tuple(settings.get("ignore", ())), _classes(model))
+    job = RecoverJob(
+        model=_masked(model, zeros),
+        teacher=teacher,
+        data=lesson,
+        is_classifier=settings["is_classifier"],
+        epochs=epochs,
+        lr=settings["lr"],
+        seed=settings["seed"],
+        report=context.report,
+        effort=settings["effort"],
+        precision=settings.get("precision", ""),
+        ignore=tuple(model.get_submodule(path) for path in ignored),
+        function=context.function("function"),
+    )
+    facts = RECOVERIES.get(settings["method"])(job)
+    return _unmasked(job.model, zeros), facts
+
+
+def _model(context: Context, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(model))}, "facts": facts}
+
+
+def _artifact(context: Context, runtime: Runtime, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    layers = runtime.layers(path)
+    content = path.read_bytes()
+    size = {"size_bytes": len(content), "size_gzip_bytes": len(gzip.compress(content, 6, mtime=0))}
+    counts = {"quantized_layers": layers.quantized, "quantizable_layers": layers.quantizable}
+    return {
+        "blobs": {"artifact": blobs.put_file(context.store, path)},
+        "facts": {**facts, **size, **counts},
+        "kept": list(layers.kept),
+        "suffix": runtime.suffix,
+    }
+
+
+def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict[str, Any]) -> list[str]:
+    quantized, quantizable = made["quantized_layers"], made["quantizable_layers"]
+    if quantized == 0:
+        raise StageError(
+            f"{quantization} changed none of the {quantizable} layers with weights"
+            if quantizable
+            else f"{quantization} found no layer with weights in this model",
+            "try another quantization, or ignore fewer modules",
+        )
+    found = []
+    if quantized < quantizable:
+        found.append(f"{quantization} in {quantized} of {quantizable} layers")
+    if made["size_bytes"] >= source["size_bytes"]:
+        found.append(f"{quantization} made the file larger")
+    return found
+
+
+def _classes(model: Any) -> dict[str, str]:
+    return {path: type(module).__name__ for path, module in model.named_modules() if path}
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _nonzero(model: Any) -> int:
+    """Parameters without the zero weights: what pruning of any kind leaves of a model."""
+    return sum(int((p != 0).sum()) if p.ndim > 1 else p.numel() for p in model.parameters())
+
+
+def _weights(model: Any) -> dict[str, int]:
+    """Parameters by the kind of layer that holds them: what a search starts from."""
+    import torch
+
+    kinds: dict[str, Any] = {
+        "convolution": torch.nn.modules.conv._ConvNd,
+        "recurrent": torch.nn.RNNBase,
+        "embedding": (torch.nn.Embedding, torch.nn.EmbeddingBag),
+        "linear": (torch.nn.Linear, torch.nn.MultiheadAttention, torch.nn.Bilinear),
+    }
+    found = dict.fromkeys((*kinds, "other"), 0)
+    for module in model.modules():
+        kind = next((name for name, cls in kinds.items() if isinstance(module, cls)), "other")
+        found[kind] += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return found
+
+
+def _macs(model: Any, examples: data.Batches) -> int | None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    one = examples.head(1).batches[0]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            data.call(model, examples.inputs, one.inputs)
+    except Exception:
+        # A count is a nicety: an operation that the counter cannot see through must not cost the trial.
+        return None
+    return math.ceil(counter.get_total_flops() / 2)
+
+
+def _masked(model: Any, zeros: dict[str, Any]) -> Any:
+    """Keep pruned weights at zero while a recovery trains the others."""
+    for name, parameter in model.named_parameters():
+        mask = zeros.get(name)
+        if mask is not None and bool(mask.any()):
+            parameter.requires_grad_(True)
+            parameter.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask, 0.0))
+    return model
+
+
+def _unmasked(model: Any, zeros: dict[str, Any]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter._backward_hooks = None
+            if name in zeros:
+                parameter.masked_fill_(zeros[name], 0.0)
+    return model

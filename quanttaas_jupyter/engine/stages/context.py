@@ -1,0 +1,62 @@
+"""What a stage works with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...bundle import batches as data
+from ...bundle import local_code
+from ...bundle import model as models
+from ...store import blobs
+from ...store.base import Store
+from ..runtimes import RUNTIMES, Runtime
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with.
+
+    Attributes:
+        store: Where bytes are.
+        settings: The stage's own settings.
+        inputs: Results of the stages it builds on, by role.
+        threads: Threads it may use.
+        report: Called with a line for the log.
+    """
+
+    store: Store
+    settings: dict[str, Any]
+    inputs: dict[str, dict[str, Any]]
+    threads: int
+    report: Callable[[str], None]
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime the stage builds for or measures in."""
+        return RUNTIMES.get(self.settings["runtime"])
+
+    def model(self, role: str = "model") -> Any:
+        """The module made by the stage in this role, or the person's own."""
+        made = self.inputs.get(role)
+        sha = made["blobs"]["model"] if made else self.settings["model"]["blob"]
+        return models.loads(blobs.get_bytes(self.store, sha))
+
+    def data(self, name: str) -> data.Batches:
+        """A data set of the study, one of those that the planner gave this stage."""
+        return data.read(self.store, self.settings["data"][name])
+
+    def function(self, name: str) -> Any:
+        """A callable of the notebook, ``metric`` or ``function``; None where there is none."""
+        blob = self.settings.get(name, {}).get("blob")
+        return local_code.loads(blobs.get_bytes(self.store, blob)) if blob else None
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A scratch folder."""
+        with tempfile.TemporaryDirectory(prefix="quanttaas-") as name:
+            yield Path(name)

@@ -1,0 +1,105 @@
+"""Stages that judge: they read the data that judges and write no model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...bundle import batches as data
+from ...bundle.structure import flatten, unflatten
+from ...store import blobs
+from .. import measure
+from . import answers
+from .context import Context
+
+
+def preview(context: Context) -> dict[str, Any]:
+    """The model in eager PyTorch: a first point, before any file is built."""
+    model, evaluation = context.model(), context.data("eval").rebatched(answers.BATCH)
+    parts = answers.of_module(model, evaluation)
+    answers.refuse_ragged(context.settings["metric"]["name"], parts)
+    whole, found = _scored(context, measure.Answers(answers.joined(parts), answers.targets_of(evaluation)))
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
+    return {"facts": {**_metric_facts(whole, found), "samples": evaluation.samples, "size_bytes": size}}
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Metric, paired drop and fidelity of an artifact on the data that judges (or guides a search)."""
+    evaluation = context.data(context.settings["judged_on"]).rebatched(answers.BATCH)
+    made = context.inputs["artifact"]
+    with blobs.blob_file(context.store, made["blobs"]["artifact"]) as path:
+        parts = answers.of_artifact(
+            context.runtime, path, made["about"], evaluation, context.threads, report=context.report
+        )
+    answers.refuse_ragged(context.settings["metric"]["name"], parts)
+    outputs = answers.joined(parts)
+    baseline = context.inputs.get("baseline")
+    reference = _outputs(data.read(context.store, baseline["outputs"])) if baseline else None
+    mine = measure.Answers(outputs, answers.targets_of(evaluation), reference)
+    whole, found = _scored(context, mine)
+    facts = {**_metric_facts(whole, found), "samples": evaluation.samples}
+    if baseline is None:
+        kept = data.write(context.store, _as_batches(outputs))
+        nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
+        named = {f"outputs{i}": sha for i, sha in enumerate(kept["shards"])}
+        return {"blobs": named, "outputs": kept, "facts": {**facts, **nothing}}
+    return {"facts": {**facts, **_against(context, mine, whole)}}
+
+
+def latency(context: Context) -> dict[str, Any]:
+    """Median and p90 of an artifact's calls, in turns with the baseline's."""
+    size = context.settings["batch"]
+    sample = context.data("calibration").head(size).rebatched(size).batches[0]
+    arrays = [leaf.numpy() for leaf in sample.inputs]
+    # The baseline takes turns with a second session of itself, so that its figure is made like all others.
+    roles = ["artifact", "baseline" if "baseline" in context.inputs else "artifact"]
+    runs = []
+    for role in roles:
+        with blobs.blob_file(context.store, context.inputs[role]["blobs"]["artifact"]) as path:
+            names = context.inputs[role]["about"]["input_names"]
+            session = context.runtime.open(path, context.settings["threads"], names)
+        runs.append(lambda session=session: session(arrays))
+    seconds = measure.interleaved_latency(runs)
+    median = float(np.median(seconds[0]))
+    facts = {
+        "latency_ms": median * 1e3,
+        "latency_p90_ms": float(np.percentile(seconds[0], 90)) * 1e3,
+        "speedup": float(np.median(seconds[1])) / median if "baseline" in context.inputs else 1.0,
+    }
+    return {"facts": facts}
+
+
+def _against(context: Context, mine: measure.Answers, whole: measure.Score) -> dict[str, Any]:
+    metric, function = context.settings["metric"], context.function("metric")
+    theirs = measure.Answers(mine.reference, mine.targets, mine.reference)
+    original = measure.score(metric, function, theirs)
+    drop = measure.drop_of(metric, function, mine, whole, original, context.settings["seed"])
+    agreement = measure.score({"kind": "built-in", "name": "agreement"}, None, mine)
+    return {
+        "drop": drop.value,
+        "drop_low": drop.low,
+        "drop_high": drop.high,
+        "agreement": agreement.value,
+        "sqnr_db": measure.sqnr_db(mine.outputs, mine.reference),
+    }
+
+
+def _scored(context: Context, found: measure.Answers) -> tuple[measure.Score, measure.Interval]:
+    metric, function = context.settings["metric"], context.function("metric")
+    whole = measure.score(metric, function, found)
+    return whole, measure.interval_of(metric, function, found, whole, context.settings["seed"])
+
+
+def _metric_facts(whole: measure.Score, found: measure.Interval) -> dict[str, Any]:
+    return {"metric": whole.value, "metric_low": found.low, "metric_high": found.high}
+
+
+def _as_batches(outputs: Any) -> data.Batches:
+    leaves, structure = flatten(outputs)
+    whole = data.Batch([leaf for _, leaf in leaves], [])
+    return data.Batches((whole,), tuple(name or "output" for name, _ in leaves), structure, None)
+
+
+def _outputs(kept: data.Batches) -> Any:
+    return unflatten(kept.inputs, list(kept.batches[0].inputs))
