@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quanttaas_jupyter.errors import RecipeError
 from quanttaas_jupyter.recipe import (
-    PRUNE_METHODS,
+    IMPORTANCES,
     QUANTIZATIONS,
     RECOVERIES,
     RUNTIMES,
@@ -277,7 +277,17 @@ class TestRefusing:
 
 
 amounts = st.floats(0, 1, exclude_max=True, allow_nan=False)
-prunings = st.builds(Prune, method=st.sampled_from(PRUNE_METHODS), amount=amounts)
+prunings = st.one_of(
+    st.builds(Prune, method=st.sampled_from(("structured", "unstructured")), amount=amounts),
+    st.builds(
+        Prune,
+        amount=amounts,
+        importance=st.sampled_from(IMPORTANCES),
+        scope=st.sampled_from(("global", "layer")),
+        spread=st.floats(0, 2),
+    ),
+    st.just(Prune(method="2:4", amount=0.5)),
+)
 positive = st.floats(1e-9, 1e9, allow_nan=False)
 names = st.text(min_size=1, max_size=20)
 recipes = st.builds(
@@ -357,5 +367,44 @@ def test_the_default_is_an_empty_yaml() -> None:
 def test_yaml_of_a_recipe_reads_as_people_write_it() -> None:
     recipe = Recipe.parse("{prune: [0, {method: unstructured, amount: 0.8}], recover: distill, budget: {trials: 5}}")
     assert recipe.to_yaml() == (
-        "prune:\n- 0.0\n- {method: unstructured, amount: 0.8}\nrecover: {method: distill}\nbudget: {trials: 5}\n"
+        "prune:\n- 0.0\n- {method: unstructured, amount: 0.8}\nrecover: {method: distill}\n"
+        "quantize: [none, fp16, int8]\nbudget: {trials: 5}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "search"),
+    [
+        (None, "auto"),
+        ({"goal": {"max_drop": 0.02}}, "auto"),
+        ({"prune": [0.5]}, "grid"),
+        ({"quantize": "int8"}, "grid"),
+        ({"search": "grid"}, "grid"),
+        ({"search": "auto", "quantize": ["int8", "mixed"]}, "auto"),
+    ],
+)
+def test_who_names_no_combination_gets_a_search(given: Any, search: str) -> None:
+    assert Recipe.parse(given).search == search
+
+
+def test_two_of_four_needs_no_amount_and_takes_no_other() -> None:
+    assert Recipe.parse("prune: [2:4]").prune == (Prune(method="2:4", amount=0.5),)
+    assert "its amount is 0.5" in refusal("prune: {method: 2:4, amount: 0.3}")
+
+
+def test_options_of_structured_pruning_are_refused_elsewhere() -> None:
+    assert "spread belongs to structured pruning" in refusal(
+        {"prune": {"method": "unstructured", "amount": 0.5, "spread": 1.0}}
+    )
+    assert "unknown importance 'tailor'; did you mean 'taylor'?" in refusal(
+        {"prune": {"amount": 0.5, "importance": "tailor"}}
+    )
+
+
+def test_a_function_of_the_notebook_may_recover() -> None:
+    def mine(model: Any, teacher: Any, batches: Any) -> None: ...
+
+    recover = Recipe.parse({"recover": mine}).recover
+    assert recover is not None
+    assert (recover.method, recover.name) == ("callable", "mine")
+    assert "give a function" in refusal("recover: callable")

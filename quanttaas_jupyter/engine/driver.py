@@ -24,6 +24,7 @@ from .search import Outcome, Seen, make_search
 
 _TICK = 0.1
 _CANCEL_EVERY = 0.5
+_INTERVAL = 3.92  # Standard errors from end to end of a 95 % interval.
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ class Driver:
             config=trial.config,
             is_lost=status in ("failed", "cut"),
             drop=judged["facts"]["drop"] if judged else None,
+            doubt=(judged["facts"]["drop_high"] - judged["facts"]["drop_low"]) / _INTERVAL if judged else 0.0,
             size_ratio=built["facts"]["size_bytes"] / original["facts"]["size_bytes"] if built and original else None,
             slowness=1 / timed["facts"]["speedup"] if timed else None,
             screen=screened["facts"]["screen_drop"] if screened else None,

@@ -24,6 +24,7 @@ class Outcome:
         config: Its configuration.
         is_lost: It failed or was cut.
         drop: Drop on the guiding half, in the metric's unit; None before it is measured.
+        doubt: Standard error of ``drop``.
         size_ratio: Bytes relative to the baseline's.
         slowness: Latency relative to the baseline's; None before it is timed.
         screen: Drop after a short recovery on a part of the data; None where nobody looked.
@@ -33,9 +34,15 @@ class Outcome:
     config: Config
     is_lost: bool = False
     drop: float | None = None
+    doubt: float = 0.0
     size_ratio: float | None = None
     slowness: float | None = None
     screen: float | None = None
+
+    @property
+    def cautious_drop(self) -> float | None:
+        """The drop and half its standard error: many trials look at the guiding half, and the luckiest would win."""
+        return None if self.drop is None else self.drop + self.doubt / 2
 
     @property
     def amount(self) -> float:

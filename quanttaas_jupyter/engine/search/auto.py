@@ -16,13 +16,13 @@ from typing import Any
 from ...recipe import Prune, Recipe
 from ..plan import baseline_config, built_quantizations
 from . import Config, Outcome, Seen
-from .moves import next_move
+from .moves import Ground, carrier_of, next_move
 from .settled import cost_of, has_settled
-from .start import first_trials
+from .start import first_trials, likely_quantizations
 
 _MOST_TRIALS = 80
-_EFFORTS = (1.0, 3.0)
-_SPREADS = (0.0, 0.5, 1.0)
+_OWN_EVERY = 5
+_ATTEMPTS = 5
 _CLEARLY = 3.0
 _MARGIN = 0.02
 
@@ -104,32 +104,45 @@ class AutoSearch:
     def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
         """The next configuration, or None where only what was tried already comes up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
-        study = self._study(mine, runtime)
-        known = [outcome for outcome in mine if self._is_known(outcome)]
-        space = self._space(seen, runtime)
-        move = next_move(known, tried, self._goal, self._quantizations[runtime], max(self._amounts, default=0.0), space)
+        study, space = self._study(seen, mine, runtime), self._space(seen, mine, runtime)
+        move = None
+        if len(tried) % _OWN_EVERY:
+            move = next_move(self._ground(seen, mine, tried, runtime), len(tried))
         if move is not None:
             study.enqueue_trial(move)
-        for _ in range(5):
+            space |= _space_of_moves()
+        for _ in range(_ATTEMPTS):
             config = _config(study.ask(space).params, runtime)
             if config not in tried:
                 return config
         return None
 
-    def _space(self, seen: Seen, runtime: str) -> dict[str, Any]:
+    def _ground(self, seen: Seen, mine: list[Outcome], tried: list[Config], runtime: str) -> Ground:
+        known = [outcome for outcome in mine if self._is_known(outcome)]
+        likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
+        return Ground(
+            known=known,
+            tried=tried,
+            goal=self._goal,
+            carrier=carrier_of(known, self._goal, likely[0]),
+            most=max(self._amounts, default=0.0),
+            can_spread="prune" in seen.rankings,
+            can_mix="mixed" in self._quantizations[runtime],
+        )
+
+    def _space(self, seen: Seen, mine: list[Outcome], runtime: str) -> dict[str, Any]:
+        """What the sampler may choose by itself; longer trainings are left to the moves, which know when they pay."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        most = max(self._amounts, default=0.0)
-        spreads = _SPREADS if "prune" in seen.rankings else _SPREADS[:1]
+        likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
+        used = [outcome.config["quantize"] for outcome in mine]
         return {
-            "amount": FloatDistribution(0.0, max(most, 0.01), step=0.01),
-            "spread": CategoricalDistribution(spreads),
-            "quantize": CategoricalDistribution(self._quantizations[runtime]),
-            "effort": CategoricalDistribution(_EFFORTS),
-            "recover": CategoricalDistribution(("distill", "qat")),
+            "amount": FloatDistribution(0.0, max(self._amounts, default=0.0) or 0.01, step=0.01),
+            "spread": FloatDistribution(0.0, 1.0 if "prune" in seen.rankings else 0.0, step=0.25),
+            "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
         }
 
-    def _study(self, mine: list[Outcome], runtime: str) -> Any:
+    def _study(self, seen: Seen, mine: list[Outcome], runtime: str) -> Any:
         """An Optuna study that was told all outcomes of a runtime."""
         import optuna
 
@@ -142,7 +155,7 @@ class AutoSearch:
             constraints_func=lambda trial: (trial.user_attrs.get("excess", 0.0),),
         )
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-        space = self._space(Seen((), {"prune": ()}), runtime)
+        space = self._space(seen, mine, runtime) | _space_of_moves()
         for outcome in mine:
             study.enqueue_trial(_params(outcome.config))
             trial = study.ask(space)
@@ -152,11 +165,17 @@ class AutoSearch:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
             cost = cost_of(outcome, self._goal)
-            assert outcome.drop is not None
+            assert outcome.cautious_drop is not None
             assert cost is not None
-            trial.set_user_attr("excess", outcome.drop - self._goal.max_drop)
-            study.tell(trial, [cost, outcome.drop])
+            trial.set_user_attr("excess", outcome.cautious_drop - self._goal.max_drop)
+            study.tell(trial, [cost, outcome.cautious_drop])
         return study
+
+
+def _space_of_moves() -> dict[str, Any]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return {"effort": FloatDistribution(1.0, 3.0), "recover": CategoricalDistribution(("distill", "qat"))}
 
 
 def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
@@ -166,10 +185,10 @@ def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
     if amount > 0:
         config["prune"] = Prune(amount=amount, spread=params["spread"]).model_dump()
     is_trained = amount > 0
-    if params["recover"] == "qat" and params["quantize"] not in ("none", "fp16", "bf16"):
+    if params.get("recover") == "qat" and params["quantize"] not in ("none", "fp16", "bf16"):
         config["recover"] = "qat"
         is_trained = True
-    if is_trained and params["effort"] != 1.0:
+    if is_trained and params.get("effort", 1.0) != 1.0:
         config["effort"] = params["effort"]
     return config
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ...recipe import Goal
@@ -12,119 +14,156 @@ from .settled import cost_of
 
 _NEAR_MISS = 0.04
 _CLOSE = 0.02
+_STEP = 0.75
 
 Params = dict[str, Any]
 
 
-def next_move(
-    known: Sequence[Outcome],
-    tried: Sequence[Config],
-    goal: Goal,
-    quantizations: Sequence[str],
-    most: float,
-    space: Mapping[str, Any],
-) -> Params | None:
-    """Parameters of the next trial, or None where the sampler shall propose.
+@dataclass(frozen=True)
+class Ground:
+    """What moves stand on.
 
-    The moves take turns: halve the gap between the largest amount that meets the goal and the smallest that does not,
-    train a near miss longer, train it with quantizers, let sensitive layers lose less. Every fourth turn, and whenever
-    no move is new, is the sampler's.
-
-    Args:
+    Attributes:
         known: Outcomes measured so far.
         tried: Configurations proposed so far.
         goal: What the best is.
-        quantizations: What may be proposed.
+        carrier: The quantization that carries the search.
         most: The largest amount that may be pruned.
-        space: Distributions of the parameters.
+        can_spread: Whether the sensitivity of layers to pruning is known.
+        can_mix: Whether sensitive layers may stay in higher precision.
     """
-    carrier = _carrier(known, goal, quantizations)
-    turn = len(tried) % 4
-    moves: list[Callable[[], Params | None]] = [
-        lambda: _halve_the_gap(known, goal, carrier, most),
-        lambda: _train_longer(known, tried, goal),
-        lambda: _change_the_kind(known, tried, goal, space),
-    ]
-    if turn == 3:
-        return None
-    for move in (*moves[turn:], *moves[:turn]):
-        found = move()
-        if found is not None and not _is_tried(found, tried):
-            return found
-    return None
+
+    known: Sequence[Outcome]
+    tried: Sequence[Config]
+    goal: Goal
+    carrier: str
+    most: float
+    can_spread: bool
+    can_mix: bool
+
+    @property
+    def carried(self) -> list[Outcome]:
+        """Outcomes of the carrier that were measured."""
+        return [o for o in self.known if o.config["quantize"] == self.carrier and o.drop is not None]
+
+    def meets(self, outcome: Outcome) -> bool:
+        """Whether an outcome meets the goal, cautiously."""
+        drop = outcome.cautious_drop
+        return drop is not None and drop <= self.goal.max_drop
+
+    @property
+    def allowed(self) -> float:
+        """The largest amount that meets the goal."""
+        return max((o.amount for o in self.carried if self.meets(o)), default=0.0)
+
+    @property
+    def near_misses(self) -> list[Outcome]:
+        """Trials that just miss the goal and would beat what meets it, the cheapest first."""
+        costs = [(cost_of(o, self.goal), o) for o in self.known if o.drop is not None and not o.is_lost]
+        best = min((cost for cost, o in costs if cost is not None and self.meets(o)), default=1.0)
+        limit = 2 * self.goal.max_drop + _NEAR_MISS
+        missed = [
+            (cost, o.name, o)
+            for cost, o in costs
+            if cost is not None and cost < best and o.drop is not None and o.drop <= limit and not self.meets(o)
+        ]
+        return [outcome for _, _, outcome in sorted(missed, key=lambda item: item[:2])]
 
 
-def _carrier(known: Sequence[Outcome], goal: Goal, quantizations: Sequence[str]) -> str:
+def carrier_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
     """The quantization that carries the search: of the unpruned, the cheapest that meets the goal."""
     unpruned = [
-        (outcome.drop > goal.max_drop, cost, outcome.config["quantize"])
+        ((outcome.cautious_drop or 0.0) > goal.max_drop, cost, outcome.config["quantize"])
         for outcome in known
         if outcome.amount == 0
         and not outcome.is_lost
         and outcome.config["quantize"] != "none"
-        and (cost := cost_of(outcome, goal)) is not None
         and outcome.drop is not None
+        and (cost := cost_of(outcome, goal)) is not None
     ]
-    return min(unpruned)[2] if unpruned else quantizations[-1]
+    return str(min(unpruned)[2]) if unpruned else otherwise
 
 
-def _halve_the_gap(known: Sequence[Outcome], goal: Goal, carrier: str, most: float) -> Params | None:
+def next_move(ground: Ground, turn: int) -> Params | None:
+    """Parameters of the next trial; None where no move is new.
+
+    The moves take turns: halve the gap between the largest amount that meets the goal and the smallest that does not;
+    fill the widest gap below it, since what holds on the guiding half may not hold on the other; train a near miss
+    longer; train it with quantizers, or let its sensitive layers lose less.
+    """
+    moves: list[Callable[[Ground], Params | None]] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
+    first = turn % len(moves)
+    for move in (*moves[first:], *moves[:first]):
+        found = move(ground)
+        if found is not None and not _is_tried(found, ground.tried):
+            return found
+    return None
+
+
+def _halve_the_gap(ground: Ground) -> Params | None:
     """Between the largest amount that meets the goal and the next one that does not, by the share that is kept."""
-    pruned = [outcome for outcome in known if outcome.config["quantize"] == carrier and outcome.drop is not None]
-    allowed = max((o.amount for o in pruned if _meets(o, goal)), default=0.0)
-    missed = [o.amount for o in pruned if not _meets(o, goal) and o.amount > allowed]
-    lost = [o.amount for o in known if o.is_lost and o.amount > allowed and o.config["quantize"] == carrier]
-    beyond = min((*missed, *lost), default=None)
-    if beyond is None:
-        amount = min(most, 1 - (1 - allowed) / 2)
-    elif beyond - allowed <= _CLOSE:
+    allowed = ground.allowed
+    missed = [o.amount for o in ground.carried if not ground.meets(o) and o.amount > allowed]
+    lost = [o.amount for o in ground.known if o.is_lost and o.amount > allowed]
+    pending = [amount for amount in _amounts(ground) if amount > allowed]
+    if not missed and not lost:
+        highest = max((allowed, *pending))
+        return _params(min(ground.most, 1 - (1 - highest) / 2), ground.carrier)
+    beyond = min((*missed, *lost))
+    # Amounts that still run halve the gap as well.
+    edges = sorted({allowed, *(amount for amount in pending if amount < beyond), beyond})
+    low, high = max(pairwise(edges), key=lambda pair: pair[1] - pair[0])
+    if high - low <= _CLOSE:
         return None
-    else:
-        amount = 1 - math.sqrt((1 - allowed) * (1 - beyond))
-    efforts = [o.effort for o in pruned if _meets(o, goal) and o.amount == allowed and allowed > 0]
-    return _params(amount, carrier, effort=max(efforts, default=1.0))
+    efforts = [o.effort for o in ground.carried if ground.meets(o) and o.amount == allowed and allowed > 0]
+    return _params(_middle(low, high), ground.carrier, effort=max(efforts, default=1.0))
 
 
-def _train_longer(known: Sequence[Outcome], tried: Sequence[Config], goal: Goal) -> Params | None:
-    for outcome in _near_misses(known, goal):
-        params = _params_of(outcome)
-        if outcome.amount > 0 and outcome.effort == 1.0 and not _is_tried({**params, "effort": 3.0}, tried):
-            return {**params, "effort": 3.0}
-    return None
-
-
-def _change_the_kind(
-    known: Sequence[Outcome], tried: Sequence[Config], goal: Goal, space: Mapping[str, Any]
-) -> Params | None:
-    """The largest near miss again: with quantizers in the training, or with amounts by sensitivity."""
-    for outcome in _near_misses(known, goal):
-        params = _params_of(outcome)
-        for change in ({"recover": "qat"}, {"spread": 0.5}):
-            key, value = next(iter(change.items()))
-            is_open = value in space[key].choices and params[key] != value and (key != "spread" or outcome.amount > 0)
-            if is_open and not _is_tried({**params, **change}, tried):
-                return {**params, **change}
-    return None
-
-
-def _near_misses(known: Sequence[Outcome], goal: Goal) -> list[Outcome]:
-    """Trials that just miss the goal and would beat what meets it, the cheapest first."""
-    costs = [(cost_of(o, goal), o) for o in known if o.drop is not None and not o.is_lost]
-    best = min((cost for cost, o in costs if cost is not None and _meets(o, goal)), default=1.0)
-    missed = [
-        (cost, o.name, o)
-        for cost, o in costs
-        if cost is not None and cost < best and o.drop is not None and goal.max_drop < o.drop <= _limit(goal)
+def _fill_the_ladder(ground: Ground) -> Params | None:
+    """In the widest step, by the share that is kept, between amounts up to the largest that meets the goal."""
+    steps = [
+        (math.log((1 - low) / (1 - high)), low, high)
+        for low, high in pairwise(sorted({0.5, *(a for a in _amounts(ground) if 0.5 <= a <= ground.allowed)}))
     ]
-    return [outcome for _, _, outcome in sorted(missed, key=lambda item: item[:2])]
+    if not steps or max(steps)[0] < -math.log(_STEP):
+        return None
+    _, low, high = max(steps)
+    return _params(_middle(low, high), ground.carrier)
 
 
-def _limit(goal: Goal) -> float:
-    return 2 * goal.max_drop + _NEAR_MISS
+def _train_longer(ground: Ground) -> Params | None:
+    for outcome in ground.near_misses:
+        params = {**_params_of(outcome), "effort": 3.0}
+        if outcome.amount > 0 and outcome.effort == 1.0 and not _is_tried(params, ground.tried):
+            return params
+    return None
 
 
-def _meets(outcome: Outcome, goal: Goal) -> bool:
-    return outcome.drop is not None and outcome.drop <= goal.max_drop
+def _change_the_kind(ground: Ground) -> Params | None:
+    """The best near miss again: amounts by sensitivity, a mixed precision, or training with quantizers."""
+    for outcome in ground.near_misses:
+        quantization = outcome.config["quantize"]
+        changes: list[tuple[bool, Params]] = [
+            (outcome.amount > 0 and ground.can_spread, {"spread": 0.5}),
+            (quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
+            (quantization.startswith("int"), {"recover": "qat"}),
+        ]
+        for applies, change in changes:
+            if not applies:
+                continue
+            params = {**_params_of(outcome), **change}
+            if not _is_tried(params, ground.tried):
+                return params
+    return None
+
+
+def _amounts(ground: Ground) -> list[float]:
+    """All amounts proposed for the carrier."""
+    return [c["prune"]["amount"] for c in ground.tried if c["prune"] and c["quantize"] == ground.carrier]
+
+
+def _middle(low: float, high: float) -> float:
+    return 1 - math.sqrt((1 - low) * (1 - high))
 
 
 def _params(amount: float, quantize: str, effort: float = 1.0) -> Params:

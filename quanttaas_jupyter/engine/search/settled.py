@@ -43,7 +43,7 @@ def cost_of(outcome: Outcome, goal: Goal) -> float | None:
 
 
 def _points(outcomes: Sequence[Outcome], goal: Goal) -> list[tuple[float, float]]:
-    pairs = [(cost_of(outcome, goal), outcome.drop) for outcome in outcomes if not outcome.is_lost]
+    pairs = [(cost_of(outcome, goal), outcome.cautious_drop) for outcome in outcomes if not outcome.is_lost]
     return [(cost, drop) for cost, drop in pairs if cost is not None and drop is not None]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...recipe import Prune
 
 _BY_CONVOLUTION = (0.75, 0.9, 0.5)
-_BY_OTHERS = (0.3, 0.6)
+_BY_OTHERS = (0.5, 0.75, 0.3)
 
 
 def first_trials(
@@ -23,18 +23,25 @@ def first_trials(
         named: Prunings of other methods that the recipe names: each is tried with the likeliest quantization.
         runtime: Where the trials run.
     """
-    likely = [name for name in _likely_quantizations(weights) if name in quantizations]
-    likely = likely or [name for name in quantizations if name != "none"][:2]
-    carrier = likely[0] if likely else "none"
+    likely = likely_quantizations(weights, quantizations)
+    carrier = likely[0]
     amounts = _BY_CONVOLUTION if _share(weights, "convolution") > 0.5 else _BY_OTHERS
-    found: list[dict[str, Any]] = [{"prune": None, "quantize": name, "runtime": runtime} for name in likely]
+    found: list[dict[str, Any]] = [
+        {"prune": None, "quantize": name, "runtime": runtime} for name in likely if name != "none"
+    ]
     prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
     found += [{"prune": prune.model_dump(), "quantize": carrier, "runtime": runtime} for prune in (*prunings, *named)]
     return found
 
 
-def _likely_quantizations(weights: Mapping[str, int]) -> list[str]:
-    """What makes such a model small: static int8 for convolutions, dynamic or weight-only for the others."""
+def likely_quantizations(weights: Mapping[str, int], allowed: Sequence[str]) -> list[str]:
+    """Of the allowed ones, what makes such a model small; the likeliest first, at least one."""
+    likely = [name for name in _by_kind(weights) if name in allowed]
+    return likely or [name for name in allowed if name != "none"][:2] or ["none"]
+
+
+def _by_kind(weights: Mapping[str, int]) -> list[str]:
+    """Static int8 for convolutions, dynamic or weight-only for the others."""
     if _share(weights, "convolution") > 0.5:
         return ["int8"]
     if _share(weights, "recurrent") > 0.3:
