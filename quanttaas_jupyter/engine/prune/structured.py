@@ -1,166 +1,166 @@
-"""Structured pruning: whole channels go, and the model becomes smaller and faster for every runtime.
+"""Structured pruning: whole channels, units and heads go, and the model becomes smaller and faster for every runtime.
 
-Groups of coupled channels come from Torch-Pruning (Fang et al., "DepGraph: Towards Any Structural Pruning",
-CVPR 2023). Its ratio counts channels; the ratio that removes the wanted share of *parameters* is found by bisection.
+One run of the model shows which indices of which parameters can only go together (``tracing``); the least important of
+them go (``importance``, ``amounts``); the pruned model is run again and must do the same operations on tensors of
+exactly the predicted sizes (``verify``). What does not work is left whole, and it is tried again.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ...bundle.batches import Batch, call
 from ...bundle.structure import flatten, unflatten
 from ..failures import StageError
-from . import PRUNERS, Pruned, PruneJob
+from ..measure import sqnr_db
+from . import PRUNERS, RANKERS, Pruned, PruneJob, Ranking
+from .cutting import Cutter
+from .importance import applicable, of_groups
+from .tracing import Trace, trace
+from .units import Units, surviving
 
-_STEPS = 10
-_CLOSE_ENOUGH = 0.005
-_MOST = 0.99
 _FAR = 0.05
+_JUDGED_ON = 64
+_RANKED_ON = 128
+_RANKED_GROUPS = 96
+_TOP_DB = 120.0
+
+_WAY_OUT = "name fewer layers in 'ignore', or try unstructured pruning"
+
+_HELPERS = tuple(
+    f"{__package__}.{name}"
+    for name in (
+        "couplings",
+        "rules",
+        "rules_shape",
+        "rules_layers",
+        "recurrent",
+        "tracing",
+        "units",
+        "importance",
+        "amounts",
+        "surgery",
+        "verify",
+        "cutting",
+    )
+)
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    model: Any
-    share: float
-
-
-@PRUNERS.register("structured", packages=("torch", "torch-pruning"))
+@PRUNERS.register("structured", packages=("torch",), helpers=_HELPERS)
 def prune(job: PruneJob) -> Pruned:
-    """Remove the channels of least magnitude, compared over all isomorphic groups; the output layers stay whole.
+    """Remove the least important units until the wanted share of the model's parameters is gone.
+
+    ``importance: auto`` prunes by each kind that applies and keeps the one whose outputs, right after pruning, are
+    closest to the original's on calibration samples.
 
     Raises:
-        StageError: The architecture does not allow it, with the reason.
+        StageError: Nothing can be removed, or the importance does not apply.
     """
-    examples = job.examples.head(2).batches[0]
-    expected = _shapes(job.model, job, examples)
-    total = _count(job.model)
-    problems: list[str] = []
-    for is_global in (True, False):
+    batch = _two_samples(job)
+    found = _traced(job, batch)
+    units = Units(job.model, found)
+    if not units.groups:
+        raise StageError(f"the model has no channels or units that can be removed{_because(found)}", _WAY_OUT)
+    kinds = applicable(job.model, units) if job.importance == "auto" else (job.importance,)
+    cutter = Cutter(job, batch, found, units)
+    kind = _best(job, cutter, kinds) if len(kinds) > 1 else kinds[0]
+    share = cutter.cut(kind)
+    if not share:
+        raise StageError(f"the model cannot be pruned by channels: {cutter.problem}", _WAY_OUT)
+    warnings = list(cutter.left_whole())
+    if abs(share - job.amount) > _FAR:
+        reached = f"the architecture lets {share:.0%} of the parameters go where {job.amount:.0%} was asked"
+        warnings.insert(0, reached + _because(found))
+    return Pruned(job.model.eval(), tuple(warnings), {"importance": kind})
+
+
+@RANKERS.register("structured", packages=("torch",), helpers=_HELPERS)
+def rank(job: PruneJob) -> Ranking:
+    """Mask the least important half of each layer's units, with all that is coupled to them, and look at the outputs.
+
+    Returns:
+        Layers with the SQNR in dB of the outputs, at most 120, worst first. Layers that are coupled share a figure.
+    """
+    batch = _two_samples(job)
+    units = Units(job.model, _traced(job, batch))
+    kind = "magnitude" if job.importance == "auto" else job.importance
+    scores = of_groups(kind, job, units) if units.groups else []
+    sample = job.examples.head(_RANKED_ON).rebatched(_RANKED_ON).batches[0]
+    reference = _outputs(job, sample)
+    pairs = sorted(zip(units.groups, scores, strict=True), key=lambda pair: -units.share(pair[0].units[:-1]))
+    found: dict[str, float] = {}
+    for group, score in pairs[:_RANKED_GROUPS]:
+        least = group.units[np.argsort(score, kind="stable")[: len(group.units) // 2]]
+        decibels = _masked_db(job, units, least, sample, reference)
+        for layer in group.layers:
+            found[layer] = min(decibels, found.get(layer, _TOP_DB))
+    return sorted(found.items(), key=lambda item: item[1])
+
+
+def _two_samples(job: PruneJob) -> Batch:
+    """With one sample, the batch would look like any other dimension of size one."""
+    import torch
+
+    batch = job.examples.head(2).batches[0]
+    if batch.samples > 1 or not job.examples.is_sliceable():
+        return batch
+    return Batch([torch.cat([leaf, leaf]) for leaf in batch.inputs], [])
+
+
+def _traced(job: PruneJob, batch: Batch) -> Trace:
+    ignored = {id(module) for kept in job.ignore for module in kept.modules()}
+    return trace(job.model, job.examples.inputs, batch, ignored)
+
+
+def _best(job: PruneJob, cutter: Cutter, kinds: tuple[str, ...]) -> str:
+    sample = job.examples.head(_JUDGED_ON).rebatched(_JUDGED_ON).batches[0]
+    reference = _outputs(job, sample)
+    found = {}
+    for kind in kinds:
+        if cutter.cut(kind):
+            found[kind] = _db(_outputs(job, sample), reference)
+            job.report(f"importance {kind}: outputs at {found[kind]:.1f} dB right after pruning")
+        cutter.undo()
+    return max(found, key=lambda kind: found[kind], default=kinds[0])
+
+
+def _masked_db(job: PruneJob, units: Units, removed: np.ndarray, sample: Batch, reference: Any) -> float:
+    import torch
+
+    parameters = dict(job.model.named_parameters())
+    alive = np.ones(units.atoms(), bool)
+    alive[removed] = False
+    backup: dict[str, Any] = {}
+    with torch.no_grad():
+        for axis in units.axes:
+            gone = np.flatnonzero(~surviving(axis.label, alive))
+            if axis.name in parameters and len(gone):
+                backup.setdefault(axis.name, parameters[axis.name].clone())
+                parameters[axis.name].index_fill_(axis.dim, torch.from_numpy(gone), 0.0)
         try:
-            closest = _bisect(partial(_at, job, examples, is_global), total, job.amount, job.report)
-        except StageError:
-            raise
-        except Exception as error:
-            problems.append(f"{type(error).__name__}: {error}")
-            continue
-        if _shapes(closest.model, job, examples) == expected:
-            return Pruned(_accepted(closest, job.amount))
-        problems.append("the shape of its outputs would change")
-    raise StageError(
-        f"the model cannot be pruned by channels: {problems[0].splitlines()[0]}",
-        "name the layers that must stay whole with 'ignore', or try unstructured pruning",
-    )
+            return _db(_outputs(job, sample), reference)
+        finally:
+            for name, values in backup.items():
+                parameters[name].copy_(values)
 
 
-def _accepted(closest: _Attempt, amount: float) -> Any:
-    if abs(closest.share - amount) > _FAR:
-        raise StageError(
-            f"the architecture lets {closest.share:.0%} of the parameters go where {amount:.0%} was asked",
-            f"ask for an amount near {closest.share:.2f}",
-        )
-    return closest.model
-
-
-def _bisect(prune_at: Callable[[float], Any], total: int, amount: float, report: Callable[[str], None]) -> _Attempt:
-    low, high = 0.0, _MOST
-    closest: _Attempt | None = None
-    for step in range(_STEPS):
-        ratio = 1 - (1 - amount) ** 0.5 if step == 0 else (low + high) / 2
-        model = prune_at(ratio)
-        share = 1 - _count(model) / total
-        report(f"channel ratio {ratio:.2f} removes {share:.1%} of the parameters")
-        if closest is None or abs(share - amount) < abs(closest.share - amount):
-            closest = _Attempt(model, share)
-        if abs(share - amount) <= _CLOSE_ENOUGH:
-            break
-        low, high = (ratio, high) if share < amount else (low, ratio)
-    assert closest is not None
-    return closest
-
-
-def _at(job: PruneJob, examples: Batch, is_global: bool, ratio: float) -> Any:
-    import torch_pruning as tp
-
-    model, kept = copy.deepcopy((job.model, job.ignore))
-    inputs = unflatten(job.examples.inputs, list(examples.inputs))
-    pruner = tp.pruner.BasePruner(
-        model,
-        example_inputs=inputs,
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=[*_output_layers(model, job, examples), *(m for k in kept for m in k.modules())],
-        global_pruning=is_global,
-        isomorphic=is_global,
-        round_to=_round_to(model),
-    )
-    pruner.step()
-    for parameter in model.parameters():
-        parameter.grad = None
-    return model.eval()
-
-
-def _round_to(model: Any) -> int:
-    import torch
-
-    """Runtimes like channels in eights; narrow layers have none to spare."""
-    widths = [m.out_channels for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
-    narrowest = min(widths, default=0)
-    return 8 if narrowest >= 64 else 4 if narrowest >= 16 else 1
-
-
-def _output_layers(model: Any, job: PruneJob, examples: Batch) -> list[Any]:
-    """The layers whose outputs are the model's: found by walking back from its outputs to the first weights."""
-    import torch
-
-    owners = {
-        id(parameter): module
-        for module in model.modules()
-        if isinstance(module, (torch.nn.Linear, torch.nn.modules.conv._ConvNd))
-        for parameter in module.parameters(recurse=False)
-    }
-    with torch.enable_grad():
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        outputs, _ = flatten(call(model, job.examples.inputs, examples.inputs))
-    found: list[Any] = []
-    seen: set[Any] = set()
-    frontier = [leaf.grad_fn for _, leaf in outputs if getattr(leaf, "grad_fn", None) is not None]
-    while frontier:
-        node = frontier.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        parents = [parent for parent, _ in node.next_functions if parent is not None]
-        layers = [owner for parent in parents if (owner := _owner(parent, owners)) is not None]
-        found += layers
-        if not layers:
-            frontier += parents
-    return found
-
-
-def _owner(node: Any, owners: dict[int, Any]) -> Any:
-    variable = getattr(node, "variable", None)
-    if variable is not None:
-        return owners.get(id(variable))
-    # A Linear on more than two dimensions multiplies by its transposed weight.
-    if node.name() in ("TBackward0", "TransposeBackward0", "PermuteBackward0"):
-        parents = [parent for parent, _ in node.next_functions if parent is not None]
-        return _owner(parents[0], owners) if parents else None
-    return None
-
-
-def _shapes(model: Any, job: PruneJob, examples: Batch) -> list[tuple[int, ...]]:
+def _outputs(job: PruneJob, sample: Batch) -> Any:
     import torch
 
     with torch.no_grad():
-        outputs, _ = flatten(call(model, job.examples.inputs, examples.inputs))
-    return [tuple(leaf.shape) for _, leaf in outputs if isinstance(leaf, torch.Tensor)]
+        leaves, structure = flatten(call(job.model, job.examples.inputs, sample.inputs))
+    return unflatten(structure, [leaf for _, leaf in leaves])
 
 
-def _count(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _db(outputs: Any, reference: Any) -> float:
+    found = sqnr_db(outputs, reference)
+    if found is None:
+        return _TOP_DB
+    return min(_TOP_DB, found) if np.isfinite(found) else -_TOP_DB
+
+
+def _because(found: Trace) -> str:
+    names = sorted(found.fixed_by)
+    return f"; operations that nothing is known of hold parts of it: {', '.join(names[:4])}" if names else ""

@@ -1,0 +1,109 @@
+"""Cutting indices out of a model's tensors, so that it can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+
+class Surgery:
+    """Changes made to a model; ``undo`` takes all of them back."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._undo: list[Callable[[], None]] = []
+
+    def cut(self, kept: Mapping[tuple[str, int], np.ndarray]) -> None:
+        """Keep these indices of parameters and buffers, and tell PyTorch's modules their new sizes.
+
+        Args:
+            kept: Indices that stay, by first name of the tensor and dimension.
+        """
+        import torch
+
+        changed: set[Any] = set()
+        by_name: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for (name, dim), indices in kept.items():
+            by_name.setdefault(name, []).append((dim, indices))
+        first = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+        news: dict[int, Any] = {}
+        for name, cuts in by_name.items():
+            with torch.no_grad():
+                new = first[name].detach()
+                for dim, indices in cuts:
+                    new = new.index_select(dim, torch.from_numpy(indices))
+            is_parameter = isinstance(first[name], torch.nn.Parameter)
+            news[id(first[name])] = (
+                torch.nn.Parameter(new.clone(), requires_grad=first[name].requires_grad)
+                if is_parameter
+                else new.clone()
+            )
+        for module in self._model.modules():
+            for held in (module._parameters, module._buffers):
+                for key, tensor in list(held.items()):
+                    if tensor is not None and id(tensor) in news:
+                        self._put(module, key, tensor, news[id(tensor)])
+                        changed.add(module)
+        for module in [m for m in self._model.modules() if changed & set(m.modules())]:
+            self.set(module, sizes_of(module))
+
+    def set(self, module: Any, values: Mapping[str, Any]) -> None:
+        """Give a module's attributes new values."""
+        for name, value in values.items():
+            old = getattr(module, name)
+            if old != value:
+                self._undo.append(partial(setattr, module, name, old))
+                setattr(module, name, value)
+
+    def undo(self) -> None:
+        """Put everything back."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _put(self, module: Any, key: str, old: Any, new: Any) -> None:
+        self._undo.append(partial(setattr, module, key, old))
+        setattr(module, key, new)
+
+
+def sizes_of(module: Any) -> dict[str, Any]:
+    """The size attributes of PyTorch's own modules, from their tensors."""
+    from torch import nn
+
+    if isinstance(module, nn.Linear):
+        return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _convolution(module)
+    if isinstance(module, nn.GroupNorm):
+        new = module.weight.shape[0] if module.affine else module.num_channels
+        groups = new if module.num_groups == module.num_channels else module.num_groups
+        return {"num_channels": new, "num_groups": groups}
+    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
+        tensor: Any = module.weight if module.weight is not None else module.running_mean
+        return {} if tensor is None else {"num_features": tensor.shape[0]}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
+        return {"normalized_shape": tuple(module.weight.shape)}
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": module.weight.shape[0]}
+    if isinstance(module, nn.RNNBase):
+        return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_hh_l0.shape[1]}
+    if isinstance(module, nn.RNNCellBase):
+        return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
+    return {}
+
+
+def _convolution(module: Any) -> dict[str, Any]:
+    """Depthwise layers lose groups; in others the groups stay and become narrower."""
+    shape, groups = module.weight.shape, module.groups
+    inner, outer = (0, 1) if module.transposed else (1, 0)
+    if groups > 1 and not module.transposed and shape[1] == 1:
+        groups = shape[0] * groups // module.out_channels
+    elif groups > 1 and module.transposed and shape[1] == 1:
+        groups = shape[0] * groups // module.in_channels
+    if module.transposed:
+        return {"in_channels": shape[0], "out_channels": shape[1] * groups, "groups": groups}
+    return {"out_channels": shape[outer], "in_channels": shape[inner] * groups, "groups": groups}

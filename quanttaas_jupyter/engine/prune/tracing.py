@@ -1,0 +1,224 @@
+"""Running a model once and noting every operation: what couples its parameters, and which shapes to expect.
+
+The idea of dependency graphs is that of Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023); here the
+couplings are read from the operations that really ran, so parametrized, tied and free-standing parameters need no
+special care. Recurrent layers are noted as one operation each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...bundle.batches import Batch, call
+from ...bundle.structure import Structure, flatten
+from .couplings import Couplings, Label, Labels
+from .recurrent import couple_recurrent
+from .rules import Operation, passed_on, tensors_in
+
+Note = Callable[[str, str, bool, "dict[str, Any]", "list[Any]"], None]
+"""Called with module path, operation, whether it is pointwise, its arguments by name and its outputs."""
+
+
+# Whether these run depends on memory layouts and constants, so they are no steps of the model.
+_BOOKKEEPING = ("detach", "lift_fresh", "alias", "clone", "contiguous")
+_SAME = {"_unsafe_view": "view", "_reshape_alias": "view"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the traced run: where it ran, and shapes and labels of what went in and came out.
+
+    An output without labels has a shape that nothing follows from.
+    """
+
+    module: str
+    operation: str
+    inputs: list[tuple[tuple[int, ...], Labels]]
+    outputs: list[tuple[tuple[int, ...], Labels | None]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of a parameter or buffer, with the atoms its indices need."""
+
+    name: str
+    dim: int
+    label: Label
+
+
+@dataclass
+class Trace:
+    """What one run of a model showed.
+
+    Attributes:
+        couplings: What goes together.
+        steps: Every operation, in order.
+        tensors: Labels of each parameter and buffer by its first name.
+        fixed_by: Operations that have no rule, and so fixed what went into them.
+    """
+
+    couplings: Couplings
+    steps: list[Step] = field(default_factory=list)
+    tensors: dict[str, Labels] = field(default_factory=dict)
+    fixed_by: set[str] = field(default_factory=set)
+
+    def axes(self) -> list[Axis]:
+        """The dimensions of parameters and buffers from which something can be removed."""
+        found = [
+            Axis(name, dim, self.couplings.resolve(label))
+            for name, labels in self.tensors.items()
+            for dim, label in enumerate(labels)
+        ]
+        return [axis for axis in found if axis.label is not None]
+
+
+def trace(model: Any, structure: Structure, batch: Batch, fixed: set[int]) -> Trace:
+    """Run the model and find out what goes together.
+
+    Args:
+        model: In eval mode.
+        structure: How its inputs are nested.
+        batch: Inputs, of two samples or more.
+        fixed: Ids of the modules never touched.
+    """
+    found = Trace(Couplings())
+    labels = _Labels(model, found)
+    outputs = watch(model, structure, batch, labels.note)
+    for leaf in outputs:
+        for label in labels.of(leaf):
+            found.couplings.freeze(label)
+    labels.fix_unused()
+    for module in model.modules():
+        if id(module) in fixed or _is_closed(module):
+            for tensor in (*module.parameters(), *module.buffers()):
+                for label in labels.of(tensor):
+                    found.couplings.freeze(label)
+    return found
+
+
+def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[Any]:
+    """Run the model without gradients and call ``note`` after each operation.
+
+    Returns:
+        The tensors in the model's outputs.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    path: list[str] = [""]
+    inside: list[Any] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if not inside:
+                values = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+                values |= dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
+                name = func._schema.name.rpartition("::")[2]
+                note(path[-1], _SAME.get(name, name), torch.Tag.pointwise in func.tags, values, tensors_in(result))
+            return result
+
+    def enter(name: str, module: Any) -> None:
+        path.append(name)
+        if isinstance(module, torch.nn.RNNBase):
+            inside.append(module)
+
+    def leave(module: Any, args: Any, kwargs: Any, result: Any) -> None:
+        name = path.pop()
+        if isinstance(module, torch.nn.RNNBase) and inside:
+            inside.pop()
+            given = {"module": module, **dict(zip(("input", "hx"), args, strict=False)), **kwargs}
+            note(name, "recurrent", False, given, tensors_in(result))
+
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            before = module.register_forward_pre_hook(lambda m, args, name=name: enter(name, m))
+            after = module.register_forward_hook(leave, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        stack.enter_context(_slow_attention())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(Recorder())
+        outputs, _ = flatten(call(model, structure, batch.inputs))
+    return [leaf for _, leaf in outputs if isinstance(leaf, torch.Tensor)]
+
+
+def is_step(operation: str) -> bool:
+    """Whether an operation runs each time that a model runs."""
+    return operation not in _BOOKKEEPING
+
+
+class _Labels:
+    """Labels of the tensors of a run; tensors are kept, so that their ids stay theirs."""
+
+    def __init__(self, model: Any, found: Trace) -> None:
+        self._found = found
+        self._kept: dict[int, tuple[Any, Labels, bool]] = {}
+        self._used: set[int] = set()
+        self._names: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, tensor in self._names.items():
+            labels = [found.couplings.fresh(size) if size > 1 else None for size in tensor.shape]
+            found.tensors[name] = labels
+            self._kept[id(tensor)] = (tensor, labels, True)
+
+    def of(self, tensor: Any) -> Labels:
+        held = self._kept.get(id(tensor))
+        return list(held[1]) if held else [None] * tensor.ndim
+
+    def is_weight(self, tensor: Any) -> bool:
+        held = self._kept.get(id(tensor))
+        return held is not None and held[2]
+
+    def note(self, module: str, name: str, is_pointwise: bool, values: dict[str, Any], outputs: list[Any]) -> None:
+        inputs = [tensor for value in values.values() for tensor in tensors_in(value)]
+        if name == "recurrent":
+            inputs += list(values["module"].parameters())
+        self._used.update(map(id, inputs))
+        before = [(tuple(t.shape), self.of(t)) for t in inputs]
+        operation = Operation(name, values, outputs, self._found.couplings, self.of, self.is_weight)
+        labels = couple_recurrent(operation) if name == "recurrent" else passed_on(operation, is_pointwise)
+        if labels is None:
+            labels = [[None] * out.ndim for out in outputs]
+            self._fix(name, inputs)
+        is_weight = bool(inputs) and all(map(self.is_weight, inputs))
+        for tensor, own in zip(outputs, labels, strict=True):
+            self._kept[id(tensor)] = (tensor, own if own is not None else [None] * tensor.ndim, is_weight)
+        if not is_step(name):
+            return
+        after = [(tuple(t.shape), own) for t, own in zip(outputs, labels, strict=True)]
+        self._found.steps.append(Step(module, name, before, after))
+
+    def fix_unused(self) -> None:
+        for tensor in self._names.values():
+            if id(tensor) not in self._used:
+                for label in self.of(tensor):
+                    self._found.couplings.freeze(label)
+
+    def _fix(self, name: str, inputs: list[Any]) -> None:
+        for label in (label for tensor in inputs for label in self.of(tensor)):
+            if self._found.couplings.resolve(label) is not None:
+                self._found.fixed_by.add(name)
+                self._found.couplings.freeze(label)
+
+
+def _is_closed(module: Any) -> bool:
+    """Whether a module computes its sizes from each other in ways that its parameters do not show."""
+    import torch
+
+    return isinstance(module, torch.nn.MultiheadAttention)
+
+
+@contextlib.contextmanager
+def _slow_attention() -> Iterator[None]:
+    """The fused encoder layer would hide its operations."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,115 @@
+"""Units that can be removed, in groups that are compared with each other, and what removing them leaves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .tracing import Axis, Trace
+
+_SHARE_KEPT = 0.1
+_ROUND_TO = ((64, 8), (16, 4))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that stand in the same dimensions of the same parameters, such as the channels of a layer.
+
+    Attributes:
+        units: Their atoms.
+        layers: Modules whose outputs they are.
+        kind: Groups of one kind have the same structure, and so comparable importance.
+    """
+
+    units: np.ndarray
+    layers: tuple[str, ...]
+    kind: str
+
+    def removable(self) -> int:
+        """How many units may go: a tenth of them stays, and at least one."""
+        return min(len(self.units) - 1, int(len(self.units) * (1 - _SHARE_KEPT)))
+
+    def rounded(self, count: int, is_rounding: bool) -> int:
+        """The nearest count to remove that leaves a width which runtimes like."""
+        size = len(self.units)
+        multiple = next((multiple for width, multiple in _ROUND_TO if size >= width), 1) if is_rounding else 1
+        if multiple == 1:
+            return min(count, self.removable())
+        kept = max(multiple, int((size - count) / multiple + 0.5) * multiple)
+        return max(0, min(size - kept, self.removable() // multiple * multiple))
+
+
+class Units:
+    """The units of a traced model."""
+
+    def __init__(self, model: Any, trace: Trace) -> None:
+        self.couplings = trace.couplings
+        self.axes = trace.axes()
+        self.sizes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self.total = sum(int(np.prod(shape)) for shape in self.sizes.values())
+        self.groups = _grouped(model, self.axes)
+
+    def atoms(self) -> int:
+        """One more than the largest atom."""
+        return 1 + max((int(axis.label.max()) for axis in self.axes if axis.label is not None), default=0)
+
+    def kept(self, removed: Sequence[int] | np.ndarray) -> dict[tuple[str, int], np.ndarray]:
+        """Indices left, by tensor and dimension, where some go."""
+        alive = np.ones(self.atoms(), bool)
+        alive[np.asarray(removed, np.int64)] = False
+        found = {}
+        for axis in self.axes:
+            stays = surviving(axis.label, alive)
+            if not stays.all():
+                found[axis.name, axis.dim] = np.flatnonzero(stays)
+        return found
+
+    def share(self, removed: Sequence[int] | np.ndarray) -> float:
+        """The share of the model's parameters that goes with these units."""
+        kept = self.kept(removed)
+        left = 0
+        for name, shape in self.sizes.items():
+            left += int(np.prod([len(kept.get((name, dim), range(size))) for dim, size in enumerate(shape)]))
+        return 1 - left / self.total if self.total else 0.0
+
+
+def surviving(label: Any, alive: np.ndarray) -> np.ndarray:
+    """Which indices of a dimension stay: those all of whose atoms do."""
+    return np.asarray(alive[label].all(axis=1))
+
+
+def _grouped(model: Any, axes: list[Axis]) -> list[Group]:
+    owners = dict(model.named_modules())
+    parameters = dict(model.named_parameters())
+    places: dict[int, set[tuple[int, int]]] = defaultdict(set)
+    for index, axis in enumerate(axes):
+        assert axis.label is not None
+        for column in range(axis.label.shape[1]):
+            for atom in np.unique(axis.label[:, column]).tolist():
+                if atom:
+                    places[atom].add((index, column))
+    grouped: dict[frozenset[tuple[int, int]], list[int]] = defaultdict(list)
+    for atom in sorted(places):
+        grouped[frozenset(places[atom])].append(atom)
+    found = []
+    for where, atoms in grouped.items():
+        own = [(axes[index], column) for index, column in sorted(where)]
+        if len(atoms) < 2 or not any(axis.name in parameters for axis, _ in own):
+            continue
+        kinds = sorted(
+            f"{type(owners[axis.name.rpartition('.')[0]]).__name__}.{axis.name.rpartition('.')[2]}.{axis.dim}.{column}"
+            for axis, column in own
+        )
+        layers = dict.fromkeys(
+            axis.name.rpartition(".")[0] for axis, _ in own if axis.dim == 0 and len(_shape(parameters, axis)) > 1
+        )
+        found.append(Group(np.array(atoms, np.int64), tuple(layers), "|".join(kinds)))
+    return found
+
+
+def _shape(parameters: dict[str, Any], axis: Axis) -> tuple[int, ...]:
+    return tuple(parameters[axis.name].shape) if axis.name in parameters else ()
