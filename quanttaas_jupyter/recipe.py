@@ -271,7 +271,7 @@ class Recipe(_Part):
                 raise RecipeError(f"the recipe file {source} cannot be read: {error.strerror or error}") from None
             except UnicodeDecodeError:
                 raise RecipeError(f"the recipe file {source} cannot be read: it is not UTF-8 text") from None
-        values = _from_yaml(source) if isinstance(source, str) else source
+        values = from_yaml(source) if isinstance(source, str) else source
         if not isinstance(values, Mapping):
             raise RecipeError(f"a recipe is a mapping such as 'prune: [0, 0.5]', but this is a {type(values).__name__}")
         _refuse_unknown_keys(values, cls.model_fields, "the recipe")
@@ -337,7 +337,8 @@ for _yaml in (_Loader, _Dumper):
     )
 
 
-def _from_yaml(text: str) -> Any:
+def from_yaml(text: str) -> Any:
+    """What a recipe's YAML says, not yet validated. Raises RecipeError."""
     try:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

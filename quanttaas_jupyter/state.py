@@ -114,6 +114,11 @@ class StudyState:
         return self._count("failed")
 
     @property
+    def cut(self) -> int:
+        """Trials that a search gave up early."""
+        return self._count("cut")
+
+    @property
     def has_ended(self) -> bool:
         """Whether nothing more will come unless somebody resumes the study."""
         return self.status in ENDED

@@ -53,7 +53,7 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """waiting, measured (latency is to come), finished, failed or cancelled."""
+        """waiting, measured (latency is to come), finished, failed, cut (a search gave it up early) or cancelled."""
         return self._state.status
 
     @property
@@ -281,6 +281,23 @@ class Study:
         from .notebook.static import figure
 
         return figure(self.state)
+
+    def sensitivity(self) -> Figure:
+        """Layers ranked by the damage that pruning or quantizing each alone does, as a bar chart.
+
+        The numbers are in ``study.state.sensitivity``: layer and SQNR of the outputs in dB, the worst first.
+
+        Raises:
+            QuantTaaSError: The study ranked no layers.
+        """
+        from .notebook.sensitivity import sensitivity_figure
+
+        state = self.state
+        if not state.sensitivity:
+            raise QuantTaaSError(
+                f"study {self.id} has ranked no layers yet; 'search: auto', quantize: mixed and a prune 'spread' do"
+            )
+        return sensitivity_figure(state)
 
     def widget(self) -> StudyView:
         """The live view."""

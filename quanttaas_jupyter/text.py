@@ -8,6 +8,7 @@ from .state import StudyState, TrialState
 def study_text(state: StudyState) -> str:
     """A header, a line a trial, and what came of it."""
     counts = f"{state.done} of {len(state.trials)} trials" + (f", {state.failed} failed" if state.failed else "")
+    counts += f", {state.cut} cut early" if state.cut else ""
     head = f"Study {state.id} ({state.name}): {state.status}, {counts}"
     detail = state.error or state.recommendation or state.message
     lines = [f"  {trial_line(trial, state)}" for trial in state.trials.values()]
@@ -18,7 +19,7 @@ def trial_line(trial: TrialState, state: StudyState) -> str:
     """Name and status, or the numbers that matter."""
     metrics = trial.metrics
     if trial.error:
-        return f"{trial.name}: failed: {trial.error['reason']}"
+        return f"{trial.name}: {trial.status}: {trial.error['reason']}"
     if metrics.get("metric") is None:
         return f"{trial.name}: {trial.status}"
     factor, unit = (100.0, " %") if state.metric.get("percent") else (1.0, "")

@@ -47,7 +47,7 @@ def wait(study: Study, timeout: float | None) -> None:
 
 def _draw(bar: object, state: StudyState) -> None:
     bar.total = len(state.trials) or None  # type: ignore[attr-defined]
-    bar.n = state.done + state.failed  # type: ignore[attr-defined]
+    bar.n = state.done + state.failed + state.cut  # type: ignore[attr-defined]
     text = state.log[-1].text if state.log else state.message or state.status
     bar.set_postfix_str(text[:60])  # type: ignore[attr-defined]
 

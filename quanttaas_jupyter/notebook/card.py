@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -71,6 +72,8 @@ def progress(state: StudyState) -> str:
         words.append(f"{len(state.running)} running")
     if state.failed:
         words.append(f'<span class="qt-bad">{state.failed} failed</span>')
+    if state.cut:
+        words.append(f"{state.cut} cut early")
     left = fmt.time_left(seconds_left(state))
     if left:
         words.append(left)
@@ -80,10 +83,10 @@ def progress(state: StudyState) -> str:
         words.append(f"took {fmt.duration(state.ended - state.started)}")
     if state.stages_cached:
         words.append(f"{state.stages_cached} stages from the cache")
-    now = 100 * (state.done + state.failed) / total
+    now = 100 * (state.done + state.failed + state.cut) / total
     parts = "".join(
         f'<i class="{kind}" style="width:{100 * number / total:.1f}%"></i>'
-        for kind, number in (("done", state.done), ("half", measured), ("bad", state.failed))
+        for kind, number in (("done", state.done), ("cut", state.cut), ("half", measured), ("bad", state.failed))
     )
     return (
         f'<div class="qt-progress"><div class="qt-bar" role="progressbar" aria-valuemin="0" '
@@ -150,12 +153,16 @@ def facts_table(state: StudyState, trial: TrialState) -> str:
 
 
 def failures(state: StudyState) -> str:
-    """The failed trials with their reasons, folded away; empty where none failed."""
-    failed = [trial for trial in state.trials.values() if trial.status == "failed"]
-    if not failed:
-        return ""
-    items = "".join(f"<li><b>{escape(trial.name)}</b> {_reason(trial)}</li>" for trial in failed)
-    return f'<details class="qt-failed"><summary>{len(failed)} failed</summary><ul>{items}</ul></details>'
+    """The failed trials and those cut early, with their reasons, folded away; empty where there are none."""
+    parts = []
+    for status, words in (("failed", "failed"), ("cut", "cut early")):
+        found = [trial for trial in state.trials.values() if trial.status == status]
+        items = "".join(f"<li><b>{escape(trial.name)}</b> {_reason(trial)}</li>" for trial in found)
+        if items:
+            parts.append(
+                f'<details class="qt-failed"><summary>{len(found)} {words}</summary><ul>{items}</ul></details>'
+            )
+    return "".join(parts)
 
 
 def log_line(state: StudyState) -> str:
@@ -291,7 +298,14 @@ def _layers(trial: TrialState) -> str:
         more = f" and {len(kept) - 6} more" if len(kept) > 6 else ""
         names = ", ".join(f"<code>{escape(name)}</code>" for name in kept[:6])
         lines.append(f"left in high precision: {names}{more}")
+    lines += [f"{escape(name)}: {escape(str(value))}" for name, value in _choices(trial)]
     return "<br>".join(lines)
+
+
+def _choices(trial: TrialState) -> list[tuple[str, Any]]:
+    """What techniques chose by themselves, as far as it fits a line."""
+    choices = (trial.artifact or {}).get("choices") or {}
+    return [(name, value) for name, value in choices.items() if isinstance(value, (str, int, float))]
 
 
 def _waiting(trial: TrialState) -> str:

@@ -60,7 +60,16 @@ def configuration(config: Mapping[str, Any]) -> str:
     else:
         pruned = f"{name} {100 * amount:.4g} %"
     precision = "not quantized" if quantize == "none" else quantize
-    return " · ".join(part for part in (pruned, precision, str(config.get("runtime", ""))) if part)
+    words = [pruned, precision, *_training(config), str(config.get("runtime", ""))]
+    return " · ".join(part for part in words if part)
+
+
+def _training(config: Mapping[str, Any]) -> list[str]:
+    """What a search chose beside pruning and quantization."""
+    words = ["by sensitivity"] if (config.get("prune") or {}).get("spread") else []
+    words += ["trained with quantizers"] if config.get("recover") == "qat" else []
+    words += [f"trained {config['effort']:g}x as long"] if config.get("effort", 1) != 1 else []
+    return words
 
 
 def size(count: float | None, trim: bool = False) -> str:

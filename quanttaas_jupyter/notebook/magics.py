@@ -21,6 +21,7 @@ from IPython.utils.process import arg_split
 
 from .. import api
 from ..errors import NotFound, QuantTaaSError
+from ..recipe import RECOVERIES, from_yaml
 from . import completion
 from .format import clock, variable
 
@@ -110,7 +111,7 @@ class QuantTaaSMagics(Magics):
         request = {
             "model": self._value(args.model),
             "data": self._value(args.data),
-            "recipe": recipe,
+            "recipe": self._recipe(recipe),
             "calibration": self._value(args.calibration),
             "train": self._value(args.train),
             "metric": self._metric(args.metric),
@@ -249,6 +250,16 @@ class QuantTaaSMagics(Magics):
 
     def _value(self, text: str | None) -> Any:
         return None if text is None else resolve(text, self.shell.user_ns)
+
+    def _recipe(self, body: str | None) -> Any:
+        """The recipe; a function of the notebook may stand under ``recover``."""
+        if body is None:
+            return None
+        values = from_yaml(body)
+        name = values.get("recover") if isinstance(values, Mapping) else None
+        if isinstance(name, str) and name not in RECOVERIES and callable(self.shell.user_ns.get(name)):
+            return {**values, "recover": self.shell.user_ns[name]}
+        return body
 
     def _metric(self, text: str | None) -> Any:
         if text is None or (text.isidentifier() and not _is_metric(self.shell.user_ns.get(text))):

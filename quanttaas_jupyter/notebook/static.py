@@ -267,6 +267,8 @@ def _cells(state: StudyState, trial: TrialState) -> list[str]:
 
 
 def _remark(state: StudyState, trial: TrialState) -> str:
+    if trial.status == "cut":
+        return str((trial.error or {}).get("reason", "cut early"))
     if trial.status == "failed":
         error = trial.error or {}
         hint = f"; try: {error['hint']}" if error.get("hint") else ""
