@@ -104,16 +104,18 @@ class AutoSearch:
     def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
         """The next configuration, or None where only what was tried already comes up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
-        study, space = self._study(seen, mine, runtime), self._space(seen, mine, runtime)
         move = None
         if len(tried) % _OWN_EVERY:
             move = next_move(self._ground(seen, mine, tried, runtime), len(tried))
+        used = [config["quantize"] for config in tried] + ([move["quantize"]] if move else [])
+        space = self._space(seen, used, runtime)
+        study = self._study(mine, space)
         if move is not None:
             study.enqueue_trial(move)
             space |= _space_of_moves()
         for _ in range(_ATTEMPTS):
             config = _config(study.ask(space).params, runtime)
-            if config not in tried:
+            if config not in tried and config["quantize"] in self._quantizations[runtime]:
                 return config
         return None
 
@@ -130,19 +132,18 @@ class AutoSearch:
             can_mix="mixed" in self._quantizations[runtime],
         )
 
-    def _space(self, seen: Seen, mine: list[Outcome], runtime: str) -> dict[str, Any]:
+    def _space(self, seen: Seen, used: list[str], runtime: str) -> dict[str, Any]:
         """What the sampler may choose by itself; longer trainings are left to the moves, which know when they pay."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
-        used = [outcome.config["quantize"] for outcome in mine]
         return {
-            "amount": FloatDistribution(0.0, max(self._amounts, default=0.0) or 0.01, step=0.01),
+            "amount": FloatDistribution(0.0, max(self._amounts, default=0.0), step=0.01),
             "spread": FloatDistribution(0.0, 1.0 if "prune" in seen.rankings else 0.0, step=0.25),
             "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
         }
 
-    def _study(self, seen: Seen, mine: list[Outcome], runtime: str) -> Any:
+    def _study(self, mine: list[Outcome], space: dict[str, Any]) -> Any:
         """An Optuna study that was told all outcomes of a runtime."""
         import optuna
 
@@ -155,7 +156,7 @@ class AutoSearch:
             constraints_func=lambda trial: (trial.user_attrs.get("excess", 0.0),),
         )
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-        space = self._space(seen, mine, runtime) | _space_of_moves()
+        space = space | _space_of_moves()
         for outcome in mine:
             study.enqueue_trial(_params(outcome.config))
             trial = study.ask(space)

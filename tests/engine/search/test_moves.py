@@ -1,0 +1,112 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quanttaas_jupyter.engine.search import Outcome
+from quanttaas_jupyter.engine.search.moves import Ground, carrier_of, next_move
+from quanttaas_jupyter.recipe import Goal, Prune
+
+GOAL = Goal(max_drop=0.01)
+
+
+def outcome(amount: float, drop: float | None, quantize: str = "int8", **changes: Any) -> Outcome:
+    prune = Prune(amount=amount).model_dump() if amount else None
+    extra = {key: changes.pop(key) for key in ("effort", "recover") if key in changes}
+    config = {"prune": prune, "quantize": quantize, "runtime": "onnxruntime", **extra}
+    size = (1 - amount) * (0.25 if quantize.startswith("int8") else 1.0)
+    values = {"drop": drop, "size_ratio": None if drop is None else size, **changes}
+    return Outcome(f"{amount:g}-{quantize}", config, **values)
+
+
+def ground(*known: Outcome, tried: tuple[Outcome, ...] = (), most: float = 0.97, can_mix: bool = True) -> Ground:
+    configs = [item.config for item in (*known, *tried)]
+    return Ground(known, configs, GOAL, carrier_of(known, GOAL, "int8"), most, True, can_mix)
+
+
+def test_the_carrier_is_the_cheapest_unpruned_quantization_that_meets_the_goal() -> None:
+    cheap_but_bad = outcome(0, 0.2, "int4-weight", size_ratio=0.15)
+    assert carrier_of([outcome(0, 0.0, "fp16"), outcome(0, 0.005), cheap_but_bad], GOAL, "none") == "int8"
+    assert carrier_of([], GOAL, "int8-dynamic") == "int8-dynamic"
+
+
+def test_the_gap_between_what_meets_the_goal_and_what_does_not_is_halved() -> None:
+    move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5)), turn=0)
+    assert move is not None
+    assert move["amount"] == pytest.approx(1 - (0.5 * 0.1) ** 0.5, abs=0.01)
+    assert move["quantize"] == "int8"
+
+
+def test_amounts_that_still_run_halve_the_gap_as_well() -> None:
+    running = outcome(0.7, None)
+    move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5), tried=(running,)), turn=0)
+    assert move is not None
+    assert 0.5 < move["amount"] < 0.9
+    assert abs(move["amount"] - 0.7) > 0.05
+
+
+def test_while_everything_meets_the_goal_half_of_the_rest_goes_up_to_the_largest_amount() -> None:
+    move = next_move(ground(outcome(0, 0), outcome(0.9, 0.0)), turn=0)
+    assert move is not None
+    assert move["amount"] == pytest.approx(0.95)
+    at_most = next_move(ground(outcome(0, 0), outcome(0.6, 0.0), most=0.7), turn=0)
+    assert at_most is not None
+    assert at_most["amount"] == pytest.approx(0.7)
+
+
+def test_a_near_miss_is_trained_longer_once() -> None:
+    missed = outcome(0.8, 0.02)
+    move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), missed), turn=1)
+    assert move is not None
+    assert (move["amount"], move["effort"]) == (0.8, 3.0)
+    again = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), missed, outcome(0.8, 0.02, effort=3.0)), turn=1)
+    assert again is None or (again["amount"], again["effort"]) != (0.8, 3.0)
+
+
+def test_a_near_miss_is_tried_by_sensitivity_then_mixed_then_with_quantizers_in_the_training() -> None:
+    known = [outcome(0, 0), outcome(0.78, 0.0), outcome(0.8, 0.02)]
+    found = []
+    for _ in range(3):
+        move = next_move(ground(*known), turn=3)
+        assert move is not None
+        found.append((move["spread"], move["quantize"], move["recover"]))
+        prune = Prune(amount=move["amount"], spread=move["spread"]).model_dump()
+        config = {"prune": prune, "quantize": move["quantize"], "runtime": "onnxruntime", "recover": move["recover"]}
+        known.append(Outcome("tried", config, is_lost=True))
+    assert found == [(0.5, "int8", "distill"), (0.0, "mixed", "distill"), (0.0, "int8", "qat")]
+
+
+def test_luck_on_the_guiding_half_does_not_meet_the_goal() -> None:
+    lucky = outcome(0.8, 0.009, doubt=0.01)
+    assert not ground(lucky).meets(lucky)
+    sure = outcome(0.8, 0.009, doubt=0.001)
+    assert ground(sure).meets(sure)
+
+
+amounts = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
+outcomes = st.builds(
+    outcome,
+    amount=amounts,
+    drop=st.one_of(st.none(), st.floats(-0.02, 0.5)),
+    quantize=st.sampled_from(["int8", "int8-dynamic", "fp16"]),
+    effort=st.sampled_from([1.0, 3.0]),
+)
+
+
+@given(st.lists(outcomes, max_size=12), st.integers(0, 7))
+def test_a_move_is_new_and_within_bounds_whatever_was_seen(found: list[Outcome], turn: int) -> None:
+    known = [item for item in found if item.drop is not None]
+    move = next_move(ground(*known, tried=tuple(found)), turn)
+    if move is None:
+        return
+    assert 0 <= move["amount"] <= 0.97
+    same = [
+        config
+        for config in (item.config for item in found)
+        if ((config["prune"] or {}).get("amount", 0.0), config["quantize"]) == (move["amount"], move["quantize"])
+        and config.get("effort", 1.0) == move["effort"]
+        and config.get("recover", "distill") == move["recover"]
+        and (config["prune"] or {}).get("spread", 0.0) == move["spread"]
+    ]
+    assert not same
