@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import Layers
 
-_WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1}
+_WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "Gather": 0}
 _INTEGER = {
     "QLinearConv": "Conv",
     "ConvInteger": "Conv",
@@ -20,8 +21,11 @@ _INTEGER = {
     "DynamicQuantizeLSTM": "LSTM",
     "MatMulNBits": "MatMul",
     "MatMulIntegerToFloat": "MatMul",
+    "GatherBlockQuantized": "Gather",
 }
 _WEIGHT_NAME = re.compile(r"model\.(.+)\.weight")
+_WIDENING = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Identity", "Reshape")
+_FLOAT = 1
 _NARROW = (2, 3, 10, 16, 17, 18, 19, 20, 21, 22)  # uint8, int8, float16, bfloat16, the float8 kinds, (u)int4
 
 
@@ -44,7 +48,7 @@ def load_graph(path: Path) -> Any:
 
 def layers_of(graph: Any) -> list[Layer]:
     """All nodes with weights, in order."""
-    constants = {item.name: item.data_type for item in graph.initializer}
+    constants = {item.name: item for item in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     found = []
     for node in graph.node:
@@ -55,6 +59,18 @@ def layers_of(graph: Any) -> list[Layer]:
             if kind is not None:
                 found.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW))
     return found
+
+
+def name_layers(graph: Any) -> None:
+    """Name each layer after its module (``head``, a second one of it ``head#2``), whatever its weights are called."""
+    modules = {layer.node: layer.module for layer in layers_of(graph) if layer.node}
+    counted: Counter[str] = Counter()
+    for node in graph.node:
+        if node.name in modules:
+            module = modules[node.name]
+            counted[module] += 1
+            node.name = f"{module}#{counted[module]}" if counted[module] > 1 else module
+            del node.metadata_props[:]
 
 
 def summarize(path: Path) -> Layers:
@@ -80,7 +96,7 @@ def module_of(node: Any) -> str:
     for scope in node.name.split("/")[1:-1]:
         path.append(scope.removeprefix(f"{previous}.") if previous else scope)
         previous = scope
-    return ".".join(path).removeprefix("model.") or node.name
+    return ".".join(path).removeprefix("model.") or re.split("[#/]", node.name)[0] or node.name
 
 
 def ignored_nodes(graph: Any, ignore: tuple[str, ...]) -> list[str]:
@@ -93,7 +109,7 @@ def ignored_nodes(graph: Any, ignore: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _weight_type(node: Any, constants: dict[str, int], producers: dict[str, Any]) -> int | None:
+def _weight_type(node: Any, constants: dict[str, Any], producers: dict[str, Any]) -> int | None:
     """The data type of a node's constant operand, seen through dequantization, casts and reshapes."""
     positions = range(len(node.input)) if node.op_type == "MatMul" else [_WEIGHTED[node.op_type]]
     for position in positions:
@@ -102,9 +118,16 @@ def _weight_type(node: Any, constants: dict[str, int], producers: dict[str, Any]
             producer = producers[name]
             if producer.op_type == "Constant":
                 return next((a.t.data_type for a in producer.attribute if a.name == "value"), None)
-            if producer.op_type not in ("DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"):
+            if producer.op_type not in _WIDENING:
                 break
             name = producer.input[0]
         if name in constants:
-            return constants[name]
+            return _embedding_type(node, constants[name]) if node.op_type == "Gather" else constants[name].data_type
     return None
+
+
+def _embedding_type(node: Any, table: Any) -> int | None:
+    """The table's data type; None for look-ups of indices, scales and the like, which are no layers."""
+    along_rows = not any(item.name == "axis" and item.i for item in node.attribute)
+    is_table = len(table.dims) == 2 and min(table.dims) > 1 and table.data_type in (_FLOAT, *_NARROW)
+    return table.data_type if is_table and along_rows else None

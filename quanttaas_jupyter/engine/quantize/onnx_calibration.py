@@ -1,0 +1,179 @@
+"""What activations of an ONNX graph are like on calibration samples, and how far a quantized graph strays there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import QuantizeJob
+
+_SAMPLES = 512
+COMPARED = 128
+_BATCH = 32
+_FETCHED_BYTES = 256 << 20
+_KEPT_VALUES = 1 << 16
+_PERCENTILE = 99.99
+_BINS = 2048
+_LEVELS = 128
+_STEP = 16
+_LOSSLESS_DB = 120.0
+
+Ranges = dict[str, tuple[np.float32, np.float32]]
+"""Smallest and largest value to represent, by tensor; zero always lies between."""
+
+
+@dataclass
+class Activation:
+    """What was seen of one tensor: exact ends, an even sample of its values, for some the magnitude of each channel."""
+
+    low: float = 0.0
+    high: float = 0.0
+    parts: list[np.ndarray] = field(default_factory=list)
+    channels: np.ndarray | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """At most some 65,000 of its values, taken evenly."""
+        return np.concatenate(self.parts)
+
+
+def open_model(model: Any) -> Any:
+    """An inference session for a ``ModelProto``, on as many threads as torch has here."""
+    import onnxruntime as ort
+    import torch
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def observe(
+    model: Any, tensors: Sequence[str], job: QuantizeJob, by_channel: Collection[str] = (), samples: int = _SAMPLES
+) -> dict[str, Activation]:
+    """Run the calibration samples once and note what the floating-point ones among ``tensors`` hold.
+
+    Memory stays bounded: as many samples run together as 256 MB of activations allow, and of each tensor a sample of
+    values is kept.
+    """
+    import onnx
+
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    outputs = {item.name for item in watched.graph.output}
+    inputs = {item.name for item in watched.graph.input}
+    wanted = [name for name in dict.fromkeys(tensors) if name not in inputs]
+    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in wanted if n not in outputs)
+    session = open_model(watched)
+    first = session.run(wanted, next(feeds(model, job, 1, 1))) if wanted else []
+    size = max(1, min(_BATCH, _FETCHED_BYTES // max(1, sum(array.nbytes for array in first))))
+    found: dict[str, Activation] = {}
+    batches = list(feeds(model, job, samples, size))
+    for feed in batches:
+        arrays = {**dict(zip(wanted, session.run(wanted, feed), strict=True)), **feed} if wanted else feed
+        for name, array in arrays.items():
+            if array.dtype == np.float32 and array.size:
+                _note(found.setdefault(name, Activation()), array, _KEPT_VALUES // len(batches), name in by_channel)
+    return found
+
+
+def feeds(model: Any, job: QuantizeJob, samples: int, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Calibration samples as a session takes them, ``size`` together where all have one shape."""
+    names = {item.name for item in model.graph.input}
+    for batch in job.calibration.head(samples).rebatched(size).batches:
+        arrays = zip(job.names, (leaf.numpy() for leaf in batch.inputs), strict=True)
+        yield {name: array for name, array in arrays if name in names}
+
+
+def ranges_by(calibrator: str, seen: dict[str, Activation]) -> Ranges:
+    """Ranges by ``minmax``, ``percentile`` (99.99 %) or ``entropy``.
+
+    Entropy is the calibration of Migacz ("8-bit Inference with TensorRT", 2017): the magnitude above which values are
+    cut such that 128 levels keep the histogram's information.
+    """
+    choose = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}[calibrator]
+    found: Ranges = {}
+    for name, activation in seen.items():
+        low, high = choose(activation)
+        found[name] = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
+    return found
+
+
+class Reference:
+    """The unquantized graph's outputs on a few calibration samples."""
+
+    def __init__(self, model: Any, job: QuantizeJob, samples: int = COMPARED) -> None:
+        session = open_model(model)
+        self._feeds = list(feeds(model, job, samples, _BATCH))
+        self._outputs = [session.run(None, feed) for feed in self._feeds]
+
+    def sqnr_db(self, model: Any) -> float:
+        """Signal to quantization noise of a graph's outputs, from -120 dB (where one is not finite) to 120."""
+        session = open_model(model)
+        signal = noise = 0.0
+        for feed, expected in zip(self._feeds, self._outputs, strict=True):
+            for mine, theirs in zip(session.run(None, feed), expected, strict=True):
+                if theirs.dtype.kind == "f":
+                    signal += float((theirs.astype(np.float64) ** 2).sum())
+                    noise += float(((mine.astype(np.float64) - theirs) ** 2).sum())
+        if not math.isfinite(noise):
+            return -_LOSSLESS_DB
+        ratio = 10 * math.log10(signal / noise) if noise and signal else _LOSSLESS_DB
+        return max(-_LOSSLESS_DB, min(ratio, _LOSSLESS_DB))
+
+
+def _note(activation: Activation, array: np.ndarray, values: int, by_channel: bool) -> None:
+    activation.low = min(activation.low, float(array.min()))
+    activation.high = max(activation.high, float(array.max()))
+    # An odd stride visits all channels of the usual even widths.
+    stride = math.ceil(array.size / max(1, values)) | 1
+    activation.parts.append(array.reshape(-1)[::stride].copy())
+    if by_channel:
+        largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+        known = activation.channels
+        activation.channels = largest if known is None else np.maximum(known, largest)
+
+
+def _minmax(activation: Activation) -> tuple[float, float]:
+    return activation.low, activation.high
+
+
+def _percentile(activation: Activation) -> tuple[float, float]:
+    outside = (100 - _PERCENTILE) / 2
+    low, high = np.percentile(activation.values, [outside, 100 - outside])
+    return float(low), float(high)
+
+
+def _entropy(activation: Activation) -> tuple[float, float]:
+    largest = max(-activation.low, activation.high)
+    if not largest:
+        return 0.0, 0.0
+    counts, edges = np.histogram(np.abs(activation.values), _BINS, (0.0, largest))
+    counts = counts.astype(np.float64)
+    # Zeros, of which ReLU makes many, are represented exactly whatever the range is.
+    counts[0] = counts[1]
+    divergences = {kept: _divergence(counts, kept) for kept in range(_LEVELS, _BINS + 1, _STEP)}
+    cut = float(edges[min(divergences, key=lambda kept: divergences[kept])])
+    return max(activation.low, -cut), min(activation.high, cut)
+
+
+def _divergence(counts: np.ndarray, kept: int) -> float:
+    """Kullback-Leibler divergence of a histogram cut after ``kept`` bins from itself in 128 levels."""
+    mine = counts[:kept].copy()
+    mine[-1] += counts[kept:].sum()
+    starts = np.arange(_LEVELS) * kept // _LEVELS
+    filled = counts[:kept] > 0
+    sums, bins = np.add.reduceat(counts[:kept], starts), np.add.reduceat(filled.astype(float), starts)
+    widths = np.diff(np.append(starts, kept))
+    coarse = np.repeat(sums / np.maximum(bins, 1), widths) * filled
+    if not coarse.any():
+        return math.inf
+    mine, coarse = mine / mine.sum(), coarse / coarse.sum()
+    there = mine > 0
+    return float((mine[there] * np.log(mine[there] / np.maximum(coarse[there], 1e-9))).sum())

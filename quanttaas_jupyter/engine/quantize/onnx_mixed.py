@@ -1,0 +1,97 @@
+"""``mixed`` on ONNX Runtime: int8, but the layers that int8 hurts most keep float16 weights and float32 arithmetic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ..failures import StageError
+from . import QUANTIZERS, RANKERS, Quantized, QuantizeJob, Ranking
+from .onnx_calibration import COMPARED, Reference
+from .onnx_file import save
+from .onnx_static import HELPERS, Calibrated, Static
+from .onnx_weights import store_as
+
+_HELPERS = (*HELPERS, "quanttaas_jupyter.engine.quantize.onnx_static")
+_FLOAT16 = 10
+_SECONDS = 60.0
+_FEWEST_SAMPLES = 8
+
+
+@RANKERS.register("onnxruntime", packages=("onnx", "onnxruntime"), helpers=_HELPERS)
+def rank(job: QuantizeJob) -> Ranking:
+    """Quantize each layer alone, all from one calibration, and compare the model's outputs.
+
+    128 calibration samples are compared, and fewer where all layers would take longer than a minute.
+
+    Returns:
+        Module paths with dB, worst first; 120 dB where nothing changed.
+
+    Raises:
+        StageError: The graph cannot be prepared or calibrated.
+    """
+    static = Static.of(job)
+    base, modules = static.calibrated(()), static.modules
+    reference = Reference(base.model, job)
+    found = []
+    for index, module in enumerate(modules):
+        begun = time.perf_counter()
+        found.append((module, reference.sqnr_db(static.quantized_alone(base, module))))
+        expected = (time.perf_counter() - begun) * len(modules)
+        if index == 0 and expected > _SECONDS:
+            reference = Reference(base.model, job, max(_FEWEST_SAMPLES, int(COMPARED * _SECONDS / expected)))
+            found = [(module, reference.sqnr_db(static.quantized_alone(base, module)))]
+    return sorted(found, key=lambda item: item[1])
+
+
+@QUANTIZERS.register(("mixed", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=_HELPERS)
+def quantize(job: QuantizeJob) -> Quantized:
+    """Keep the fewest of the most sensitive layers with which the loss on calibration data is allowed.
+
+    The number is found by bisection, or is ``job.keep``.
+
+    Raises:
+        StageError: There is no ranking, or no layer could be quantized at that loss.
+    """
+    static = Static.of(job)
+    here = set(static.modules)
+    ranked = [module for module, _ in job.ranking if module in here]
+    if not ranked:
+        raise StageError("the sensitivity of this model's layers is not known", "use int8 instead")
+    base = static.calibrated(())
+    kept, drop = _fewest(job, static, base, ranked) if job.keep is None else (min(job.keep, len(ranked)), None)
+    if kept == len(ranked):
+        raise StageError(
+            f"no layer can be int8 with a loss of at most {job.max_drop:g} on calibration data",
+            "allow a larger max_drop, or use int8-weight or fp16",
+        )
+    _write(job, static, base, ranked[:kept])
+    choices: dict[str, Any] = {"kept": ranked[:kept], "calibrator": base.calibrator}
+    if drop is not None:
+        choices["drop_on_calibration"] = drop
+    said = () if kept else ("every layer could be int8: the same file as int8",)
+    return Quantized((*static.warnings, *said), choices)
+
+
+def _fewest(job: QuantizeJob, static: Static, base: Calibrated, ranked: Sequence[str]) -> tuple[int, float | None]:
+    """How many layers from the head of the ranking must be kept, and the loss then; all where no number suffices."""
+    if job.judge is None:
+        raise StageError("nothing decides how many layers to keep", "say how many with 'keep'")
+    drops: dict[int, float] = {}
+    low, high = 0, len(ranked)
+    while low < high:
+        # Most models need few or none: the first guesses are small.
+        kept = min((low + high) // 2, 2 * low)
+        _write(job, static, base, ranked[:kept])
+        drops[kept] = job.judge.drop(job.target)
+        job.report(f"{kept} of {len(ranked)} layers kept: {drops[kept]:.4f} lost on calibration data")
+        low, high = (low, kept) if drops[kept] <= job.max_drop else (kept + 1, high)
+    return low, drops.get(low)
+
+
+def _write(job: QuantizeJob, static: Static, base: Calibrated, kept: Sequence[str]) -> None:
+    nodes = static.nodes_of(kept)
+    model = static.quantized(base, nodes)
+    store_as(model.graph, nodes - static.ignored, _FLOAT16)
+    save(model, job.target)

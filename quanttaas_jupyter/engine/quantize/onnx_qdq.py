@@ -1,0 +1,71 @@
+"""QDQ graphs for CPUs: unsigned activations, signed weights per channel, floating-point biases.
+
+Only what pays is quantized. On transformers, quantizing every operator cost 6 dB and 15 % of the speed against
+quantizing the inputs of products with weights; in convolutional networks integers flow from one convolution to the
+next through what lies between. ONNX Runtime makes the biases int32 at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ..runtimes.onnx_graph import layers_of
+from .onnx_calibration import Ranges
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FLOW = (
+    *("Relu", "Clip", "LeakyRelu", "Sigmoid", "Add", "Mul"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Resize", "Pad"),
+)
+
+
+def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
+    """Nodes with weights but the ``kept`` ones, and what integers flow through from convolution to convolution."""
+    weighted = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
+    constants = {item.name for item in graph.initializer}
+    flowing: set[str] = set()
+    found = []
+    for node in graph.node:
+        moving = [name for name in node.input if name and name not in constants]
+        is_between = node.op_type in _FLOW and node.name not in kept and moving and flowing.issuperset(moving)
+        if node.name in weighted or is_between:
+            found.append(node)
+        if is_between or (node.name in weighted and node.op_type in ("Conv", "ConvTranspose")):
+            flowing.update(node.output)
+    return found
+
+
+def tensors_of(graph: Any, nodes: Iterable[Any]) -> list[str]:
+    """Names of the activations that nodes read and write."""
+    constants = {item.name for item in graph.initializer}
+    return [name for node in nodes for name in (*node.input, *node.output) if name and name not in constants]
+
+
+def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str]) -> Any:
+    """A copy of the model in which the named nodes are quantized."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if not nodes:
+        # The quantizer would take none for all.
+        return copy
+    seen = {name: TensorData(lowest=low, highest=high) for name, (low, high) in ranges.items()}
+    options = {"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, seen),
+        nodes_to_quantize=list(nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=[*WEIGHTED, *_FLOW],
+        extra_options=options,
+    )
+    return quantizer.quantize_model()
