@@ -90,7 +90,8 @@ def sizes_of(module: Any) -> dict[str, Any]:
     if isinstance(module, nn.PReLU):
         return {"num_parameters": module.weight.shape[0]}
     if isinstance(module, nn.RNNBase):
-        return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_hh_l0.shape[1]}
+        into, within = module._parameters["weight_ih_l0"], module._parameters["weight_hh_l0"]
+        return {} if into is None or within is None else {"input_size": into.shape[1], "hidden_size": within.shape[1]}
     if isinstance(module, nn.RNNCellBase):
         return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
     return {}
