@@ -13,7 +13,7 @@ from quanttaas_jupyter.store import open_store, studies
 from tests.networks import Digits, Mlp, TwoHeads, regression_data
 
 METRICS = [
-    *("metric", "metric_low", "metric_high", "drop", "drop_low", "drop_high", "samples"),
+    *("metric", "metric_low", "metric_high", "drop", "drop_low", "drop_high", "samples", "guide_drop"),
     *("size_bytes", "size_ratio", "size_gzip_bytes", "latency_ms", "latency_p90_ms", "speedup", "gpu_memory_bytes"),
     *("params", "pruned_share", "macs", "agreement", "sqnr_db", "export_error"),
     *("quantized_layers", "quantizable_layers", "seconds"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +18,7 @@ from ..state import StudyState, TrialState
 from ..store import studies
 from ..store.base import Store
 from ..store.lease import RENEW_EVERY, Lease
+from . import cache
 from .failures import explain
 from .plan import Planner, TrialPlan
 from .report import metrics_of, recommendation, warnings_of
@@ -53,7 +56,7 @@ class Driver:
         self._open: dict[str, TrialPlan] = {}
         self._errors: dict[str, dict[str, str]] = {}
         self._looked_for_cancel = 0.0
-        self._is_over = False
+        self._is_over = self._is_replay = False
         self._begun = time.time()
         self._cpu_begun = _cpu_seconds()
         self._schedule: Schedule | None = None
@@ -103,7 +106,9 @@ class Driver:
         known = self._events.state.trials
         for name, trial in known.items():
             self._planner.add(trial.config, name)
-        for config in self._search.start():
+        replayed = self._proposals_of_before() if self._search.is_adaptive else None
+        self._is_replay = replayed is not None
+        for config in replayed or self._search.start():
             if not any(trial.config == config for trial in self._plan.trials.values()):
                 self._planner.add(config)
         if self._search.is_adaptive:
@@ -120,7 +125,7 @@ class Driver:
         self._tell_preview(schedule)
         self._tell_rankings(schedule)
         self._settle_trials(schedule)
-        if self._search.is_adaptive and not self._is_over:
+        if self._search.is_adaptive and not self._is_over and not self._is_replay:
             self._cut_hopeless(schedule)
             self._propose(schedule)
         schedule.submit_ready()
@@ -275,6 +280,9 @@ class Driver:
             first = next(iter(self._errors.values()), {"reason": "no trial could be measured", "hint": ""})
             self._append("failed", reason="; ".join(filter(None, (first["reason"], first["hint"]))))
             return
+        if self._search.is_adaptive:
+            proposals = [dict(trial.config) for trial in self._plan.trials.values()]
+            cache.keep(self._store, self._search_key(), {"blobs": {}, "proposals": proposals})
         seconds, cpu = time.time() - self._begun, _cpu_seconds() - self._cpu_begun
         cores = psutil.cpu_count(logical=False) or 1
         self._append(
@@ -282,6 +290,19 @@ class Driver:
             recommendation=self._recommendation(state),
             usage={"seconds": seconds, "cpu_seconds": cpu, "cores": cores, "busy": cpu / (cores * seconds)},
         )
+
+    def _proposals_of_before(self) -> list[dict[str, Any]] | None:
+        """What a search with the same question proposed when it was asked before: its answers are in the cache.
+
+        Proposals depend on what had been measured in the moment, so that asking anew would try other trials.
+        """
+        found = cache.find(self._store, self._search_key())
+        return list(found["proposals"]) if found else None
+
+    def _search_key(self) -> str:
+        data = {name: reference["digest"] for name, reference in self._record["data"].items()}
+        question = [self._record["recipe"], self._record["model"]["digest"], data, self._record["metric"]["digest"]]
+        return hashlib.sha256(json.dumps(["search", *question], sort_keys=True).encode()).hexdigest()
 
     def _recommendation(self, state: StudyState) -> str:
         goal = self._record["recipe"]["goal"]

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from quanttaas_jupyter.bundle import batches as data
+from quanttaas_jupyter.bundle.batches import stratified
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.errors import DataError
 from quanttaas_jupyter.store.local import LocalStore
@@ -161,3 +164,25 @@ def test_a_loader_without_batch_size_hands_out_whole_batches() -> None:
     whole = read(DataLoader(Ready(), batch_size=None)).joined()
     assert torch.equal(whole.inputs[0], X)
     assert torch.equal(whole.targets[0], Y)
+
+
+@given(
+    classes=st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    share=st.floats(0, 1),
+)
+def test_a_stratified_sample_keeps_the_share_of_every_class(classes: list[int], share: float) -> None:
+    labels = torch.tensor(classes)
+    count = max(1, int(len(classes) * share))
+    chosen = stratified(labels, count)
+    assert len(set(chosen.tolist())) == count
+    for label in set(classes):
+        wanted = classes.count(label) * count / len(classes)
+        assert abs(int((labels[chosen] == label).sum()) - wanted) <= 1
+
+
+def test_splitting_keeps_the_shares_of_classes() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    whole = open_source((torch.arange(100.0).reshape(-1, 1), labels), "--data", 1000, 0).read()
+    rest, part = whole.split(0.5, 100, seed=1)
+    counts = [int((side.joined().targets[0] == 1).sum()) for side in (rest, part)]
+    assert counts == [5, 5]

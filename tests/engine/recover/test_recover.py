@@ -7,7 +7,8 @@ from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.prune import PruneJob
 from quanttaas_jupyter.engine.prune.structured import prune
-from quanttaas_jupyter.engine.recover import RecoverJob, batchnorm, distill
+from quanttaas_jupyter.engine.recover import RecoverJob, batchnorm, custom, distill, qat
+from quanttaas_jupyter.engine.recover.training import default_epochs
 from tests.networks import Digits, Mlp, regression_data
 
 
@@ -78,3 +79,78 @@ def test_batchnorm_statistics_become_those_of_the_data(digits: Digits) -> None:
     facts = batchnorm.recover(recovery(model, digits.model, digits.train))
     assert facts["batchnorm_layers"] == 9
     assert accuracy(model, digits) > 0.95
+
+
+def test_training_with_quantizers_makes_a_coarse_rounding_cost_less(digits: Digits) -> None:
+    def rounded(model: torch.nn.Module) -> torch.nn.Module:
+        copied = copy.deepcopy(model)
+        with torch.no_grad():
+            copied.head.weight.copy_(qat.round_blocks(copied.head.weight))
+        return copied
+
+    torch.manual_seed(0)
+    model = copy.deepcopy(digits.model)
+    # A few large weights make the grid of each block coarse.
+    with torch.no_grad():
+        model.head.weight[:, ::32] += 3.5
+    before = accuracy(rounded(model), digits)
+    job = recovery(model, digits.model, digits.train, precision="int4-weight", epochs=6)
+    facts = qat.recover(job)
+    assert facts["rounded_weights"] == 1
+    assert facts["losses"][-1] < facts["losses"][0]
+    assert accuracy(rounded(model), digits) > before + 0.1
+    assert not torch.equal(rounded(model).head.weight, model.head.weight)
+
+
+def test_training_with_quantizers_leaves_an_ordinary_model(digits: Digits) -> None:
+    model = copy.deepcopy(digits.model)
+    before = copy.deepcopy(model.state_dict())
+    qat.recover(recovery(model, digits.model, digits.train, precision="int8", epochs=1, ignore=(model.head,)))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    after = model.state_dict()
+    assert list(after) == list(before)
+    statistics = [key for key in after if "running_" in key]
+    assert statistics
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
+    assert len(torch.unique(after["stem.0.weight"][0])) > 8
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_rounding_is_symmetric_and_at_most_half_a_step_off(axis: int | None) -> None:
+    weight = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+    found = qat.round_symmetric(weight, axis)
+    scale = weight.abs().amax(1 - axis, keepdim=True) / 127 if axis is not None else weight.abs().max() / 127
+    assert bool(((found - weight).abs() <= scale / 2 + 1e-7).all())
+    assert torch.allclose(qat.round_symmetric(-weight, axis), -found)
+
+
+def test_a_function_of_the_notebook_recovers_with_batches_as_they_were_given(digits: Digits) -> None:
+    seen = []
+
+    def mine(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> float:
+        seen.append((model.training, teacher.training, len(batches), batches[0][0].shape[1:], batches[0][1].dtype))
+        with torch.no_grad():
+            model.head.bias.add_(1.0)
+        return 0.5
+
+    model = copy.deepcopy(digits.model)
+    facts = custom.recover(recovery(model, digits.model, digits.train, function=mine))
+    assert seen == [(True, False, 19, (1, 8, 8), torch.int64)]
+    assert torch.allclose(model.head.bias, digits.model.head.bias + 1.0)
+    assert facts == {"loss": 0.5}
+    assert not model.training
+
+
+def test_a_function_that_fails_says_so_in_one_sentence(digits: Digits) -> None:
+    def broken(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> None:
+        raise RuntimeError("no such layer\nand more")
+
+    with pytest.raises(StageError, match="the recovery of the notebook failed: RuntimeError: no such layer"):
+        custom.recover(recovery(copy.deepcopy(digits.model), digits.model, digits.train, function=broken))
+
+
+def test_few_samples_are_passed_often_and_many_seldom() -> None:
+    assert default_epochs(500, 1.0) == 40
+    assert default_epochs(10_000, 1.0) == 12
+    assert default_epochs(50_000, 1.0) == 2
+    assert default_epochs(50_000, 3.0) == 7

@@ -1,0 +1,85 @@
+"""A study driven in this process, its stages one after the other, with every read of the store on record."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from quanttaas_jupyter.compute.base import StageCall
+from quanttaas_jupyter.config import EngineConfig
+from quanttaas_jupyter.engine import stages
+from quanttaas_jupyter.engine.driver import Driver
+from quanttaas_jupyter.state import StudyState, fold
+from quanttaas_jupyter.store import studies
+from quanttaas_jupyter.store.lease import Lease
+from quanttaas_jupyter.store.local import LocalStore
+from quanttaas_jupyter.submit import bundle, prepare
+
+
+class WatchedStore(LocalStore):
+    """Remembers which blobs were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: set[str] = set()
+
+    def read(self, key: str) -> bytes:
+        self.reads.add(key.rpartition("/")[2])
+        return super().read(key)
+
+    def as_file(self, key: str) -> Any:
+        self.reads.add(key.rpartition("/")[2])
+        return super().as_file(key)
+
+
+class InlineExecutor:
+    """Runs a stage when it is handed over; ``reads`` holds the blobs that each kind of stage read."""
+
+    slots = 2
+
+    def __init__(self, store: WatchedStore) -> None:
+        self._store = store
+        self.reads: dict[str, set[str]] = defaultdict(set)
+        self.kinds: list[str] = []
+
+    def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
+        self._store.reads.clear()
+        future: Future[dict[str, Any]] = Future()
+        job, begun = call.job, time.time()
+        context = stages.Context(self._store, job["settings"], job["inputs"], 1, report)
+        try:
+            result = {**stages.run(job["kind"], context), "began": begun, "seconds": time.time() - begun}
+            future.set_result(result)
+        except Exception as error:
+            future.set_exception(error)
+        kind = job["kind"] + (f" on {job['settings']['judged_on']}" if job["kind"] == "evaluate" else "")
+        self.reads[kind] |= self._store.reads
+        self.kinds.append(kind)
+        return future
+
+    def stop(self, future: Future[dict[str, Any]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> tuple[StudyState, dict, InlineExecutor]:
+    """Submit a study and drive it to its end; returns its state, its record and the executor that ran it."""
+    store = WatchedStore(root)
+    options = {"calibration": None, "train": None, "metric": None, "example_inputs": None, "name": None, **given}
+    prepared = prepare(model, data, recipe, **options)
+    record = bundle(prepared, store, prepared.draft("local", "tester"), lambda message: None)
+    studies.create_study(store, prepared.id, record)
+    return resume(store, record)
+
+
+def resume(store: WatchedStore, record: dict) -> tuple[StudyState, dict, InlineExecutor]:
+    """Drive a study that is in the store."""
+    lease = Lease(store, record["id"], "owner", "here")
+    assert lease.take()
+    executor = InlineExecutor(store)
+    Driver(store, record, lease, executor, EngineConfig(), "here", lambda: False).run()
+    return fold(studies.read_events(store, record["id"]), StudyState(id=record["id"])), record, executor
