@@ -48,7 +48,8 @@ def table(rows: dict[str, tuple[Cell, ...]], seconds: float) -> str:
         "",
         "- **export**: largest difference between file and module at two batch sizes, relative to the largest output",
         "- **prune 0.3**: share of the parameters that structured pruning removed; the exported file gives its outputs",
-        f"- **fp16**, **int8**: signal to noise of the outputs, at least {LEAST_DB['fp16']:.0f} and {LEAST_DB['int8']:.0f} dB",
+        f"- **fp16**, **int8**: signal to noise of the outputs, at least {LEAST_DB['fp16']:.0f} and "
+        f"{LEAST_DB['int8']:.0f} dB",
         "",
         f"| architecture | {' | '.join(TECHNIQUES)} |",
         f"|---|{'---|' * len(TECHNIQUES)}",

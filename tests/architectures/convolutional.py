@@ -297,7 +297,7 @@ class WeightNormed(nn.Module):
         self.length, self.bias = nn.Parameter(torch.rand(outside, 1, 1, 1) + 0.5), nn.Parameter(torch.zeros(outside))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        direction = self.direction / self.direction.norm(dim=(1, 2, 3), keepdim=True)
+        direction = self.direction / self.direction.square().sum((1, 2, 3), keepdim=True).sqrt()
         return nn.functional.conv2d(x, self.length * direction, self.bias, padding=1)
 
 

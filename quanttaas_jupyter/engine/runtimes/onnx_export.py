@@ -95,7 +95,7 @@ class _Attempt:
 
 def _attempt(write: Callable[[], None], compare: Callable[[], float]) -> _Attempt:
     try:
-        with _quiet():
+        with _quiet(), _open_attention():
             write()
         return _Attempt(compare())
     except _Mismatch as mismatch:
@@ -145,12 +145,41 @@ def _trace(plan: _Plan, path: Path) -> None:
             opset_version=_OPSET,
             dynamo=False,
         )
-    # PyTorch's own modules only check their inputs' sizes; what that freezes shows in the comparison.
-    own = str(Path(torch.__file__).parent)
-    for warning in caught:
-        if "Python boolean" in str(warning.message) and not warning.filename.startswith(own):
+    # Without values read from tensors only sizes decide; what those freeze shows in the comparison.
+    for warning in caught if _reads_values(plan) else ():
+        if "Python boolean" in str(warning.message):
             where = f"{Path(warning.filename).name}:{warning.lineno}"
             raise _Mismatch(f"forward() decides by the values of a tensor at {where}")
+
+
+def _reads_values(plan: _Plan) -> bool:
+    """Whether the module takes numbers or truths out of tensors while it runs."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        reads = False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.reads |= func._schema.name in ("aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero")
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch() as watch:
+        plan.module(*plan.inputs)
+    return watch.reads
+
+
+@contextlib.contextmanager
+def _open_attention() -> Iterator[None]:
+    """No exporter knows the fused attention that PyTorch takes in eval mode."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _torch_export(plan: _Plan, path: Path) -> None:

@@ -68,15 +68,11 @@ def test_an_architecture_that_allows_nothing_says_so() -> None:
 
 
 def test_an_architecture_that_allows_less_gives_what_it_can_and_warns() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2000))
-    before = count(model)
-    found = prune(job(model, 0.95, (model[1],)) if False else job(nn.Sequential(model, nn.Linear(2000, 2)), 0.99))
-    assert found.model(torch.randn(2, 1, 8, 8)).shape == (2, 2)
-    assert count(found.model) < before
-    held = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
-    little = prune(job(held, 0.9, (held[1],)))
-    assert "of the parameters go where 90% was asked" in little.warnings[0]
-    assert little.model[2].out_features < 64
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
+    found = prune(job(model, 0.9, (model[1],)))
+    assert "of the parameters go where 90% was asked" in found.warnings[0]
+    assert found.model[2].out_features < 64
+    assert found.model[1].out_features == 32
 
 
 NETS: list[tuple[str, Callable[[], nn.Module], torch.Tensor]] = [
@@ -141,7 +137,7 @@ def test_channels_that_a_kind_of_importance_calls_worthless_go_first() -> None:
     kept = model.blocks[1].bn1.weight[1::2].detach().clone()
     pruned = prune(job(model, 0.3, importance="batchnorm", scope="layer")).model
     assert set(pruned.blocks[1].bn1.weight.tolist()) >= set(kept.tolist()[:1])
-    assert float(pruned.blocks[1].bn1.weight.abs().mean()) > float(kept.abs().mean()) / 2
+    assert float(pruned.blocks[1].bn1.weight.detach().abs().mean()) > float(kept.abs().mean()) / 2
 
 
 def test_batchnorm_importance_needs_batchnorm_layers() -> None:
@@ -242,7 +238,7 @@ def test_a_pruned_model_loads_in_a_process_without_pruning_libraries(tmp_path: P
     (tmp_path / "model").write_bytes(cloudpickle.dumps(prune(job(model, 0.5)).model))
     code = (
         f"import pickle, sys, torch; m = pickle.load(open({str(tmp_path / 'model')!r}, 'rb'));"
-        "print(tuple(m(torch.zeros(2, 1, 8, 8)).shape), any('prun' in name for name in sys.modules if 'torch' not in name))"
-    )
+        "print(tuple(m(torch.zeros(2, 1, 8, 8)).shape), {'torch_pruning', 'quanttaas_jupyter'} & set(sys.modules))"
+    )  # fmt: skip
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == "(2, 4) False"
+    assert found.strip() == "(2, 4) set()"

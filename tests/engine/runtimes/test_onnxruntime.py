@@ -101,3 +101,48 @@ class Texty(nn.Module):
 def test_outputs_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no tensor at 1"):
         build(Texty(), (torch.randn(4, 2), torch.zeros(4)), tmp_path / "m.onnx")
+
+
+class Sum(nn.Module):
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return one + 2 * other
+
+
+def test_inputs_in_a_tuple_get_names_that_exporters_leave_alone(tmp_path: Path) -> None:
+    data = [((torch.ones(4, 2), torch.zeros(4, 2)), torch.zeros(4))]
+    built = build(Sum(), data, tmp_path / "m.onnx")
+    assert built.about["input_names"] == ["input_0", "input_1"]
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
+    assert session([np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)])[0].tolist() == [[3, 3]] * 3
+
+
+class SizeChecked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(8, 8, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != 8:
+            raise ValueError("eight features are wanted")
+        return self.layer(self.recurrent(x)[0])
+
+
+def test_checks_of_sizes_do_not_count_as_branches_on_data(tmp_path: Path) -> None:
+    lines: list[str] = []
+    examples = open_source((torch.randn(8, 5, 8), torch.zeros(8)), "--data", 512, 0).read()
+    built = RUNTIME.build(SizeChecked().eval(), examples, tmp_path / "m.onnx", lines.append)
+    assert built.export_error < 1e-4
+    assert not lines
+
+
+class FrozenBatch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(int(x.shape[0]), 4) * torch.ones(int(x.shape[0]), 1)
+
+
+def test_a_batch_size_that_tracing_froze_is_found_out(tmp_path: Path) -> None:
+    built = build(FrozenBatch(), (torch.randn(8, 2, 2), torch.zeros(8)), tmp_path / "m.onnx")
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
+    for size in (1, 5):
+        assert session([np.ones((size, 2, 2), np.float32)])[0].shape == (size, 4)
