@@ -45,7 +45,12 @@ def rank(job: QuantizeJob) -> Ranking:
     return sorted(found, key=lambda item: item[1])
 
 
-@QUANTIZERS.register(("mixed", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=_HELPERS)
+@QUANTIZERS.register(
+    ("mixed", "onnxruntime"),
+    packages=("onnx", "onnxruntime"),
+    helpers=_HELPERS,
+    needs=("calibrator", "ranking", "goal"),
+)
 def quantize(job: QuantizeJob) -> Quantized:
     """Keep the fewest of the most sensitive layers with which the loss on calibration data is allowed.
 

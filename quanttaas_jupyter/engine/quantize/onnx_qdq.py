@@ -14,10 +14,8 @@ from ..runtimes.onnx_graph import layers_of
 from .onnx_calibration import Ranges
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_FLOW = (
-    *("Relu", "Clip", "LeakyRelu", "Sigmoid", "Add", "Mul"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Resize", "Pad"),
-)
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool")
+_FLOW = (*_ACTIVATIONS, "Add", "Mul", "Concat", "Split", "Resize", "Pad")
 
 
 def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
@@ -28,7 +26,9 @@ def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
     found = []
     for node in graph.node:
         moving = [name for name in node.input if name and name not in constants]
-        is_between = node.op_type in _FLOW and node.name not in kept and moving and flowing.issuperset(moving)
+        # Constants to add or multiply have one scale for all channels, which may differ by orders.
+        is_whole = len(moving) == len(node.input) or node.op_type not in ("Add", "Mul")
+        is_between = node.op_type in _FLOW and node.name not in kept and is_whole and flowing.issuperset(moving)
         if node.name in weighted or is_between:
             found.append(node)
         if is_between or (node.name in weighted and node.op_type in ("Conv", "ConvTranspose")):
@@ -69,3 +69,41 @@ def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str]) -> Any:
         extra_options=options,
     )
     return quantizer.quantize_model()
+
+
+def with_activations(graph: Any, nodes: Collection[str]) -> set[str]:
+    """The named nodes, and those with one moving input that lead to them: activations and pooling."""
+    makers = {output: node for node in graph.node for output in node.output}
+    found = set(nodes)
+    waiting = [node for node in graph.node if node.name in found]
+    while waiting:
+        for name in waiting.pop().input:
+            maker = makers.get(name)
+            if maker is not None and maker.op_type in _ACTIVATIONS and maker.name not in found:
+                found.add(maker.name)
+                waiting.append(maker)
+    return found
+
+
+def read_floats(graph: Any, nodes: Collection[str]) -> None:
+    """Let the named nodes read what their inputs were before they were quantized for others."""
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.name in nodes:
+            for position, name in enumerate(node.input):
+                wide = makers.get(name)
+                narrow = makers.get(wide.input[0]) if wide and wide.op_type == "DequantizeLinear" else None
+                if narrow and narrow.op_type == "QuantizeLinear":
+                    node.input[position] = narrow.input[0]
+    _drop_unread(graph)
+
+
+def _drop_unread(graph: Any) -> None:
+    outputs = {item.name for item in graph.output}
+    while True:
+        read = {name for node in graph.node for name in node.input} | outputs
+        nodes = [node for node in graph.node if read.intersection(node.output)]
+        if len(nodes) == len(graph.node):
+            return
+        del graph.node[:]
+        graph.node.extend(nodes)

@@ -11,7 +11,7 @@ from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Activation, Ranges, Reference, observe, ranges_by
 from .onnx_file import load_prepared, save
-from .onnx_qdq import nodes_to_quantize, tensors_of, with_qdq
+from .onnx_qdq import nodes_to_quantize, read_floats, tensors_of, with_activations, with_qdq
 from .onnx_smooth import smooth
 from .onnx_weights import store_int8, without_kernels
 
@@ -24,7 +24,7 @@ _GOOD_DB = 35.0
 """Noise of 1/3000 of the signal's power: no calibration in the tests that reached it changed a prediction."""
 
 
-@QUANTIZERS.register(("int8", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=HELPERS)
+@QUANTIZERS.register(("int8", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=HELPERS, needs=("calibrator",))
 def quantize(job: QuantizeJob) -> Quantized:
     """Calibrate ranges, then write QDQ nodes around what has integer kernels; other weights are stored as int8.
 
@@ -125,9 +125,11 @@ class Static:
 
     def quantized(self, calibrated: Calibrated, kept: Collection[str]) -> Any:
         """The int8 graph, all but ignored and ``kept`` nodes."""
-        left = self.ignored.union(kept)
+        left = with_activations(self.model.graph, self.ignored.union(kept))
         names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
-        return self._written(calibrated, names, without_kernels(self.model.graph) - left)
+        model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
+        read_floats(model.graph, left)
+        return model
 
     def quantized_alone(self, calibrated: Calibrated, module: str) -> Any:
         """The graph in which only this module's layers are int8."""
