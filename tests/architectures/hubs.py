@@ -42,6 +42,7 @@ def efficientnet() -> nn.Module:
     config = hf.EfficientNetConfig(
         image_size=32,
         width_coefficient=0.05,
+        depth_coefficient=1.0,
         hidden_dim=64,
         in_channels=[160, 320, 480],
         out_channels=[320, 480, 800],

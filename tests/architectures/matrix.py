@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime.quantization  # noqa: F401  (here, so that not every process imports it anew)
 import torch
 
 from quanttaas_jupyter.bundle import model as models

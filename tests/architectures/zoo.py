@@ -10,6 +10,7 @@ import torch
 
 from quanttaas_jupyter.bundle.batches import Batch, Batches, call
 from quanttaas_jupyter.bundle.structure import flatten
+from quanttaas_jupyter.engine.prune.surgery import runs_leave_nothing
 from tests.architectures import convolutional, hubs, sequential
 
 SAMPLES = 32
@@ -39,7 +40,7 @@ class Architecture:
                 torch.nn.init.normal_(module.bias, 0, 0.1)
                 module.momentum = 0.5
         if any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-            with torch.no_grad():
+            with torch.no_grad(), runs_leave_nothing(model):
                 for _ in range(8):
                     batch = self.data(16)
                     call(model, batch.inputs, batch.batches[0].inputs)

@@ -18,6 +18,7 @@ from ..measure import sqnr_db
 from . import PRUNERS, RANKERS, Pruned, PruneJob, Ranking
 from .cutting import Cutter
 from .importance import applicable, of_groups
+from .surgery import runs_leave_nothing
 from .tracing import Trace, trace
 from .units import Units, surviving
 
@@ -58,6 +59,11 @@ def prune(job: PruneJob) -> Pruned:
     Raises:
         StageError: Nothing can be removed, or the importance does not apply.
     """
+    with runs_leave_nothing(job.model):
+        return _pruned(job)
+
+
+def _pruned(job: PruneJob) -> Pruned:
     batch = _two_samples(job)
     found = _traced(job, batch)
     units = Units(job.model, found)

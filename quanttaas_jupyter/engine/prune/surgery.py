@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,6 +67,22 @@ class Surgery:
     def _put(self, module: Any, key: str, old: Any, new: Any) -> None:
         self._undo.append(partial(setattr, module, key, old))
         setattr(module, key, new)
+
+
+@contextlib.contextmanager
+def runs_leave_nothing(model: Any) -> Iterator[None]:
+    """Remove the hooks and attributes that a model gave itself while it ran here; some of them cannot be pickled."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+    before = [(m, set(vars(m)), {name: dict(vars(m)[name]) for name in hooks}) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, names, held in before:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+            for name, entries in held.items():
+                vars(module)[name].clear()
+                vars(module)[name].update(entries)
 
 
 def sizes_of(module: Any) -> dict[str, Any]:

@@ -242,3 +242,22 @@ def test_a_pruned_model_loads_in_a_process_without_pruning_libraries(tmp_path: P
     )  # fmt: skip
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "(2, 4) set()"
+
+
+class HooksItself(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "seen"):
+            self.seen = open(__file__, encoding="utf-8")  # noqa: SIM115  (what no pickle takes)
+            self.first.register_forward_hook(lambda *arguments: None)
+        return self.second(torch.relu(self.first(x.flatten(1))))
+
+
+def test_what_a_model_hangs_on_itself_while_it_runs_does_not_travel() -> None:
+    model = HooksItself()
+    pruned = prune(job(model, 0.3)).model
+    assert not pruned.first._forward_hooks
+    assert cloudpickle.loads(cloudpickle.dumps(pruned))(torch.randn(2, 1, 8, 8)).shape == (2, 4)
