@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError
-from .batches import Batch, Batches
+from .batches import Batch, Batches, stratified
 from .structure import Structure, flatten
 
 _BATCH = 64
@@ -88,7 +88,8 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
     Args:
         data: A DataLoader, a Dataset, an iterable of ``(inputs, targets)`` batches, or a tuple of tensors or arrays.
         option: How messages name it, such as ``--data``.
-        max_samples: More samples than this are not read; of map-style data a seeded sample is drawn.
+        max_samples: More samples than this are not read; of map-style data a seeded sample is drawn, with the
+            same share of every class where the labels can be looked up without reading all samples.
         seed: Seed of that sample, and of random augmentations while reading.
 
     Raises:
@@ -146,7 +147,8 @@ def _from_arrays(data: Any, option: str, max_samples: int, seed: int) -> tuple[I
         found = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise DataError(f"the tensors of {option} have different numbers of samples: {found}")
     count = lengths.pop()
-    chosen = _chosen(range(count), max_samples, seed)
+    labels = _as_classes(tensors[-1]) if len(parts) > 1 else None
+    chosen = _chosen(range(count), max_samples, seed, labels)
 
     def cut(value: Any, rows: Sequence[int]) -> Any:
         if isinstance(value, Mapping):
@@ -187,7 +189,8 @@ def _index_batches(loader: Any, max_samples: int, seed: int) -> list[list[int]]:
             indices = [int(index) for index in sampler]
         if isinstance(sampler, SubsetRandomSampler):
             indices = sorted(indices)
-    chosen = _chosen(indices, max_samples, seed)
+    labels = _classes_of(loader.dataset) if len(indices) > max_samples else None
+    chosen = _chosen(indices, max_samples, seed, None if labels is None else labels[list(indices)])
     size = loader.batch_size or 1
     return [list(chosen[start : start + size]) for start in range(0, len(chosen), size)]
 
@@ -203,11 +206,33 @@ def _up_to(batches: list[list[int]], max_samples: int) -> list[list[int]]:
     return taken
 
 
-def _chosen(indices: Sequence[int], max_samples: int, seed: int) -> Sequence[int]:
+def _chosen(indices: Sequence[int], max_samples: int, seed: int, labels: Any = None) -> Sequence[int]:
+    import torch
+
     if len(indices) <= max_samples:
         return indices
-    picked = random.Random(seed).sample(range(len(indices)), max_samples)
-    return [indices[position] for position in sorted(picked)]
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))
+    picked = order[:max_samples] if labels is None else order[stratified(labels[order], max_samples)]
+    return [indices[position] for position in sorted(picked.tolist())]
+
+
+def _classes_of(dataset: Any) -> Any:
+    """The class of every sample of a data set that has them at hand, as a tensor; None for others."""
+    import torch
+    from torch.utils.data import Subset, TensorDataset
+
+    if type(dataset) is Subset:
+        whole = _classes_of(dataset.dataset)
+        return None if whole is None else whole[list(dataset.indices)]
+    found = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
+    if isinstance(found, (list, tuple)) and found and all(isinstance(label, int) for label in found):
+        found = torch.tensor(found)
+    return _as_classes(found) if isinstance(found, torch.Tensor) and len(found) == len(dataset) else None
+
+
+def _as_classes(labels: Any) -> Any:
+    is_integer = not (labels.is_floating_point() or labels.is_complex())
+    return labels.detach().cpu() if labels.ndim == 1 and is_integer else None
 
 
 def _collates_plainly(loader: Any) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
 from quanttaas_jupyter.bundle import batches as data
 from quanttaas_jupyter.bundle.batches import stratified
@@ -186,3 +186,35 @@ def test_splitting_keeps_the_shares_of_classes() -> None:
     rest, part = whole.split(0.5, 100, seed=1)
     counts = [int((side.joined().targets[0] == 1).sum()) for side in (rest, part)]
     assert counts == [5, 5]
+
+
+class Listed(Dataset):
+    """A data set that keeps its labels in ``targets``, as those of torchvision do."""
+
+    def __init__(self) -> None:
+        self.targets = [0] * 90 + [1] * 10
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor([float(index)]), self.targets[index]
+
+
+@pytest.mark.parametrize(
+    "given_data",
+    [
+        (torch.arange(100.0).reshape(-1, 1), torch.tensor([0] * 90 + [1] * 10)),
+        TensorDataset(torch.arange(100.0).reshape(-1, 1), torch.tensor([0] * 90 + [1] * 10)),
+        Listed(),
+        DataLoader(Listed(), batch_size=7, shuffle=True),
+        Subset(Listed(), list(range(100))),
+    ],
+    ids=["arrays", "tensors", "targets", "loader", "subset"],
+)
+def test_a_sample_of_many_keeps_the_shares_of_classes_and_is_the_same_every_time(given_data: Any) -> None:
+    first, again = (open_source(given_data, "--data", 20, 0).read().rebatched(20).batches[0] for _ in range(2))
+    assert sorted(first.targets[0].tolist()) == [0] * 18 + [1] * 2
+    assert torch.equal(first.inputs[0], again.inputs[0])
+    other = open_source(given_data, "--data", 20, 1).read().rebatched(20).batches[0]
+    assert not torch.equal(first.inputs[0], other.inputs[0])
