@@ -11,6 +11,7 @@ from typing import Any
 from ..failures import StageError
 from ..runtimes.onnx_graph import layers_of, name_layers
 
+_FLOAT16 = 10
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -79,10 +80,12 @@ def save(model: Any, target: Path) -> None:
     for item in (model, model.graph):
         item.doc_string = ""
         del item.metadata_props[:]
-    del model.graph.value_info[:], model.graph.quantization_annotation[:]
+    del model.graph.quantization_annotation[:]
+    _keep_types(model.graph)
     _drop_zero_points(model.graph)
     # Names inside the bodies of loops and functions may mean tensors outside of them.
     if not model.functions and not any(a.HasField("g") or a.graphs for n in model.graph.node for a in n.attribute):
+        _sort(model.graph)
         _drop_repeated_constants(model.graph)
         _shorten_names(model.graph)
     onnx.save(model, str(target))
@@ -110,6 +113,32 @@ def _drop_names(graph: Any) -> None:
         node.name = node.name if node.name in layers else ""
         node.doc_string = ""
         del node.metadata_props[:]
+
+
+def _keep_types(graph: Any) -> None:
+    """Keep the shapes of float16 tensors: ONNX Runtime 1.32 dies without them where it fuses Transpose with MatMul."""
+    made = {name for node in graph.node for name in node.output}
+    kept = [item for item in graph.value_info if item.type.tensor_type.elem_type == _FLOAT16 and item.name in made]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _sort(graph: Any) -> None:
+    """Makers before readers, as ONNX wants it; converters append their casts at the end."""
+    nodes = list(graph.node)
+    makers = {output: index for index, node in enumerate(nodes) for output in node.output if output}
+    reads = [[makers[name] for name in node.input if name in makers] for node in nodes]
+    order: dict[int, None] = {}
+    waiting = list(reversed(range(len(nodes))))
+    while waiting:
+        index = waiting[-1]
+        missing = [maker for maker in reads[index] if maker not in order]
+        if missing and index not in order:
+            waiting += missing
+        else:
+            order[waiting.pop()] = None
+    del graph.node[:]
+    graph.node.extend(nodes[index] for index in order)
 
 
 def _drop_zero_points(graph: Any) -> None:
@@ -150,7 +179,7 @@ def _shorten_names(graph: Any) -> None:
             count += 1
         short[name] = found
         count += 1
-    for item in graph.initializer:
+    for item in chain(graph.initializer, graph.value_info):
         item.name = short.get(item.name, item.name)
     _rename(graph, short)
 

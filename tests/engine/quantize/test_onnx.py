@@ -37,6 +37,7 @@ def test_bytes_fall_every_layer_is_quantized_and_predictions_stay(
     digits: Digits, exported: Path, tmp_path: Path, name: str, most: float
 ) -> None:
     path = quantized(digits, exported, tmp_path / "q.onnx", name)
+    onnx.checker.check_model(str(path))
     assert path.stat().st_size < most * exported.stat().st_size
     layers = RUNTIME.layers(path)
     assert (layers.quantized, layers.quantizable, layers.kept) == (10, 10, ())

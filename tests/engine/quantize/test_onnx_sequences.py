@@ -160,6 +160,29 @@ def test_ignored_layers_keep_their_names_and_their_floats(text: Path, tokens: to
         assert set(RUNTIME.layers(path).kept) == kept, name
 
 
+class Attention(nn.Module):
+    """Attention of PyTorch's own, on sequences of shape (batch, 10, 32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x).mean(1)
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int8", "int8-dynamic", "int8-weight", "int4-weight"])
+def test_attention_of_pytorch_quantizes_whole_and_stays_close(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, 10, 32)
+    source = exported(Attention(), x, tmp_path / "m.onnx")
+    path, _ = quantize(source, x, name)
+    onnx.checker.check_model(str(path))
+    assert RUNTIME.layers(path).kept == ()
+    assert path.stat().st_size < (0.56 if name in ("fp16", "bf16") else 0.42) * source.stat().st_size
+    assert sqnr_db(path, source, x) > (40 if name in ("fp16", "bf16") else 15)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_weights_become_int8(kind: type[nn.RNNBase], bidirectional: bool, tmp_path: Path) -> None:
