@@ -1,5 +1,6 @@
 """PyTorch as a runtime: programs that need no source, weights that are narrow inside the file."""
 
+import io
 import subprocess
 import sys
 import zipfile
@@ -143,12 +144,19 @@ def test_the_file_runs_in_a_process_without_the_source_and_holds_no_pickles(tmp_
         assert not any(b"Wide" in archive.read(name) for name in archive.namelist())
 
 
-def test_a_file_with_pickled_objects_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["weights", "sample_inputs"])
+def test_a_file_with_pickled_objects_is_refused(tmp_path: Path, place: str) -> None:
     built(nn.Linear(4, 4), torch.randn(4, 4), tmp_path / "m.pt2")
+    pickled = io.BytesIO()
+    torch.save(nn.Linear(1, 1), pickled)
     with zipfile.ZipFile(tmp_path / "m.pt2") as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
         for name in old.namelist():
             content = old.read(name)
-            new.writestr(name, content.replace(b'"use_pickle": false', b'"use_pickle": true'))
+            if place == "weights":
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            elif "sample_inputs" in name:
+                content = pickled.getvalue()
+            new.writestr(name, content)
     with pytest.raises(StageError, match="pickled objects"):
         RUNTIME.open(tmp_path / "bad.pt2", 1, ["x"])
 
