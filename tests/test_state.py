@@ -227,13 +227,39 @@ class TestTimeLeft:
         assert seconds_left(fold(script, EMPTY)) is None
 
 
+class TestSearch:
+    PROPOSED = (
+        "trial_proposed",
+        {"trial": "prune70-int8", "config": {"prune": {"amount": 0.7}, "quantize": "int8"}, "stages": {"prune": 1}},
+    )
+    CUT = ("trial_cut", {"trial": "prune70-int8", "error": {"reason": "cut after a first look", "hint": ""}})
+
+    def test_a_proposed_trial_waits_and_adds_its_stages(self) -> None:
+        state = fold(events(started(stages={"prune": 1}), self.PROPOSED), EMPTY)
+        assert list(state.trials)[-1] == "prune70-int8"
+        assert state.trials["prune70-int8"].status == "waiting"
+        assert state.stages_left["prune"] == 2
+
+    def test_a_cut_trial_keeps_its_reason_and_stays_cut_when_the_study_starts_again(self) -> None:
+        known = started()[1]["trials"]
+        again = started(trials=[*known, {"name": "prune70-int8", "config": self.PROPOSED[1]["config"]}])
+        state = fold(events(started(), self.PROPOSED, self.CUT, again), EMPTY)
+        assert state.trials["prune70-int8"].status == "cut"
+        assert state.cut == 1
+        assert state.trials["prune70-int8"].error == {"reason": "cut after a first look", "hint": ""}
+
+    def test_the_ranking_of_layers_is_kept_by_what_was_done_to_them(self) -> None:
+        script = events(("sensitivity", {"of": "prune", "ranking": [["stem", 4.5], ["head", 30]]}))
+        assert fold(script, EMPTY).sensitivity == {"prune": (("stem", 4.5), ("head", 30.0))}
+
+
 trial_names = st.sampled_from([*TRIALS, "prune70"])
 kinds = st.sampled_from(KINDS)
 keys = st.sampled_from(["s1", "s2", "s3"])
 metric_values = st.dictionaries(st.sampled_from(["metric", "drop", "size_bytes"]), st.none() | st.floats(), max_size=3)
 unknown = st.text(max_size=12).filter(
     lambda type_: (
-        type_ not in ("started", "preview", "progress", "finished", "cancelled", "failed")
+        type_ not in ("started", "preview", "progress", "finished", "cancelled", "failed", "sensitivity")
         and not type_.startswith(("stage_", "trial_"))
     )
 )
@@ -247,6 +273,16 @@ known = st.one_of(
     st.builds(lambda trial, metrics: measured(trial, **metrics), trial_names, metric_values),
     st.builds(lambda trial, metrics: finished(trial, **metrics), trial_names, metric_values),
     st.builds(failed, trial_names, st.text(max_size=9)),
+    st.builds(
+        lambda trial, stages: ("trial_proposed", {"trial": trial, "config": {"prune": None}, "stages": stages}),
+        trial_names,
+        st.dictionaries(kinds, st.integers(0, 3)),
+    ),
+    st.builds(lambda trial: ("trial_cut", {"trial": trial, "error": {"reason": "r", "hint": ""}}), trial_names),
+    st.builds(
+        lambda ranking: ("sensitivity", {"of": "prune", "ranking": ranking}),
+        st.lists(st.tuples(st.text(max_size=5), st.floats(0, 120)), max_size=4),
+    ),
     st.sampled_from([("finished", {}), ("cancelled", {}), ("failed", {}), ("failed", {"reason": "x"})]),
 )
 strange = st.tuples(
@@ -305,7 +341,7 @@ def test_folding_never_changes_the_state_it_started_from(log: list[Event]) -> No
 def test_counts_and_statuses_hold_together(log: list[Event]) -> None:
     state = fold(log, EMPTY)
     statuses = [trial.status for trial in state.trials.values()]
-    assert state.done + state.failed <= len(statuses)
+    assert state.done + state.failed + state.cut <= len(statuses)
     assert all(name == trial.name for name, trial in state.trials.items())
     assert all(count >= 0 for count in state.stages_left.values())
     assert len(state.log) <= LOG_LINES

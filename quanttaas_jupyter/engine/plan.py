@@ -263,8 +263,13 @@ class Planner:
             method = "distill"
         if method == "none":
             return self._pruned(prune)
-        source = self._screened(prune) if self._is_screened(config) else self._pruned(prune)
-        settings = {**self._lesson(method), "effort": config.get("effort", 1.0), "keep_zeros": _has_zeros(prune)}
+        effort = config.get("effort", 1.0)
+        if effort > 1:
+            # A longer recovery goes on from the usual one, which mostly stands in the cache already.
+            source, effort = self._trained(prune, {**config, "effort": 1.0}), effort - 1
+        else:
+            source = self._screened(prune) if self._is_screened(config) else self._pruned(prune)
+        settings = {**self._lesson(method), "effort": effort, "keep_zeros": _has_zeros(prune)}
         entries = [RECOVERIES.find(method), RECOVERIES.find("batchnorm")]
         return self._add("recover", f"{prune.name}: recovering", settings, {"pruned": source}, entries, trains=True)
 
@@ -295,7 +300,7 @@ class Planner:
     def _quantization_aware(self, trained: str | None, label: str, config: Config) -> str:
         settings = {
             **self._lesson("qat"),
-            "effort": config.get("effort", 1.0),
+            "effort": 0.5,
             "precision": config["quantize"],
             "keep_zeros": config["prune"] is not None and _has_zeros(Prune(**config["prune"])),
             "ignore": list(self.recipe.ignore),

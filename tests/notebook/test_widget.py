@@ -234,6 +234,15 @@ def test_a_failed_trial_shows_its_reason_in_a_closed_fold(half: StudyState) -> N
     assert "Try: int8" in fold_
 
 
+def test_a_trial_cut_early_shows_why_beside_those_that_failed(half: StudyState) -> None:
+    error = {"reason": "cut after a first look", "hint": ""}
+    event = {"seq": half.seq + 1, "time": 0.0, "type": "trial_cut", "trial": "prune85-int8", "error": error}
+    view = view_of(apply(half, event))
+    assert "<summary>1 cut early" in view._failures.value
+    assert "Cut after a first look" in view._failures.value
+    assert "1 cut early" in view._progress.value
+
+
 def test_a_failed_trial_has_a_card_with_its_reason_and_no_buttons(half: StudyState) -> None:
     view = view_of(half)
     view._trials.value = "int4-weight"

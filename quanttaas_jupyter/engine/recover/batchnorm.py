@@ -8,6 +8,7 @@ from ...bundle.batches import Batches, call
 from . import RECOVERIES, RecoverJob
 
 _BATCH = 64
+_SAMPLES = 4_096
 
 
 @RECOVERIES.register("batchnorm", packages=("torch",))
@@ -25,7 +26,7 @@ def estimate_again(model: Any, data: Batches) -> int:
     layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     if layers:
         # BatchNorm cannot learn from a single sample.
-        usable = [batch for batch in data.rebatched(_BATCH).batches if batch.samples > 1]
+        usable = [batch for batch in data.head(_SAMPLES).rebatched(_BATCH).batches if batch.samples > 1]
         one_argument: Any = _Called(model, data)
         torch.optim.swa_utils.update_bn([(batch.inputs,) for batch in usable], one_argument)
     model.eval()
