@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ def snapshot(model: Any) -> ModelSnapshot:
         "params": sum(parameter.numel() for parameter in parameters),
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
     }
-    return ModelSnapshot(dumps(module), digest(module), about)
+    return ModelSnapshot(dumps(_folded(module)), digest(module), about)
 
 
 def unwrapped(model: Any) -> Any:
@@ -64,6 +65,24 @@ def unwrapped(model: Any) -> Any:
         if isinstance(inner, torch.nn.Module) and is_wrapper:
             return unwrapped(inner)
     return model
+
+
+def _folded(module: Any) -> Any:
+    """The module with its parametrizations (weight norm, orthogonal weights, ...) computed: those cannot be pickled."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    if not any(parametrize.is_parametrized(child) for child in module.modules()):
+        return module
+    copied = copy.deepcopy(module)
+    for child in filter(parametrize.is_parametrized, list(copied.modules())):
+        values = {name: getattr(child, name).detach().clone() for name in child.parametrizations}
+        del child.parametrizations
+        # The copy shares its made-up class with the original: ``remove_parametrizations`` would break both.
+        child.__class__ = type(child).__bases__[0]
+        for name, value in values.items():
+            child.register_parameter(name, torch.nn.Parameter(value))
+    return copied
 
 
 def dumps(module: Any) -> bytes:

@@ -79,3 +79,11 @@ def test_wrappers_are_taken_off() -> None:
     inner = nn.Linear(2, 2)
     assert models.unwrapped(nn.DataParallel(inner)) is inner
     assert models.unwrapped(torch.compile(inner)) is inner
+
+
+def test_parametrized_weights_travel_as_what_they_come_to() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3)), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 9)
+    copied = models.loads(models.snapshot(model).data)
+    assert torch.allclose(copied(x), model(x), atol=1e-6)
+    assert nn.utils.parametrize.is_parametrized(model[0])

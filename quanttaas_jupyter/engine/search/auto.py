@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...recipe import Prune, Recipe
-from ..plan import baseline_config, built_quantizations
+from ..plan import baseline_config, built_quantizations, is_baseline
 from . import Config, Outcome, Seen
 from .moves import Ground, carrier_of, next_move
 from .settled import cost_of, has_settled
@@ -22,6 +22,7 @@ from .start import first_trials, likely_quantizations
 
 _MOST_TRIALS = 80
 _OWN_EVERY = 5
+_BELOW = 0.8
 _ATTEMPTS = 5
 _CLEARLY = 3.0
 _MARGIN = 0.02
@@ -104,15 +105,17 @@ class AutoSearch:
     def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
         """The next configuration, or None where only what was tried already comes up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
-        move = None
-        if len(tried) % _OWN_EVERY:
-            move = next_move(self._ground(seen, mine, tried, runtime), len(tried))
-        used = [config["quantize"] for config in tried] + ([move["quantize"]] if move else [])
+        ground = self._ground(seen, mine, tried, runtime)
+        move = next_move(ground, len(tried)) if len(tried) % _OWN_EVERY else None
+        used = [config["quantize"] for config in tried if not is_baseline(config)]
+        used += [move["quantize"]] if move else []
         space = self._space(seen, used, runtime)
         study = self._study(mine, space)
         if move is not None:
             study.enqueue_trial(move)
             space |= _space_of_moves()
+        else:
+            space["amount"] = self._amounts_of_interest(ground)
         for _ in range(_ATTEMPTS):
             config = _config(study.ask(space).params, runtime)
             if config not in tried and config["quantize"] in self._quantizations[runtime]:
@@ -143,6 +146,13 @@ class AutoSearch:
             "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
         }
 
+    def _amounts_of_interest(self, ground: Ground) -> Any:
+        """From somewhat below the largest amount that meets the goal: milder ones cannot move the frontier much."""
+        from optuna.distributions import FloatDistribution
+
+        most = max(self._amounts, default=0.0)
+        return FloatDistribution(min(most, round(_BELOW * ground.allowed, 2)), most, step=0.01)
+
     def _study(self, mine: list[Outcome], space: dict[str, Any]) -> Any:
         """An Optuna study that was told all outcomes of a runtime."""
         import optuna
@@ -158,6 +168,8 @@ class AutoSearch:
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         space = space | _space_of_moves()
         for outcome in mine:
+            if is_baseline(outcome.config):
+                continue
             study.enqueue_trial(_params(outcome.config))
             trial = study.ask(space)
             if not self._is_known(outcome):

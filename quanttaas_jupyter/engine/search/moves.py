@@ -12,7 +12,6 @@ from ...recipe import Goal
 from . import Config, Outcome
 from .settled import cost_of
 
-_NEAR_MISS = 0.04
 _CLOSE = 0.02
 _STEP = 0.75
 
@@ -52,20 +51,26 @@ class Ground:
         return drop is not None and drop <= self.goal.max_drop
 
     @property
+    def rounding_hurts(self) -> bool:
+        """Whether quantization alone costs a good part of what the goal allows."""
+        alone = [o.cautious_drop for o in self.carried if o.amount == 0 and o.cautious_drop is not None]
+        return min(alone, default=0.0) > self.goal.max_drop / 2
+
+    @property
     def allowed(self) -> float:
         """The largest amount that meets the goal."""
         return max((o.amount for o in self.carried if self.meets(o)), default=0.0)
 
     @property
     def near_misses(self) -> list[Outcome]:
-        """Trials that just miss the goal and would beat what meets it, the cheapest first."""
+        """Trials that miss the goal by no more than what it allows and would beat what meets it, the cheapest first."""
         costs = [(cost_of(o, self.goal), o) for o in self.known if o.drop is not None and not o.is_lost]
         best = min((cost for cost, o in costs if cost is not None and self.meets(o)), default=1.0)
-        limit = 2 * self.goal.max_drop + _NEAR_MISS
+        limit = 2 * self.goal.max_drop
         missed = [
             (cost, o.name, o)
             for cost, o in costs
-            if cost is not None and cost < best and o.drop is not None and o.drop <= limit and not self.meets(o)
+            if cost is not None and cost < best and (o.cautious_drop or 0.0) <= limit + o.doubt and not self.meets(o)
         ]
         return [outcome for _, _, outcome in sorted(missed, key=lambda item: item[:2])]
 
@@ -145,8 +150,8 @@ def _change_the_kind(ground: Ground) -> Params | None:
         quantization = outcome.config["quantize"]
         changes: list[tuple[bool, Params]] = [
             (outcome.amount > 0 and ground.can_spread, {"spread": 0.5}),
-            (quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
-            (quantization.startswith("int"), {"recover": "qat"}),
+            (ground.rounding_hurts and quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
+            (ground.rounding_hurts and quantization.startswith("int"), {"recover": "qat"}),
         ]
         for applies, change in changes:
             if not applies:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quanttaas_jupyter.engine.search import Outcome
-from quanttaas_jupyter.engine.search.moves import Ground, carrier_of, next_move
+from quanttaas_jupyter.engine.search.moves import Ground, _change_the_kind, carrier_of, next_move
 from quanttaas_jupyter.recipe import Goal, Prune
 
 GOAL = Goal(max_drop=0.01)
@@ -64,17 +64,28 @@ def test_a_near_miss_is_trained_longer_once() -> None:
     assert again is None or (again["amount"], again["effort"]) != (0.8, 3.0)
 
 
-def test_a_near_miss_is_tried_by_sensitivity_then_mixed_then_with_quantizers_in_the_training() -> None:
-    known = [outcome(0, 0), outcome(0.78, 0.0), outcome(0.8, 0.02)]
-    found = []
-    for _ in range(3):
-        move = next_move(ground(*known), turn=3)
-        assert move is not None
+def kinds_tried(*known: Outcome) -> list[tuple[float, str, str]]:
+    """What is done to near misses until nothing is left to do."""
+    seen, found = list(known), []
+    while (move := _change_the_kind(ground(*seen))) is not None:
         found.append((move["spread"], move["quantize"], move["recover"]))
         prune = Prune(amount=move["amount"], spread=move["spread"]).model_dump()
         config = {"prune": prune, "quantize": move["quantize"], "runtime": "onnxruntime", "recover": move["recover"]}
-        known.append(Outcome("tried", config, is_lost=True))
+        seen.append(Outcome("tried", config, is_lost=True))
+    return found
+
+
+def test_a_near_miss_is_tried_with_amounts_by_sensitivity() -> None:
+    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), outcome(0.8, 0.015)) == [(0.5, "int8", "distill")]
+
+
+def test_where_rounding_alone_hurts_layers_are_kept_and_quantizers_trained_with() -> None:
+    found = kinds_tried(outcome(0, 0.008), outcome(0.78, 0.008), outcome(0.8, 0.015))
     assert found == [(0.5, "int8", "distill"), (0.0, "mixed", "distill"), (0.0, "int8", "qat")]
+
+
+def test_what_misses_the_goal_by_far_is_left_alone() -> None:
+    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), outcome(0.9, 0.05)) == []
 
 
 def test_luck_on_the_guiding_half_does_not_meet_the_goal() -> None:
