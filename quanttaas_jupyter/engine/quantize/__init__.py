@@ -1,7 +1,7 @@
 """Quantization techniques, one module each, registered under (quantization, runtime).
 
-A technique is ``quantize(job: QuantizeJob) -> Quantized``: it writes the quantized artifact to ``job.target``. A runtime
-whose layers can be ranked by the damage that quantizing each alone does registers ``rank(job) -> Ranking`` in
+A technique is ``quantize(job: QuantizeJob) -> Quantized``: it writes the quantized artifact to ``job.target``. A
+runtime whose layers can be ranked by the damage that quantizing each alone does registers ``rank(job) -> Ranking`` in
 ``RANKERS`` under its name.
 """
 

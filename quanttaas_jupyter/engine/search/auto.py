@@ -23,6 +23,7 @@ from .start import first_trials, likely_quantizations
 _MOST_TRIALS = 80
 _OWN_EVERY = 5
 _BELOW = 0.8
+_MOST_SPREAD = 1.0
 _ATTEMPTS = 5
 _CLEARLY = 3.0
 _MARGIN = 0.02
@@ -142,7 +143,7 @@ class AutoSearch:
         likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
         return {
             "amount": FloatDistribution(0.0, max(self._amounts, default=0.0), step=0.01),
-            "spread": FloatDistribution(0.0, 1.0 if "prune" in seen.rankings else 0.0, step=0.25),
+            "spread": FloatDistribution(0.0, _MOST_SPREAD if "prune" in seen.rankings else 0.0, step=0.25),
             "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
         }
 
@@ -156,6 +157,7 @@ class AutoSearch:
     def _study(self, mine: list[Outcome], space: dict[str, Any]) -> Any:
         """An Optuna study that was told all outcomes of a runtime."""
         import optuna
+        from optuna.distributions import FloatDistribution
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -163,10 +165,9 @@ class AutoSearch:
             seed=self._recipe.seed + len(mine),
             n_startup_trials=6,
             constant_liar=True,
-            constraints_func=lambda trial: (trial.user_attrs.get("excess", 0.0),),
         )
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-        space = space | _space_of_moves()
+        space = space | _space_of_moves() | {"spread": FloatDistribution(0.0, _MOST_SPREAD, step=0.25)}
         for outcome in mine:
             if is_baseline(outcome.config):
                 continue
@@ -180,7 +181,7 @@ class AutoSearch:
             cost = cost_of(outcome, self._goal)
             assert outcome.cautious_drop is not None
             assert cost is not None
-            trial.set_user_attr("excess", outcome.cautious_drop - self._goal.max_drop)
+            trial.set_constraint("max_drop", outcome.cautious_drop - self._goal.max_drop)
             study.tell(trial, [cost, outcome.cautious_drop])
         return study
 

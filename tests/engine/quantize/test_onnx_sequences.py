@@ -1,99 +1,13 @@
 """Quantizations of attention, embeddings and recurrent layers on ONNX Runtime."""
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
-from quanttaas_jupyter.bundle.data import open_source
-from quanttaas_jupyter.engine.failures import StageError
-from quanttaas_jupyter.engine.quantize import QUANTIZERS, Quantized, QuantizeJob
-from quanttaas_jupyter.engine.runtimes import RUNTIMES
-
-RUNTIME = RUNTIMES.get("onnxruntime")
-
-
-class Block(nn.Module):
-    """A transformer block."""
-
-    def __init__(self, width: int = 64) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
-        x = x + self.proj((q @ k.transpose(1, 2) / 8).softmax(-1) @ v)
-        return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
-
-
-class Text(nn.Module):
-    """Token numbers of shape (batch, 24) to four classes."""
-
-    def __init__(self, outliers: float = 1.0) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(500, 64)
-        self.blocks = nn.Sequential(Block(), Block())
-        self.head = nn.Linear(64, 4)
-        for block in self.blocks:
-            for norm, linear in ((block.norm1, block.qkv), (block.norm2, block.fc1)):
-                norm.weight.data[:3] *= outliers
-                linear.weight.data[:, :3] /= outliers
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(self.embedding(x)).mean(1))
-
-
-class Recurrent(nn.Module):
-    """Sequences of shape (batch, 25, 12) to nine classes."""
-
-    def __init__(self, kind: type[nn.RNNBase], bidirectional: bool) -> None:
-        super().__init__()
-        self.rnn = kind(12, 96, batch_first=True, bidirectional=bidirectional)
-        self.head = nn.Linear(192 if bidirectional else 96, 9)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.rnn(x)[0].mean(1))
-
-
-def exported(model: nn.Module, x: torch.Tensor, path: Path) -> Path:
-    RUNTIME.build(model.eval(), open_source((x, torch.zeros(len(x))), "--data", 512, 0).read(), path, lambda line: None)
-    return path
-
-
-def quantize(source: Path, x: torch.Tensor, name: str, **more: Any) -> tuple[Path, Quantized]:
-    target = source.with_name(f"{name}.onnx")
-    calibration = open_source((x, torch.zeros(len(x))), "--data", 512, 0).read()
-    (entry,) = onnx.load(str(source)).graph.input
-    job = QuantizeJob(source, target, calibration, (entry.name,), more.pop("ignore", ()), lambda line: None, **more)
-    return target, QUANTIZERS.get((name, "onnxruntime"))(job)
-
-
-def sqnr_db(path: Path, source: Path, x: torch.Tensor) -> float:
-    name = onnx.load(str(source)).graph.input[0].name
-    mine, theirs = (RUNTIME.open(file, 1, [name])([x.numpy()])[0].astype(np.float64) for file in (path, source))
-    return float(10 * np.log10((theirs**2).sum() / ((mine - theirs) ** 2).sum()))
-
-
-@pytest.fixture(scope="module")
-def tokens() -> torch.Tensor:
-    return torch.randint(0, 500, (200, 24), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def text(tokens: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    return exported(Text(), tokens, tmp_path_factory.mktemp("text") / "m.onnx")
-
-
-def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+from tests.engine.quantize.on_onnx import RUNTIME, Recurrent, Text, exported, operators, quantize, sqnr_db
 
 
 def test_int8_of_a_transformer_quantizes_inputs_of_weighted_products_and_nothing_else(
@@ -134,23 +48,6 @@ def test_an_embedding_keeps_int8_rows_and_widens_only_what_is_looked_up(text: Pa
         (table,) = (item for item in constants.values() if list(item.dims) == [500, 64])
         assert table.data_type == onnx.TensorProto.INT8, name
         assert [node.op_type for node in graph.node if table.name in node.input] == ["Gather"], name
-
-
-def test_int4_halves_int8_and_covers_gemm(text: Path, tokens: torch.Tensor) -> None:
-    path, _ = quantize(text, tokens, "int4-weight")
-    found = operators(path)
-    assert found["MatMulNBits"] == 9
-    assert found["Gemm"] == 0
-    assert RUNTIME.layers(path).kept == ()
-    assert path.stat().st_size < 0.24 * text.stat().st_size
-    assert sqnr_db(path, text, tokens) > 15
-
-
-def test_int4_without_matrix_products_says_so(tmp_path: Path) -> None:
-    x = torch.randn(8, 1, 8, 8)
-    source = exported(nn.Conv2d(1, 8, 3), x, tmp_path / "m.onnx")
-    with pytest.raises(StageError, match=r"int4-weight touches matrix products only; this model has none"):
-        quantize(source, x, "int4-weight")
 
 
 def test_ignored_layers_keep_their_names_and_their_floats(text: Path, tokens: torch.Tensor) -> None:
