@@ -29,7 +29,7 @@ from .registry import Entry, source_digest, version_of
 from .runtimes import RUNTIMES
 
 _CONTEXT = f"{__package__}.stages.context"
-_BUILDING = (_CONTEXT, f"{__package__}.stages.building", f"{__package__}.stages.answers")
+_BUILDING = (_CONTEXT, *(f"{__package__}.stages.{name}" for name in ("building", "facts", "answers")))
 _MEASURING = (_CONTEXT, f"{__package__}.stages.measuring", f"{__package__}.stages.answers", f"{__package__}.measure")
 _SCREENED_FROM = 0.3
 

@@ -52,5 +52,5 @@ class OnnxRuntime:
 RUNTIMES.register(
     "onnxruntime",
     packages=("torch", "onnx", "onnxruntime", "onnxscript"),
-    helpers=(f"{__package__}.onnx_export", f"{__package__}.onnx_graph"),
+    helpers=(f"{__package__}.comparing", f"{__package__}.onnx_export", f"{__package__}.onnx_graph"),
 )(OnnxRuntime())

@@ -9,6 +9,7 @@ from typing import Any
 from ...bundle.batches import Batches
 from ..failures import StageError
 from . import RUNTIMES, Built, Layers, Session
+from .comparing import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
 
 class TorchExport:
@@ -20,20 +21,19 @@ class TorchExport:
         """Export, and compare the file's outputs with the module's at several batch sizes. Raises StageError."""
         import torch
 
-        from . import onnx_export as shared
         from .torch_graph import save
 
-        probes = shared._probes(examples)
-        flat = shared._flat(model, examples.inputs)
-        answers = [shared._arrays(flat(*batch.inputs)) for batch in probes]
-        dynamic = [dict.fromkeys(dims, torch.export.Dim.AUTO) for dims in shared._dynamic(examples, probes)]
+        probes = probes_of(examples)
+        flat = flattened(model, examples.inputs)
+        answers = [arrays_of(flat(*batch.inputs)) for batch in probes]
+        dynamic = [dict.fromkeys(dims, torch.export.Dim.AUTO) for dims in varying(examples, probes)]
         try:
             save(flat, probes[0].inputs, dynamic, path)
-            error = shared._difference(self.open(path, 1, examples.names), probes, answers)
-        except shared._Mismatch as mismatch:
+            error = difference(self.open(path, 1, examples.names), probes, answers)
+        except Mismatch as mismatch:
             raise StageError(f"torch.export does not reproduce the model: {mismatch}") from mismatch
         except Exception as problem:
-            raise StageError(f"torch.export cannot express this model: {shared._named(problem)}") from problem
+            raise StageError(f"torch.export cannot express this model: {named(problem)}") from problem
         about = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
         return Built(error, about)
 
@@ -63,6 +63,6 @@ class TorchExport:
         return summarize(path)
 
 
-RUNTIMES.register("torch", packages=("torch",), helpers=(f"{__package__}.onnx_export", f"{__package__}.torch_graph"))(
+RUNTIMES.register("torch", packages=("torch",), helpers=(f"{__package__}.comparing", f"{__package__}.torch_graph"))(
     TorchExport()
 )

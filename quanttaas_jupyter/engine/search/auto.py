@@ -107,7 +107,8 @@ class AutoSearch:
         """The next configuration, or None where only what was tried already comes up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
         ground = self._ground(seen, mine, tried, runtime)
-        move = next_move(ground, len(tried)) if len(tried) % _OWN_EVERY else None
+        is_own = len(tried) % _OWN_EVERY == 0 and (ground.allowed > 0 or ground.most == 0)
+        move = None if is_own else next_move(ground, len(tried))
         used = [config["quantize"] for config in tried if not is_baseline(config)]
         used += [move["quantize"]] if move else []
         space = self._space(seen, used, runtime)

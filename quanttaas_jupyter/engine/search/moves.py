@@ -106,22 +106,22 @@ def next_move(ground: Ground, turn: int) -> Params | None:
 
 
 def _halve_the_gap(ground: Ground) -> Params | None:
-    """Between the largest amount that meets the goal and the next one that does not, by the share that is kept."""
+    """Between the largest amount that meets the goal and the next one that does not, by the share that is kept.
+
+    Of what still runs the best is hoped: a slot that is free now shall not go back to milder amounts.
+    """
     allowed = ground.allowed
-    missed = [o.amount for o in ground.carried if not ground.meets(o) and o.amount > allowed]
-    lost = [o.amount for o in ground.known if o.is_lost and o.amount > allowed]
-    pending = [amount for amount in _amounts(ground) if amount > allowed]
-    if not missed and not lost:
-        highest = max((allowed, *pending))
-        return _params(min(ground.most, 1 - (1 - highest) / 2), ground.carrier)
-    beyond = min((*missed, *lost))
-    # Amounts that still run halve the gap as well.
-    edges = sorted({allowed, *(amount for amount in pending if amount < beyond), beyond})
-    low, high = max(pairwise(edges), key=lambda pair: pair[1] - pair[0])
-    if high - low <= _CLOSE:
+    beyond = min(
+        (o.amount for o in ground.known if o.amount > allowed and (o.is_lost or o in ground.carried)), default=None
+    )
+    pending = [amount for amount in _amounts(ground) if amount > allowed and (beyond is None or amount < beyond)]
+    low = max((allowed, *pending))
+    if beyond is None:
+        return _params(min(ground.most, 1 - (1 - low) / 2), ground.carrier)
+    if beyond - low <= _CLOSE:
         return None
     efforts = [o.effort for o in ground.carried if ground.meets(o) and o.amount == allowed and allowed > 0]
-    return _params(_middle(low, high), ground.carrier, effort=max(efforts, default=1.0))
+    return _params(_middle(low, beyond), ground.carrier, effort=max(efforts, default=1.0))
 
 
 def _fill_the_ladder(ground: Ground) -> Params | None:

@@ -21,6 +21,7 @@ from ..recover import RECOVERIES, RecoverJob
 from ..runtimes import Runtime
 from . import answers
 from .context import Context
+from .facts import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
 
 _JUDGED_SAMPLES = 512
 _SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
@@ -51,9 +52,9 @@ def prune(context: Context) -> dict[str, Any]:
     """Prune; the share that went is counted, not believed."""
     settings = context.settings
     job = _prune_job(context, settings["amount"])
-    before = _nonzero(job.model)
+    before = nonzero_in(job.model)
     made = PRUNERS.get(settings["method"])(job)
-    share = 1 - _nonzero(made.model) / before
+    share = 1 - nonzero_in(made.model) / before
     if share <= 0:
         raise StageError("pruning removed nothing", "ask for a larger amount, or ignore fewer modules")
     return {
@@ -91,7 +92,7 @@ def export(context: Context) -> dict[str, Any]:
     """Write the artifact of a module, unquantized."""
     runtime = context.runtime
     model, examples = context.model("trained"), context.data("calibration")
-    facts: dict[str, Any] = {"params": _parameters(model), "macs": _macs(model, examples)}
+    facts: dict[str, Any] = {"params": parameters_of(model), "macs": macs_of(model, examples)}
     before = context.inputs.get("trained")
     facts["pruned_share"] = before["facts"].get("pruned_share", 0.0) if before else 0.0
     with context.folder() as folder:
@@ -100,7 +101,7 @@ def export(context: Context) -> dict[str, Any]:
         facts |= {"export_error": built.export_error}
         return {
             **_artifact(context, runtime, path, facts),
-            "about": {**built.about, "modules": _classes(model), "weights": _weights(model)},
+            "about": {**built.about, "modules": classes_of(model), "weights": weights_by_kind(model)},
             "warnings": list(built.warnings),
         }
 
@@ -153,7 +154,7 @@ class CalibrationJudge:
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
     model, settings = context.model(), context.settings
-    paths = ignored_modules(tuple(settings["ignore"]), _classes(model))
+    paths = ignored_modules(tuple(settings["ignore"]), classes_of(model))
     ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
     return PruneJob(
         model=model,
@@ -192,8 +193,8 @@ def _taught(
     context: Context, model: Any, teacher: Any, lesson: data.Batches, epochs: int | None
 ) -> tuple[Any, dict[str, Any]]:
     settings = context.settings
-    zeros = {name: p == 0 for name, p in model.named_parameters()} if settings["keep_zeros"] else {}
-    ignored = ignored_modules(tuple(settings.get("ignore", ())), _classes(model))
+    zeros = {name: p == 0 for name, p in model.namedparameters_of()} if settings["keep_zeros"] else {}
+    ignored = ignored_modules(tuple(settings.get("ignore", ())), classes_of(model))
     job = RecoverJob(
         model=_masked(model, zeros),
         teacher=teacher,
@@ -246,53 +247,9 @@ def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict
     return found
 
 
-def _classes(model: Any) -> dict[str, str]:
-    return {path: type(module).__name__ for path, module in model.named_modules() if path}
-
-
-def _parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _nonzero(model: Any) -> int:
-    """Parameters without the zero weights: what pruning of any kind leaves of a model."""
-    return sum(int((p != 0).sum()) if p.ndim > 1 else p.numel() for p in model.parameters())
-
-
-def _weights(model: Any) -> dict[str, int]:
-    """Parameters by the kind of layer that holds them: what a search starts from."""
-    import torch
-
-    kinds: dict[str, Any] = {
-        "convolution": torch.nn.modules.conv._ConvNd,
-        "recurrent": torch.nn.RNNBase,
-        "embedding": (torch.nn.Embedding, torch.nn.EmbeddingBag),
-        "linear": (torch.nn.Linear, torch.nn.MultiheadAttention, torch.nn.Bilinear),
-    }
-    found = dict.fromkeys((*kinds, "other"), 0)
-    for module in model.modules():
-        kind = next((name for name, cls in kinds.items() if isinstance(module, cls)), "other")
-        found[kind] += sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return found
-
-
-def _macs(model: Any, examples: data.Batches) -> int | None:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    one = examples.head(1).batches[0]
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            data.call(model, examples.inputs, one.inputs)
-    except Exception:
-        # A count is a nicety: an operation that the counter cannot see through must not cost the trial.
-        return None
-    return math.ceil(counter.get_total_flops() / 2)
-
-
 def _masked(model: Any, zeros: dict[str, Any]) -> Any:
     """Keep pruned weights at zero while a recovery trains the others."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.namedparameters_of():
         mask = zeros.get(name)
         if mask is not None and bool(mask.any()):
             parameter.requires_grad_(True)
@@ -304,7 +261,7 @@ def _unmasked(model: Any, zeros: dict[str, Any]) -> Any:
     import torch
 
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.namedparameters_of():
             parameter._backward_hooks = None
             if name in zeros:
                 parameter.masked_fill_(zeros[name], 0.0)
