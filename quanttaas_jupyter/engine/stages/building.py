@@ -193,7 +193,7 @@ def _taught(
     context: Context, model: Any, teacher: Any, lesson: data.Batches, epochs: int | None
 ) -> tuple[Any, dict[str, Any]]:
     settings = context.settings
-    zeros = {name: p == 0 for name, p in model.namedparameters_of()} if settings["keep_zeros"] else {}
+    zeros = {name: p == 0 for name, p in model.named_parameters()} if settings["keep_zeros"] else {}
     ignored = ignored_modules(tuple(settings.get("ignore", ())), classes_of(model))
     job = RecoverJob(
         model=_masked(model, zeros),
@@ -249,7 +249,7 @@ def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict
 
 def _masked(model: Any, zeros: dict[str, Any]) -> Any:
     """Keep pruned weights at zero while a recovery trains the others."""
-    for name, parameter in model.namedparameters_of():
+    for name, parameter in model.named_parameters():
         mask = zeros.get(name)
         if mask is not None and bool(mask.any()):
             parameter.requires_grad_(True)
@@ -261,7 +261,7 @@ def _unmasked(model: Any, zeros: dict[str, Any]) -> Any:
     import torch
 
     with torch.no_grad():
-        for name, parameter in model.namedparameters_of():
+        for name, parameter in model.named_parameters():
             parameter._backward_hooks = None
             if name in zeros:
                 parameter.masked_fill_(zeros[name], 0.0)
