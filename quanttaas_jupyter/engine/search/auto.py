@@ -16,7 +16,7 @@ from typing import Any
 from ...recipe import Prune, Recipe
 from ..plan import baseline_config, built_quantizations, is_baseline
 from . import Config, Outcome, Seen
-from .moves import Ground, carrier_of, next_move
+from .moves import EFFORTS, Ground, carrier_of, next_move
 from .settled import cost_of, has_settled
 from .start import first_trials, likely_quantizations
 
@@ -190,7 +190,10 @@ class AutoSearch:
 def _space_of_moves() -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    return {"effort": FloatDistribution(1.0, 3.0), "recover": CategoricalDistribution(("distill", "qat"))}
+    return {
+        "effort": FloatDistribution(EFFORTS[0], EFFORTS[-1]),
+        "recover": CategoricalDistribution(("distill", "qat")),
+    }
 
 
 def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from .settled import cost_of
 _CLOSE = 0.02
 _STEP = 0.75
 
+EFFORTS = (1.0, 3.0, 6.0)
+"""How much longer than by default a recovery may train."""
+
 Params = dict[str, Any]
 
 
@@ -120,8 +123,7 @@ def _halve_the_gap(ground: Ground) -> Params | None:
         return _params(min(ground.most, 1 - (1 - low) / 2), ground.carrier)
     if beyond - low <= _CLOSE:
         return None
-    efforts = [o.effort for o in ground.carried if ground.meets(o) and o.amount == allowed and allowed > 0]
-    return _params(_middle(low, beyond), ground.carrier, effort=max(efforts, default=1.0))
+    return _params(_middle(low, beyond), ground.carrier, _effort_at(ground, allowed))
 
 
 def _fill_the_ladder(ground: Ground) -> Params | None:
@@ -133,14 +135,17 @@ def _fill_the_ladder(ground: Ground) -> Params | None:
     if not steps or max(steps)[0] < -math.log(_STEP):
         return None
     _, low, high = max(steps)
-    return _params(_middle(low, high), ground.carrier)
+    return _params(_middle(low, high), ground.carrier, _effort_at(ground, ground.allowed))
 
 
 def _train_longer(ground: Ground) -> Params | None:
+    """The best near miss again, with the next longer training."""
     for outcome in ground.near_misses:
-        params = {**_params_of(outcome), "effort": 3.0}
-        if outcome.amount > 0 and outcome.effort == 1.0 and not _is_tried(params, ground.tried):
-            return params
+        longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
+        if outcome.amount > 0 and longer is not None:
+            params = {**_params_of(outcome), "effort": longer}
+            if not _is_tried(params, ground.tried):
+                return params
     return None
 
 
@@ -149,7 +154,7 @@ def _change_the_kind(ground: Ground) -> Params | None:
     for outcome in ground.near_misses:
         quantization = outcome.config["quantize"]
         changes: list[tuple[bool, Params]] = [
-            (outcome.amount > 0 and ground.can_spread, {"spread": 0.5}),
+            (outcome.amount > 0 and outcome.effort > 1 and ground.can_spread, {"spread": 0.5}),
             (ground.rounding_hurts and quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
             (ground.rounding_hurts and quantization.startswith("int"), {"recover": "qat"}),
         ]
@@ -160,6 +165,11 @@ def _change_the_kind(ground: Ground) -> Params | None:
             if not _is_tried(params, ground.tried):
                 return params
     return None
+
+
+def _effort_at(ground: Ground, amount: float) -> float:
+    """The least training with which an amount met the goal."""
+    return min((o.effort for o in ground.carried if ground.meets(o) and o.amount == amount > 0), default=1.0)
 
 
 def _amounts(ground: Ground) -> list[float]:

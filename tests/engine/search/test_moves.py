@@ -54,13 +54,14 @@ def test_while_everything_meets_the_goal_half_of_the_rest_goes_up_to_the_largest
     assert at_most["amount"] == pytest.approx(0.7)
 
 
-def test_a_near_miss_is_trained_longer_once() -> None:
+def test_a_near_miss_is_trained_longer_and_longer() -> None:
     missed = outcome(0.8, 0.02)
     move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), missed), turn=1)
     assert move is not None
     assert (move["amount"], move["effort"]) == (0.8, 3.0)
     again = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), missed, outcome(0.8, 0.02, effort=3.0)), turn=1)
-    assert again is None or (again["amount"], again["effort"]) != (0.8, 3.0)
+    assert again is not None
+    assert (again["amount"], again["effort"]) == (0.8, 6.0)
 
 
 def kinds_tried(*known: Outcome) -> list[tuple[float, str, str]]:
@@ -70,16 +71,20 @@ def kinds_tried(*known: Outcome) -> list[tuple[float, str, str]]:
         found.append((move["spread"], move["quantize"], move["recover"]))
         prune = Prune(amount=move["amount"], spread=move["spread"]).model_dump()
         config = {"prune": prune, "quantize": move["quantize"], "runtime": "onnxruntime", "recover": move["recover"]}
+        config["effort"] = move["effort"]
         seen.append(Outcome("tried", config, is_lost=True))
     return found
 
 
-def test_a_near_miss_is_tried_with_amounts_by_sensitivity() -> None:
-    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), outcome(0.8, 0.015)) == [(0.5, "int8", "distill")]
+def test_a_near_miss_that_trained_longer_is_tried_with_amounts_by_sensitivity() -> None:
+    missed = outcome(0.8, 0.015)
+    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), missed) == []
+    longer = outcome(0.8, 0.015, effort=3.0)
+    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), longer) == [(0.5, "int8", "distill")]
 
 
 def test_where_rounding_alone_hurts_layers_are_kept_and_quantizers_trained_with() -> None:
-    found = kinds_tried(outcome(0, 0.008), outcome(0.78, 0.008), outcome(0.8, 0.015))
+    found = kinds_tried(outcome(0, 0.008), outcome(0.78, 0.008), outcome(0.8, 0.015, effort=3.0))
     assert found == [(0.5, "int8", "distill"), (0.0, "mixed", "distill"), (0.0, "int8", "qat")]
 
 
