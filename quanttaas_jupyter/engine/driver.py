@@ -122,13 +122,15 @@ class Driver:
 
     def _go_on(self, schedule: Schedule) -> None:
         """Tell what is known now, let the search propose, and submit what can run."""
-        self._tell_preview(schedule)
-        self._tell_rankings(schedule)
-        self._settle_trials(schedule)
-        if self._search.is_adaptive and not self._is_over and not self._is_replay:
-            self._cut_hopeless(schedule)
-            self._propose(schedule)
-        schedule.submit_ready()
+        is_news = True
+        while is_news:
+            self._tell_preview(schedule)
+            self._tell_rankings(schedule)
+            self._settle_trials(schedule)
+            if self._search.is_adaptive and not self._is_over and not self._is_replay:
+                self._cut_hopeless(schedule)
+                self._propose(schedule)
+            is_news = schedule.submit_ready()
 
     def _announce(self, schedule: Schedule) -> None:
         self._append(

@@ -96,8 +96,9 @@ class Schedule:
         needed = {stage.key for key in targets for stage in self._plan.chain(key)}
         self.wanted &= needed
 
-    def submit_ready(self) -> None:
-        """Hand over every wanted stage whose inputs are there."""
+    def submit_ready(self) -> bool:
+        """Hand over every wanted stage whose inputs are there; tells whether the cache had one of them meanwhile."""
+        before = len(self.results)
         busy = {running.stage.key for running in self._running.values()}
         trainings = self._trainings_now() - sum(running.stage.trains for running in self._running.values())
         waiting = [self._plan.stages[key] for key in self.wanted - busy]
@@ -107,7 +108,12 @@ class Schedule:
                 trainings -= 1
                 if trainings < 0:
                     continue
-            self._submit(stage, attempt=1)
+            if (found := cache.find(self._store, stage.key)) is not None:
+                # Another study needed it as well, and was first.
+                self._keep(stage, found)
+            else:
+                self._submit(stage, attempt=1)
+        return len(self.results) > before
 
     def collect(self, timeout: float) -> list[Ended]:
         """Wait for stages to end; those whose worker died are tried once more."""
@@ -188,12 +194,14 @@ class Schedule:
             result = {"error": explain(error)}
         if "error" in result:
             return Ended(stage, self._fail(stage, result["error"]))
-        cache.keep(self._store, stage.key, result)
+        self._keep(stage, result)
+        return Ended(stage)
+
+    def _keep(self, stage: Stage, result: dict[str, Any]) -> None:
         self.results[stage.key] = result
         self.wanted.discard(stage.key)
         about = {"stage": stage.key, "kind": stage.kind, "label": stage.label}
         self._append("stage_finished", **about, began=result["began"], seconds=result["seconds"])
-        return Ended(stage)
 
     def _fail(self, stage: Stage, error: dict[str, str]) -> dict[str, str]:
         if error.get("traceback"):

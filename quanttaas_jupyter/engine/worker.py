@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store import open_store
+from . import cache
 from .failures import explain
 
 STARTED = "\x02"
@@ -34,7 +34,7 @@ def run(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
     """Run a stage.
 
     Args:
-        job: ``kind``, ``settings``, ``inputs`` (results of stages by role) and ``store`` (its URI).
+        job: ``kind``, ``settings``, ``inputs`` (results of stages by role), ``store`` (its URI) and ``key``.
         threads: Threads the stage may use.
         progress: File that takes lines for the log.
 
@@ -59,12 +59,13 @@ def run(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
                 threads=threads,
                 report=lambda line: print(line, file=stream),
             )
-            result = stages.run(job["kind"], context)
-        # Whatever is no plain JSON would break the cache later, far from its cause.
-        json.dumps(result, allow_nan=False)
+            result = {**stages.run(job["kind"], context), "began": began}
+        result["seconds"] = time.perf_counter() - begun
+        # Kept before anybody hears of it: whoever asks from now on finds it.
+        cache.keep(context.store, job["key"], result)
     except Exception as error:
         return {"error": {**explain(error), "traceback": traceback.format_exc(limit=20)}}
-    return {**result, "began": began, "seconds": time.perf_counter() - begun}
+    return result
 
 
 def _end_with(parent: int) -> None:

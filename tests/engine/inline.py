@@ -11,7 +11,7 @@ from typing import Any
 
 from quanttaas_jupyter.compute.base import StageCall
 from quanttaas_jupyter.config import EngineConfig
-from quanttaas_jupyter.engine import stages
+from quanttaas_jupyter.engine import cache, stages
 from quanttaas_jupyter.engine.driver import Driver
 from quanttaas_jupyter.state import StudyState, fold
 from quanttaas_jupyter.store import studies
@@ -53,6 +53,7 @@ class InlineExecutor:
         context = stages.Context(self._store, job["settings"], job["inputs"], 1, report)
         try:
             result = {**stages.run(job["kind"], context), "began": begun, "seconds": time.time() - begun}
+            cache.keep(self._store, job["key"], result)
             future.set_result(result)
         except Exception as error:
             future.set_exception(error)
