@@ -253,7 +253,7 @@ def _masked(model: Any, zeros: dict[str, Any]) -> Any:
         mask = zeros.get(name)
         if mask is not None and bool(mask.any()):
             parameter.requires_grad_(True)
-            parameter.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask, 0.0))
+            parameter.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask.to(gradient.device), 0.0))
     return model
 
 

@@ -8,7 +8,7 @@ from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.prune import PruneJob
 from quanttaas_jupyter.engine.prune.structured import prune
 from quanttaas_jupyter.engine.recover import RecoverJob, batchnorm, custom, distill, qat
-from quanttaas_jupyter.engine.recover.training import default_epochs
+from quanttaas_jupyter.engine.recover.training import default_epochs, fast_layout
 from tests.networks import Digits, Mlp, regression_data
 
 
@@ -154,3 +154,32 @@ def test_few_samples_are_passed_often_and_many_seldom() -> None:
     assert default_epochs(10_000, 1.0) == 12
     assert default_epochs(50_000, 1.0) == 2
     assert default_epochs(50_000, 3.0) == 7
+
+
+class Viewing(torch.nn.Module):
+    """Takes a view of its activations, which only memory in the usual order allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 4, 3, padding=1)
+        self.head = torch.nn.Linear(4 * 64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).view(x.shape[0], -1))
+
+
+def test_convolutions_train_with_channels_last_and_come_back_in_the_usual_order(digits: Digits) -> None:
+    model = pruned(digits, 0.3)
+    job = recovery(model, copy.deepcopy(digits.model), digits.train, epochs=1)
+    assert fast_layout(job.model, job.teacher, job.data.head(2)) is torch.channels_last
+    distill.recover(job)
+    assert all(p.is_contiguous() for module in (job.model, job.teacher) for p in module.parameters())
+
+
+def test_a_model_that_views_its_activations_trains_in_the_usual_order() -> None:
+    torch.manual_seed(0)
+    teacher, student = Viewing().eval(), Viewing().eval()
+    job = recovery(student, teacher, (torch.randn(64, 2, 8, 8),), epochs=10)
+    assert fast_layout(student, teacher, job.data.head(2)) is torch.contiguous_format
+    facts = distill.recover(job)
+    assert facts["losses"][-1] < facts["losses"][0]
