@@ -6,21 +6,30 @@ The file is ``config.yaml`` in the user's configuration folder (``QUANTTAAS_CONF
     engine:
       slots: 4
       idle_minutes: 30
+    clusters:
+      l4:
+        address: http://127.0.0.1:8265
+        store: gs://my-bucket/studies
+        slot: {cpus: 4, gpus: 0.5}
 """
 
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import QuantTaaSError
 
 _APP = "quanttaas"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class EngineConfig(BaseModel):
@@ -41,11 +50,72 @@ class EngineConfig(BaseModel):
     recover_timeout: float = Field(default=7200.0, gt=0)
 
 
-class Config(BaseModel):
-    """Where studies live, where the engine keeps its lock and log, and how it runs."""
+class SlotConfig(BaseModel):
+    """What one stage on a cluster gets.
+
+    Attributes:
+        cpus: Processors, and threads of the stage.
+        gpus: Share of a GPU that a training gets; 0 for clusters without.
+        memory_gb: Memory that Ray sets aside; None to set none aside.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    cpus: int = Field(default=1, ge=1)
+    gpus: float = Field(default=0.0, ge=0)
+    memory_gb: float | None = Field(default=None, gt=0)
+
+
+class Prices(BaseModel):
+    """What a cluster costs an hour: each node, and beside it each of its processors and GPUs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    node: float = Field(default=0.0, ge=0)
+    cpu: float = Field(default=0.0, ge=0)
+    gpu: float = Field(default=0.0, ge=0)
+
+
+class ClusterConfig(BaseModel):
+    """A Ray cluster.
+
+    Attributes:
+        address: Of the Jobs API: ``http://HOST:8265``, or ``vertex_ray://...``.
+        store: Where studies for it live, unless the cell names another store.
+        token_file: File that holds the cluster's token; None where it asks for none.
+        slot: What one stage gets.
+        max_slots: Stages at once; None for as many as the nodes of the moment hold.
+        warm_seconds: Seconds without work after which workers give back what they hold.
+        package: ``image`` where the cluster's image holds this very version, ``upload`` to send it, ``auto`` to look.
+        prices: What it costs an hour.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str
+    store: str | None = None
+    token_file: str | None = None
+    slot: SlotConfig = SlotConfig()
+    max_slots: int | None = Field(default=None, ge=1)
+    warm_seconds: float = Field(default=60.0, ge=0)
+    package: Literal["auto", "image", "upload"] = "auto"
+    prices: Prices | None = None
+
+    @field_validator("address")
+    @classmethod
+    def _has_scheme(cls, value: str) -> str:
+        if not re.fullmatch(r"(https?|vertex_ray)://\S+", value):
+            raise ValueError(f"{value!r} is no address of a Jobs API, such as http://127.0.0.1:8265")
+        return value.rstrip("/")
+
+
+class Config(BaseModel):
+    """Where studies live and run, where the engine keeps its lock and log, and how it runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cluster: str | None = None
+    clusters: dict[str, ClusterConfig] = Field(default_factory=dict)
     store: str = Field(default_factory=lambda: str(Path(platformdirs.user_data_dir(_APP)) / "store"))
     runtime_dir: str = Field(default_factory=lambda: str(Path(platformdirs.user_state_dir(_APP)) / "engine"))
     engine: EngineConfig = EngineConfig()
@@ -58,30 +128,58 @@ def config_path() -> Path:
 
 
 def load_config() -> Config:
-    """Read the file (if there is one) and the environment: ``QUANTTAAS_STORE``, ``QUANTTAAS_RUNTIME_DIR``,
-    ``QUANTTAAS_SLOTS``.
+    """Read the file (if there is one) and the environment: ``QUANTTAAS_STORE``, ``QUANTTAAS_CLUSTER``,
+    ``QUANTTAAS_RUNTIME_DIR``, ``QUANTTAAS_SLOTS``.
 
     Raises:
         QuantTaaSError: The file is broken; the sentence names it.
     """
-    variables = tuple(os.environ.get(name) for name in ("QUANTTAAS_STORE", "QUANTTAAS_RUNTIME_DIR", "QUANTTAAS_SLOTS"))
+    variables = tuple(os.environ.get(f"QUANTTAAS_{name}") for name in ("STORE", "CLUSTER", "RUNTIME_DIR", "SLOTS"))
     path = config_path()
+    return _config(path, _text(path), variables)
+
+
+def save_cluster(name: str, cluster: ClusterConfig | None) -> None:
+    """Write a cluster into the file, or take it out (None); the rest of the file's values stay, its comments do not.
+
+    Raises:
+        QuantTaaSError: The name is malformed, or the file is broken or cannot be written.
+    """
+    if not _NAME.fullmatch(name) or name == "local":
+        raise QuantTaaSError(
+            f"{name!r} is no name for a cluster: use lower-case letters, digits and dashes; 'local' is this machine"
+        )
+    load_config()
+    path = config_path()
+    values = yaml.safe_load(_text(path)) or {}
+    clusters = {**(values.get("clusters") or {})}
+    clusters.pop(name, None)
+    if cluster is not None:
+        clusters[name] = cluster.model_dump(exclude_defaults=True, mode="json")
+    values["clusters"] = clusters
     try:
-        text = path.read_text(encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
+            yaml.safe_dump(values, stream, sort_keys=False)
+        os.replace(stream.name, path)
+    except OSError as error:
+        raise QuantTaaSError(f"the configuration {path} cannot be written: {error.strerror}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        text = ""
-    return _config(path, text, variables)
+        return ""
 
 
 @lru_cache(maxsize=8)
 def _config(path: Path, text: str, variables: tuple[str | None, ...]) -> Config:
-    store, runtime_dir, slots = variables
+    store, cluster, runtime_dir, slots = variables
     try:
-        values = yaml.safe_load(text) or {}
-        if store:
-            values["store"] = store
-        if runtime_dir:
-            values["runtime_dir"] = runtime_dir
+        values: dict[str, Any] = yaml.safe_load(text) or {}
+        named = {"store": store, "cluster": cluster, "runtime_dir": runtime_dir}
+        values |= {key: value for key, value in named.items() if value}
         if slots:
             values["engine"] = {**values.get("engine", {}), "slots": slots}
         return Config.model_validate(values)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud import gcs, gcs_server, proxy  # noqa: F401 (fixtures)
 from tests.networks import Digits, train_digits
 
 

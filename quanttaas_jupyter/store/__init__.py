@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import platformdirs
+
 from ..config import load_config
 from ..errors import StoreError
 from .base import MissingKey, Store
+from .cached import CachedStore
+from .gcs import GcsStore
 from .local import LocalStore
 
 __all__ = ["MissingKey", "Store", "open_store"]
 
 
 def open_store(uri: str | Path | None = None) -> Store:
-    """The store at ``uri``: a folder or ``file://`` URI; None for the configured default.
+    """The store at ``uri``: a folder, ``file://`` or ``gs://`` URI; None for the configured default.
+
+    Blobs from a bucket are kept in a folder of this machine; ``QUANTTAAS_CACHE`` names another one.
 
     Raises:
-        StoreError: The kind of store is unknown or not built yet.
+        StoreError: The kind of store is unknown, or the URI malformed.
     """
     address = str(uri if uri is not None else load_config().store)
     scheme = urlparse(address).scheme if re.match(r"[a-z][a-z0-9+]+://", address) else ""
@@ -27,5 +34,10 @@ def open_store(uri: str | Path | None = None) -> Store:
     if scheme == "file":
         return LocalStore(Path(unquote(urlparse(address).path)))
     if scheme == "gs":
-        raise StoreError(f"stores on Google Cloud Storage are not built yet ({address}); use a folder of this machine")
-    raise StoreError(f"unknown kind of store {address!r}; use a folder, such as ~/studies, or a file:// URI")
+        return CachedStore(GcsStore(address), _cache_folder())
+    raise StoreError(f"unknown kind of store {address!r}; use a folder, such as ~/studies, or gs://bucket/prefix")
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get("QUANTTAAS_CACHE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("quanttaas")) / "blobs"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import QuantTaaSError
+
+# Bytes sent, bytes in all.
+Progress = Callable[[int, int], None]
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -68,12 +74,53 @@ class Store(ABC):
         """Make a key young again, so that a sweep leaves it."""
 
     @abstractmethod
-    def create_from(self, key: str, path: Path) -> bool:
-        """Like ``create`` for a file of any size; an existing key is left as it is and counts as created."""
+    def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        """Like ``create`` for a file or bytes of any size; an existing key is left as it is and counts as created.
+
+        Args:
+            key: The key.
+            source: A file, or the bytes themselves; neither is copied in memory.
+            progress: Called with bytes sent and bytes in all; an upload that begins anew starts at 0 again.
+        """
 
     @abstractmethod
     def as_file(self, key: str) -> AbstractContextManager[Path]:
         """The bytes under a key as a read-only file on this machine. Raises MissingKey, StoreError."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the bytes under a key to a file. Raises MissingKey, StoreError."""
+        with self.as_file(key) as source:
+            shutil.copyfile(source, path)
+
+
+class Counted:
+    """A stream that tells ``progress`` how far it was read."""
+
+    def __init__(self, stream: BinaryIO, total: int, progress: Progress | None) -> None:
+        self._stream, self._total, self._progress = stream, total, progress
+
+    def read(self, size: int = -1) -> bytes:
+        """Whoever asks for more has sent what he got before."""
+        if self._progress is not None:
+            self._progress(self._stream.tell(), self._total)
+        return self._stream.read(size)
+
+    def tell(self) -> int:
+        """Where the stream stands."""
+        return self._stream.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the stream."""
+        return self._stream.seek(offset, whence)
+
+
+@contextmanager
+def opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, int]]:
+    """A file or bytes as a stream, with its size; bytes are not copied."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        total = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        yield stream, total
 
 
 def checked_key(key: str) -> str:

@@ -6,28 +6,35 @@ import hashlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from .base import Store
+from .base import Progress, Store
 
 _CHUNK = 1 << 20
+# What is bigger is sent in chunks.
+_SMALL = 8 << 20
 
 
-def put_file(store: Store, path: Path) -> str:
+def put_file(store: Store, path: Path, progress: Progress | None = None) -> str:
     """Store a file; returns its SHA-256. What the store has is not sent again."""
     sha = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             sha.update(chunk)
-    store.create_from(_key(sha.hexdigest()), path)
+    store.create_from(_key(sha.hexdigest()), path, progress)
     return sha.hexdigest()
 
 
-def put_bytes(store: Store, data: bytes) -> str:
-    """Store bytes; returns their SHA-256."""
+def put_bytes(store: Store, data: bytes, progress: Progress | None = None) -> str:
+    """Store bytes; returns their SHA-256. What the store has is not sent again."""
     name = hashlib.sha256(data).hexdigest()
+    if len(data) > _SMALL:
+        store.create_from(_key(name), data, progress)
+        return name
     if store.size(_key(name)) is None:
         store.create(_key(name), data)
     else:
         store.touch(_key(name))
+    if progress is not None:
+        progress(len(data), len(data))
     return name
 
 

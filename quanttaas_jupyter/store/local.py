@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import StoreError
-from .base import MissingKey, Store, checked_key
+from .base import Counted, MissingKey, Progress, Store, checked_key, opened
 
 _TEMPORARY = ".tmp"
 _LOCKS = ".locks"
@@ -45,12 +45,15 @@ class LocalStore(Store):
         with self._written(data) as temporary:
             return self._link(temporary, key) or self.read(key) == data
 
-    def create_from(self, key: str, path: Path) -> bool:
-        if self.size(key) is not None:
-            self.touch(key)
-            return True
-        with self._copied(path) as temporary:
-            self._link(temporary, key)
+    def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        with opened(source) as (stream, total):
+            if self.size(key) is not None:
+                self.touch(key)
+            else:
+                with self._copied(Counted(stream, total, progress)) as temporary:
+                    self._link(temporary, key)
+        if progress is not None:
+            progress(total, total)
         return True
 
     def replace(self, key: str, data: bytes) -> None:
@@ -148,10 +151,10 @@ class LocalStore(Store):
             yield path
 
     @contextmanager
-    def _copied(self, source: Path) -> Iterator[Path]:
+    def _copied(self, source: Counted) -> Iterator[Path]:
         with self._temporary() as path:
-            with source.open("rb") as origin, path.open("xb") as stream:
-                shutil.copyfileobj(origin, stream, 1 << 20)
+            with path.open("xb") as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
                 stream.flush()
                 os.fsync(stream.fileno())
             yield path

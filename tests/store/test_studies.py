@@ -5,14 +5,16 @@ from typing import Any
 import pytest
 
 from quanttaas_jupyter.errors import NotFound, QuantTaaSError
-from quanttaas_jupyter.store import blobs, studies
+from quanttaas_jupyter.store import Store, blobs, open_store, studies
 from quanttaas_jupyter.store.lease import Lease, read_lease
 from quanttaas_jupyter.store.local import LocalStore
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return LocalStore(tmp_path / "store")
+    return open_store(request.getfixturevalue("gcs").uri())
 
 
 def record(study: str = "abcd1234", **values: Any) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def record(study: str = "abcd1234", **values: Any) -> dict[str, Any]:
     }
 
 
-def test_events_are_read_back_in_order_and_from_an_offset(store: LocalStore) -> None:
+def test_events_are_read_back_in_order_and_from_an_offset(store: Store) -> None:
     writer = studies.EventWriter(store, "abcd1234")
     for number in range(5):
         writer.append("unknown", number=number)
@@ -37,7 +39,7 @@ def test_events_are_read_back_in_order_and_from_an_offset(store: LocalStore) -> 
     assert [event["seq"] for event in studies.read_events(store, "abcd1234", after=3)] == [4, 5]
 
 
-def test_a_reader_stops_at_a_gap(store: LocalStore) -> None:
+def test_a_reader_stops_at_a_gap(store: Store) -> None:
     writer = studies.EventWriter(store, "abcd1234")
     for _ in range(4):
         writer.append("unknown")
@@ -45,7 +47,7 @@ def test_a_reader_stops_at_a_gap(store: LocalStore) -> None:
     assert [event["seq"] for event in studies.read_events(store, "abcd1234")] == [1, 2]
 
 
-def test_a_second_writer_learns_that_the_log_is_taken(store: LocalStore) -> None:
+def test_a_second_writer_learns_that_the_log_is_taken(store: Store) -> None:
     mine, another = studies.EventWriter(store, "abcd1234"), studies.EventWriter(store, "abcd1234")
     mine.append("unknown", who="mine")
     with pytest.raises(studies.LogTaken):
@@ -53,13 +55,13 @@ def test_a_second_writer_learns_that_the_log_is_taken(store: LocalStore) -> None
     assert [event["who"] for event in studies.read_events(store, "abcd1234")] == ["mine"]
 
 
-def test_a_writer_goes_on_where_the_log_ends(store: LocalStore) -> None:
+def test_a_writer_goes_on_where_the_log_ends(store: Store) -> None:
     studies.EventWriter(store, "abcd1234").append("unknown")
     studies.EventWriter(store, "abcd1234").append("unknown")
     assert [event["seq"] for event in studies.read_events(store, "abcd1234")] == [1, 2]
 
 
-def test_one_engine_holds_the_lease_until_it_is_released(store: LocalStore) -> None:
+def test_one_engine_holds_the_lease_until_it_is_released(store: Store) -> None:
     mine, another = Lease(store, "abcd1234", "a", "host:1"), Lease(store, "abcd1234", "b", "host:2")
     assert mine.take()
     assert not another.take()
@@ -69,7 +71,7 @@ def test_one_engine_holds_the_lease_until_it_is_released(store: LocalStore) -> N
     assert not mine.renew()
 
 
-def test_a_lease_that_ran_out_can_be_taken(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_ran_out_can_be_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, another = Lease(store, "abcd1234", "a", "host:1"), Lease(store, "abcd1234", "b", "host:2")
     assert mine.take()
     now = time.time()
@@ -82,23 +84,23 @@ def test_a_lease_that_ran_out_can_be_taken(store: LocalStore, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("study", ["../etc", "a/b", "", "ABC", "a" * 80, "-abc", "abc.", "a\nbc"])
-def test_ids_of_another_form_are_refused(store: LocalStore, study: str) -> None:
+def test_ids_of_another_form_are_refused(store: Store, study: str) -> None:
     with pytest.raises(QuantTaaSError, match="no valid id"):
         studies.read_study(store, study)
 
 
-def test_an_unknown_study_is_not_found(store: LocalStore) -> None:
+def test_an_unknown_study_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="no study abcd1234"):
         studies.read_study(store, "abcd1234")
 
 
-def test_a_study_is_created_once(store: LocalStore) -> None:
+def test_a_study_is_created_once(store: Store) -> None:
     studies.create_study(store, "abcd1234", record())
     with pytest.raises(QuantTaaSError, match="exists already"):
         studies.create_study(store, "abcd1234", record(name="other"))
 
 
-def test_a_lost_summary_is_rebuilt_from_the_events(store: LocalStore) -> None:
+def test_a_lost_summary_is_rebuilt_from_the_events(store: Store) -> None:
     studies.create_study(store, "abcd1234", record())
     writer = studies.EventWriter(store, "abcd1234")
     writer.append("started", trials=[{"name": "baseline", "config": {}}])
@@ -111,7 +113,7 @@ def test_a_lost_summary_is_rebuilt_from_the_events(store: LocalStore) -> None:
     assert before[0]["seq"] == 2
 
 
-def test_deleting_a_study_sweeps_what_no_other_needs(store: LocalStore) -> None:
+def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
     shared, own = blobs.put_bytes(store, b"shared"), blobs.put_bytes(store, b"own")
     studies.create_study(store, "abcd1234", record(model={"class": "Net", "blob": shared}, own=own))
     studies.create_study(store, "abcd5678", record("abcd5678", model={"class": "Net", "blob": shared}))
@@ -123,14 +125,14 @@ def test_deleting_a_study_sweeps_what_no_other_needs(store: LocalStore) -> None:
         studies.read_study(store, "abcd1234")
 
 
-def test_young_blobs_survive_a_sweep(store: LocalStore) -> None:
+def test_young_blobs_survive_a_sweep(store: Store) -> None:
     young = blobs.put_bytes(store, b"being submitted")
     studies.create_study(store, "abcd1234", record())
     studies.delete_study(store, "abcd1234")
     assert blobs.has_blob(store, young)
 
 
-def test_a_running_study_is_not_deleted(store: LocalStore) -> None:
+def test_a_running_study_is_not_deleted(store: Store) -> None:
     studies.create_study(store, "abcd1234", record())
     Lease(store, "abcd1234", "a", "host:1").take()
     with pytest.raises(QuantTaaSError, match="is running"):

@@ -1,0 +1,278 @@
+"""A store whose blobs are kept in a folder of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from ..errors import StoreError
+from .base import MissingKey, Progress, Store, opened
+
+BOUND = 20 * 10**9
+# What was used this recently stays: whoever asked for it may be about to open it.
+YOUNG_SECONDS = 300.0
+
+_BLOB = re.compile(r"blobs/([0-9a-f]{64})")
+_LOCKS = ".locks"
+_TEMPORARY = ".tmp"
+_ABANDONED_SECONDS = 24 * 3600.0
+_CHUNK = 1 << 20
+
+
+class CachedStore(Store):
+    """Passes everything on to another store; blobs, which never change, are read from the folder once they are there.
+
+    The folder may be shared by processes and deleted at any time. A folder that cannot be written costs speed only.
+
+    Args:
+        inner: The store itself.
+        folder: Where blobs are kept.
+        bound: Bytes in the folder beyond which the least recently used blobs go.
+    """
+
+    def __init__(self, inner: Store, folder: Path, bound: int = BOUND) -> None:
+        self.inner, self.folder, self.bound = inner, folder, bound
+        self.uri = inner.uri
+
+    def read(self, key: str) -> bytes:
+        sha = _sha(key)
+        stream = self._fetched(sha) if sha else None
+        if stream is None:
+            return self.inner.read(key)
+        with stream:
+            return stream.read()
+
+    def create(self, key: str, data: bytes) -> bool:
+        is_created = self.inner.create(key, data)
+        if is_created:
+            self._keep(key, data)
+        return is_created
+
+    def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        is_created = self.inner.create_from(key, source, progress)
+        if is_created:
+            self._keep(key, source)
+        return is_created
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._drop(key)
+        self.inner.replace(key, data)
+
+    def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        self._drop(key)
+        return self.inner.swap(key, data, expected)
+
+    def delete(self, key: str) -> None:
+        self._drop(key)
+        self.inner.delete(key)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        return self.inner.list(prefix, after)
+
+    def walk(self, prefix: str) -> Iterator[str]:
+        return self.inner.walk(prefix)
+
+    def size(self, key: str) -> int | None:
+        return self.inner.size(key)
+
+    def age(self, key: str) -> float | None:
+        return self.inner.age(key)
+
+    def touch(self, key: str) -> None:
+        self.inner.touch(key)
+
+    def as_file(self, key: str) -> AbstractContextManager[Path]:
+        sha = _sha(key)
+        if not sha:
+            return self.inner.as_file(key)
+        if not self._path(sha).is_file() and self.inner.size(key) is None:
+            raise MissingKey(key)
+        return self._opened(sha)
+
+    def download(self, key: str, path: Path) -> None:
+        if not _sha(key):
+            self.inner.download(key, path)
+        else:
+            super().download(key, path)
+
+    @contextmanager
+    def _opened(self, sha: str) -> Iterator[Path]:
+        stream = self._fetched(sha)
+        if stream is None:
+            with self.inner.as_file(f"blobs/{sha}") as path:
+                yield path
+        else:
+            # While the stream is open no process evicts the file.
+            with stream:
+                yield self._path(sha)
+
+    def _path(self, sha: str) -> Path:
+        return self.folder / sha
+
+    def _fetched(self, sha: str) -> BinaryIO | None:
+        """A blob's file in the folder, open for reading, downloaded if need be; None where the folder is no use.
+
+        Raises:
+            MissingKey: The store does not hold the blob.
+            StoreError: The store cannot be reached, or the blob is damaged.
+        """
+        try:
+            stream = self._held(sha)
+            if stream is not None:
+                return stream
+            # One of all threads and processes downloads; the others find it when their turn comes.
+            with self._lock(sha):
+                stream = self._held(sha)
+                if stream is None:
+                    self._download(sha)
+                    stream = self._held(sha)
+        except StoreError:
+            raise
+        except OSError:
+            return None
+        self._evict()
+        return stream
+
+    def _held(self, sha: str) -> BinaryIO | None:
+        """The file of a blob, marked as used and as open, if it is there."""
+        path = self._path(sha)
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError:
+            return None
+        try:
+            _mark_open(stream)
+            os.utime(path)
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            stream.close()
+            raise
+        # Evicted before it was marked.
+        stream.close()
+        return None
+
+    def _download(self, sha: str) -> None:
+        with self._temporary() as temporary:
+            self.inner.download(f"blobs/{sha}", temporary)
+            if not _holds(temporary, sha):
+                raise StoreError(
+                    f"blob {sha[:12]} of the store {self.uri} is damaged: its bytes do not match its name; "
+                    "delete it there, then resume the study or submit it again"
+                )
+            os.replace(temporary, self._path(sha))
+
+    def _keep(self, key: str, source: Path | bytes) -> None:
+        """Put a blob that the store has now into the folder, if that works."""
+        sha = _sha(key)
+        if not sha or self._path(sha).exists():
+            return
+        with suppress(OSError):
+            with opened(source) as (stream, _), self._temporary() as temporary:
+                with temporary.open("wb") as target:
+                    _copy(stream, target)
+                # A file may have changed since its digest was taken.
+                if _holds(temporary, sha):
+                    os.replace(temporary, self._path(sha))
+            self._evict()
+
+    def _drop(self, key: str) -> None:
+        sha = _sha(key)
+        if sha:
+            with suppress(OSError):
+                self._path(sha).unlink()
+
+    def _evict(self) -> None:
+        """Remove the least recently used blobs until the rest fits; never one that is young or open."""
+        now = time.time()
+        with suppress(OSError):
+            files = sorted(_files(self.folder), key=lambda file: file[0])
+            excess = sum(size for _, size, _ in files) - self.bound
+            for used, size, path in files:
+                if excess <= 0 or used > now - YOUNG_SECONDS:
+                    break
+                if _remove_unless_open(path):
+                    excess -= size
+
+    def _lock(self, sha: str) -> FileLock:
+        folder = self.folder / _LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        # A removed lock file would let two in, so they stay: a bounded number of them.
+        return FileLock(folder / sha[:3])
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        folder = self.folder / _TEMPORARY
+        folder.mkdir(parents=True, exist_ok=True)
+        for used, _, path in list(_files(folder)):
+            # Left by a process that was killed.
+            if used < time.time() - _ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)
+        path = folder / uuid.uuid4().hex
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _sha(key: str) -> str | None:
+    match = _BLOB.fullmatch(key)
+    return match[1] if match else None
+
+
+def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """Time of last use, bytes and path of every file directly in a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False):
+                    facts = entry.stat()
+                    yield facts.st_mtime, facts.st_size, Path(entry.path)
+
+
+def _holds(path: Path, sha: str) -> bool:
+    """Whether a file has this digest; it is on the disk then, since nobody checks it again."""
+    digest = hashlib.sha256()
+    with path.open("rb+") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+        os.fsync(stream.fileno())
+    return digest.hexdigest() == sha
+
+
+def _copy(source: BinaryIO, target: io.BufferedWriter) -> None:
+    while chunk := source.read(_CHUNK):
+        target.write(chunk)
+
+
+def _mark_open(stream: BinaryIO) -> None:
+    """Let other processes see that a file is in use; where files that are open cannot be removed that is enough."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(stream.fileno(), fcntl.LOCK_SH)
+
+
+def _remove_unless_open(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream, suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True

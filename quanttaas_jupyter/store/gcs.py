@@ -1,0 +1,418 @@
+"""A store in a bucket of Google Cloud Storage."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import lru_cache
+from http import HTTPStatus
+from http.client import responses
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingDependency, QuantTaaSError, StoreError
+from .base import Counted, MissingKey, Progress, Store, checked_key, opened
+
+DEADLINE = 60.0
+CHUNK = 8 << 20
+
+# A connection that does not come about is given up earlier than an answer: a host has several addresses.
+_CONNECT_SECONDS, _ANSWER_SECONDS = 30.0, 60.0
+_CONNECTIONS = 16
+_UPLOADS = 3
+# What the client library sends in one request whatever the size of chunks.
+_ONE_REQUEST = 8 << 20
+_TYPE = "application/octet-stream"
+_TOUCHED = "touched"
+
+# Full names of objects, and of folders with their slash.
+_Page = tuple[Sequence[str], Sequence[str]]
+
+_URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(/.*)?")
+_PERMISSION = re.compile(r"storage\.[a-z]+\.[a-zA-Z]+")
+
+
+class GcsStore(Store):
+    """Keys are objects below ``gs://bucket/prefix``.
+
+    Creation and swaps are conditional on the object's generation. What is retried may have come through before, so a
+    failed condition is followed by a look at the bytes: one's own are success.
+
+    Args:
+        uri: ``gs://bucket`` or ``gs://bucket/prefix``.
+        deadline: Seconds for which a request that fails for a moment is tried again.
+        chunk: Bytes sent at once of what is bigger; a multiple of 256 KiB.
+
+    Raises:
+        StoreError: The URI is malformed.
+    """
+
+    def __init__(self, uri: str, *, deadline: float = DEADLINE, chunk: int = CHUNK) -> None:
+        self._bucket, self._prefix = _parts(uri)
+        self.uri = f"gs://{self._bucket}/{self._prefix}".rstrip("/")
+        self._deadline, self._chunk = deadline, chunk
+        self._is_bucket_known = False
+
+    def read(self, key: str) -> bytes:
+        return self._load(key)[0]
+
+    def create(self, key: str, data: bytes) -> bool:
+        while not self._write(key, data, generation=0):
+            # Deleted between the two: it can be created again.
+            with suppress(MissingKey):
+                return self.read(key) == data
+        return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._write(key, data, generation=None)
+
+    def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        present, generation = self._present(key)
+        if present != expected:
+            return False
+        return self._write(key, data, generation) or self._present(key)[0] == data
+
+    def delete(self, key: str) -> None:
+        with self._told("delete from"):
+            try:
+                self._object(key).delete(**self._patience())
+            except _errors().NotFound:
+                self._require_bucket()
+
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        top = self._name(prefix) + "/"
+        pages = self._pages(top, "items(name),prefixes,nextPageToken", delimiter="/", start_offset=top + after)
+        return _ordered(pages, top, after)
+
+    def walk(self, prefix: str) -> Iterator[str]:
+        base = len(self._name(prefix)) - len(prefix)
+        for names, _ in self._pages(self._name(prefix) + "/", "items(name),nextPageToken"):
+            # The console makes empty objects with a slash at the end look like folders.
+            yield from (name[base:] for name in names if not name.endswith("/"))
+
+    def size(self, key: str) -> int | None:
+        found = self._about(key)
+        return None if found is None else int(found.size)
+
+    def age(self, key: str) -> float | None:
+        found = self._about(key)
+        if found is None:
+            return None
+        touched = float((found.metadata or {}).get(_TOUCHED, 0))
+        # A clock that is behind Google's must not make anything younger than now.
+        return max(0.0, time.time() - max(found.updated.timestamp(), touched))
+
+    def touch(self, key: str) -> None:
+        found = self._object(key)
+        # A custom time may only ever grow, which clocks of several machines do not.
+        found.metadata = {_TOUCHED: f"{time.time():.3f}"}
+        # A store that may only be read may still be read; its sweep is somebody else's.
+        with self._told("write to"), suppress(_errors().NotFound, _errors().Forbidden):
+            found.patch(**self._patience())
+
+    def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        with opened(source) as (stream, total):
+            if self.size(key) is not None:
+                self.touch(key)
+            else:
+                with self._told("write to"):
+                    self._upload(key, Counted(stream, total, progress), total)
+            if progress is not None:
+                progress(total, total)
+        return True
+
+    def as_file(self, key: str) -> AbstractContextManager[Path]:
+        if self.size(key) is None:
+            raise MissingKey(key)
+        return self._downloaded(key)
+
+    def download(self, key: str, path: Path) -> None:
+        with path.open("wb") as stream, self._told("read"):
+            try:
+                self._object(key).download_to_file(stream, checksum="crc32c", **self._patience())
+            except _errors().NotFound:
+                self._require_bucket()
+                raise MissingKey(key) from None
+
+    @contextmanager
+    def _downloaded(self, key: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="quanttaas-") as folder:
+            path = Path(folder) / key.rpartition("/")[2]
+            self.download(key, path)
+            yield path
+
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}/{checked_key(key)}".lstrip("/")
+
+    def _object(self, key: str) -> Any:
+        name = self._name(key)
+        with self._told("open"):
+            return _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST")).bucket(self._bucket).blob(name)
+
+    def _load(self, key: str) -> tuple[bytes, int]:
+        """The bytes and the generation they belong to, in one request. Raises MissingKey, StoreError."""
+        found = self._object(key)
+        with self._told("read"):
+            try:
+                data = found.download_as_bytes(checksum="crc32c", **self._patience())
+            except _errors().NotFound:
+                self._require_bucket()
+                raise MissingKey(key) from None
+        return data, int(found.generation)
+
+    def _present(self, key: str) -> tuple[bytes | None, int]:
+        """The bytes and their generation; None and the generation of what does not exist."""
+        try:
+            return self._load(key)
+        except MissingKey:
+            return None, 0
+
+    def _about(self, key: str) -> Any:
+        """What the bucket knows about an object, or None where there is none."""
+        with self._told("read"):
+            found = self._object(key)
+            known = found.bucket.get_blob(found.name, **self._patience())
+            if known is None:
+                self._require_bucket()
+            return known
+
+    def _write(self, key: str, data: bytes, generation: int | None) -> bool:
+        """Write while the generation is this one (None: whatever it is); whether the last try did it."""
+        with self._told("write to"):
+            try:
+                self._object(key).upload_from_string(
+                    data, _TYPE, if_generation_match=generation, checksum="crc32c", **self._patience()
+                )
+            except _errors().PreconditionFailed:
+                return False
+            except _errors().NotFound:
+                self._require_bucket()
+                raise
+        return True
+
+    def _upload(self, key: str, stream: Counted, total: int) -> None:
+        """Send a stream; one that somebody else stored meanwhile is left as it is.
+
+        A chunk that fails for a moment is sent again by the client library. An upload whose session is lost, or that
+        arrived damaged, begins anew.
+        """
+        target = self._object(key)
+        target.chunk_size = self._chunk
+        # The client library sends in chunks what it does not know the size of.
+        size = total if total <= min(self._chunk, _ONE_REQUEST) else None
+        for left in reversed(range(_UPLOADS)):
+            stream.seek(0)
+            try:
+                target.upload_from_file(
+                    stream, size=size, content_type=_TYPE, if_generation_match=0, checksum="crc32c", **self._patience()
+                )
+                return
+            except _errors().PreconditionFailed:
+                return
+            except Exception as error:
+                is_damaged = _is_damaged(error)
+                if not is_damaged and not _is_session_lost(error):
+                    raise
+                # The answer to the last chunk may be all that was lost.
+                if not is_damaged and self.size(key) == total:
+                    return
+                if not left:
+                    raise
+
+    def _pages(self, prefix: str, fields: str, **options: Any) -> Iterator[_Page]:
+        """Names of objects and of folders below a prefix, page by page, each fetched when it is asked for."""
+        with self._told("list"):
+            client = _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST"))
+            pages = client.list_blobs(self._bucket, prefix=prefix, fields=fields, **options, **self._patience()).pages
+        while True:
+            with self._told("list"):
+                try:
+                    page = next(pages, None)
+                except _errors().NotFound:
+                    raise self._no_bucket() from None
+            if page is None:
+                return
+            yield [item.name for item in page], page.prefixes
+
+    def _patience(self) -> dict[str, Any]:
+        """How long requests wait, and what is tried again: every write of this store may be repeated."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        retry = DEFAULT_RETRY.with_delay(initial=0.25, maximum=10.0, multiplier=2.0).with_timeout(self._deadline)
+        limits = min(self._deadline, _CONNECT_SECONDS), min(self._deadline, _ANSWER_SECONDS)
+        return {"retry": retry, "timeout": limits}
+
+    def _require_bucket(self) -> None:
+        """Tell a missing bucket from a missing object: Google answers 404 to both. Raises StoreError."""
+        if not self._is_bucket_known:
+            # Asking for the bucket itself takes a permission that roles/storage.objectUser lacks.
+            next(self._pages(f"{self._prefix}/".lstrip("/"), "items(name)", max_results=1), None)
+            self._is_bucket_known = True
+
+    def _no_bucket(self) -> StoreError:
+        return StoreError(
+            f"there is no bucket {self._bucket}; create it with gcloud storage buckets create gs://{self._bucket}, "
+            "or name another store with --store"
+        )
+
+    @contextmanager
+    def _told(self, action: str) -> Iterator[None]:
+        """Turn what the client library raises into one sentence.
+
+        The original is not chained: its text holds addresses of uploads, which let anybody write to them.
+        """
+        begun = time.monotonic()
+        try:
+            yield
+        except (QuantTaaSError, MissingKey):
+            raise
+        except Exception as error:
+            reason = _reason(error, f"gs://{self._bucket}", time.monotonic() - begun)
+            if reason is None:
+                raise
+            raise StoreError(f"cannot {action} the store {self.uri}: {reason}") from None
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    """Bucket and prefix. Raises StoreError."""
+    match = _URI.fullmatch(uri)
+    prefix = ((match[2] or "") if match else "").removeprefix("/").rstrip("/")
+    try:
+        if match is not None:
+            return match[1], checked_key(prefix) if prefix else ""
+    except QuantTaaSError:
+        pass
+    raise StoreError(
+        f"{uri!r} is no valid store: use gs://bucket or gs://bucket/prefix, the bucket of lower-case letters, digits, "
+        "'-', '_' and '.', the prefix of letters, digits, '.', '_', '-' and '/'"
+    )
+
+
+# Sockets and their locks do not survive a fork, and tests speak to several hosts.
+@lru_cache(maxsize=8)
+def _client(pid: int, emulator: str | None) -> Any:
+    """The client of this process, shared by its threads.
+
+    Raises:
+        MissingDependency: google-cloud-storage is not installed.
+        DefaultCredentialsError: There are no credentials.
+    """
+    try:
+        from google.cloud import storage
+        from requests.adapters import HTTPAdapter
+    except ImportError:
+        raise _missing() from None
+    client = storage.Client(project=None)
+    # It would also ask for facts about the bucket, for traces that nobody takes and with a permission we may lack.
+    client._bucket_metadata_cache = None
+    session = client._http
+    for scheme in ("http://", "https://"):
+        # An adapter that shows a client certificate stays.
+        if not getattr(session, "is_mtls", False):
+            session.mount(scheme, HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS))
+    return client
+
+
+def _errors() -> Any:
+    """The client library's errors. Raises MissingDependency."""
+    try:
+        from google.api_core import exceptions
+    except ImportError:
+        raise _missing() from None
+    return exceptions
+
+
+def _missing() -> MissingDependency:
+    return MissingDependency(
+        "stores on Google Cloud Storage need google-cloud-storage; pip install 'quanttaas-jupyter[gcs]'"
+    )
+
+
+def _ordered(pages: Iterator[_Page], top: str, after: str) -> Iterator[str]:
+    """Names in order of names, each once.
+
+    Google sorts a folder by its name with the slash: ``a-b`` and ``a.json`` come before ``a/``. A name is held back
+    while a folder that sorts before it may still come.
+    """
+    waiting: set[str] = set()
+    last = after
+    for items, folders in pages:
+        end = (max(items) if items else max(folders, default=top))[len(top) :]
+        waiting.update(name[len(top) :].rstrip("/") for name in (*items, *folders))
+        for name in sorted(waiting):
+            if not _is_settled(name, end):
+                break
+            waiting.remove(name)
+            if name > last:
+                last = name
+                yield name
+    yield from sorted(name for name in waiting if name > last)
+
+
+def _is_settled(name: str, end: str) -> bool:
+    """Whether everything that sorts before ``name`` has come once the listing has come to ``end``."""
+    return name <= end and all(name[:at] + "/" <= end for at, sign in enumerate(name) if sign in "-.")
+
+
+def _is_session_lost(error: Exception) -> bool:
+    """Whether an upload can only begin anew."""
+    if isinstance(error, ValueError):
+        # Google kept only a part of a chunk, which the client library takes for a fault of the stream.
+        return "unexpected state" in str(error)
+    return getattr(error, "code", None) in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.PERMANENT_REDIRECT)
+
+
+def _is_damaged(error: Exception) -> bool:
+    """Whether bytes differ from their checksum; where the error's class lives depends on the library's version."""
+    return type(error).__name__ == "DataCorruption"
+
+
+def _reason(error: Exception, bucket: str, seconds: float) -> str | None:
+    """What went wrong and what to do, without anything secret; None for an error that is not Google's."""
+    from google.api_core.exceptions import Forbidden, GoogleAPICallError, RetryError, Unauthorized
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
+    from google.cloud.storage.retry import DEFAULT_RETRY
+    from requests.exceptions import RequestException
+
+    # Some versions of the library raise the last failure itself once the time is over.
+    if isinstance(error, RetryError | RequestException) or DEFAULT_RETRY._predicate(error):
+        cause = error.cause if isinstance(error, RetryError) else error
+        return (
+            f"Google Cloud Storage gave no good answer for {seconds:.0f} s ({_last_word(cause)}); "
+            "check the network and try again"
+        )
+    if isinstance(error, DefaultCredentialsError | RefreshError | Unauthorized):
+        return (
+            "there are no valid credentials; run gcloud auth application-default login, or let "
+            "GOOGLE_APPLICATION_CREDENTIALS name the key of a service account"
+        )
+    if isinstance(error, GoogleAuthError):
+        return f"Google's sign-in failed ({type(error).__name__}); check the network and try again"
+    if isinstance(error, Forbidden):
+        permission = _PERMISSION.search(_said(error))
+        lacking = f"the account lacks {permission[0]}" if permission else "the account has no permission"
+        return f"{lacking} on {bucket}; grant it roles/storage.objectUser there"
+    if isinstance(error, GoogleAPICallError):
+        return f"Google Cloud Storage answered {error.code}: {_said(error) or 'no reason given'}"
+    if _is_damaged(error):
+        return "what arrived differs from its checksum; try again"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; check the disk of this machine"
+    return None
+
+
+def _last_word(error: Any) -> str:
+    code = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return f"{int(code)} {responses.get(int(code), '')}".strip() if code else type(error).__name__
+
+
+def _said(error: Any) -> str:
+    """Google's own sentence: the message of the error also holds the address."""
+    try:
+        return str(error.response.json()["error"]["message"])
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return ""
