@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .compute import resident
-from .errors import QuantTaaSError
+from .compute.clusters import Cluster, open_cluster, store_for
 from .recipe import Recipe
-from .store import open_store
+from .store import Store, open_store
 from .store import studies as stored
 from .study import Study, whoami
 from .submit import Submission, bundle, prepare
+
+LOCAL = "local"
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path | None
 
@@ -43,18 +44,19 @@ def compress(
         train: Feeds recovery; by default ``calibration`` does.
         metric: A name, a callable, or ``(callable, "max" | "min")``; accuracy or R2 by the targets.
         example_inputs: One batch of inputs to trace the model with; by default the first of calibration.
-        cluster: Where to run; None for this machine.
-        store: Where studies live; None for the configured default.
+        cluster: Where to run: a cluster of the configuration, or "local"; None for the configured default.
+        store: Where studies live: a folder or ``gs://BUCKET/PREFIX``; None for the cluster's, else the default.
         name: What lists call the study.
 
     Raises:
         QuantTaaSError: One sentence: what is wrong, what was expected, what to do.
     """
-    _refuse_cluster(cluster)
-    where = open_store(store)
-    resident.start()
+    target, where = _place(cluster, store)
+    if target.name == LOCAL:
+        # Before the checks: its workers import meanwhile.
+        target.ensure_engine(where.uri)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
-    submission = Submission(prepared, where, resident.CLUSTER, whoami()).start()
+    submission = Submission(prepared, where, target, whoami()).start()
     return Study(where, prepared.id, submission.record, submission)
 
 
@@ -93,10 +95,9 @@ def plan(
     from .engine import cache
     from .engine.search import first_plan
 
-    _refuse_cluster(cluster)
-    where = open_store(store)
+    target, where = _place(cluster, store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
-    record = bundle(prepared, where, prepared.draft(resident.CLUSTER, whoami()), lambda message: None)
+    record = bundle(prepared, where, prepared.draft(target.name, whoami()), lambda message: None)
     made = first_plan(record)
     cached = {key for key in made.stages if cache.find(where, key) is not None}
     return PlanView(
@@ -115,7 +116,7 @@ _AUTO = "search: auto proposes further trials from what these show, until the bu
 
 def warm() -> None:
     """Start the engine of this machine, so that the first study finds its workers ready."""
-    resident.start()
+    open_cluster(LOCAL).ensure_engine("")
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,9 @@ def _row(info: StudyInfo) -> tuple[str, ...]:
     return info.id, info.name, info.status, trials, created, info.best
 
 
-def _refuse_cluster(cluster: str | None) -> None:
-    if cluster not in (None, resident.CLUSTER):
-        raise QuantTaaSError(f"cluster {cluster!r}: clusters are not built yet; leave it out to run on this machine")
+def _place(cluster: str | None, store: str | Path | None) -> tuple[Cluster, Store]:
+    """Where a study runs and lives. Raises QuantTaaSError for a store that the cluster cannot reach."""
+    target = open_cluster(cluster)
+    where = open_store(store_for(target, store))
+    target.refuse_store(where.uri)
+    return target, where

@@ -31,6 +31,10 @@ class StoreError(QuantTaaSError, OSError):
     """The store cannot be reached, read or written."""
 
 
+class ClusterError(QuantTaaSError, ConnectionError):
+    """The cluster is not configured, cannot be reached, refuses the token, or does not fit this environment."""
+
+
 class NotFound(QuantTaaSError, KeyError):
     """No such study, trial or blob."""
 

@@ -20,6 +20,9 @@ type                      what it carries
 ``trial_failed``          ``trial``, ``error`` {reason, hint}
 ``trial_cut``             ``trial``, ``error`` {reason, hint}: a search gave it up early
 ``finished``              ``recommendation``, ``usage``
+``waiting``               ``what`` stages wait for, such as "a GPU node"; empty once it is there
+``cost``                  ``amount`` that the cluster cost so far, in the unit of its configured prices
+``released``              ``reason``: the engine ended and gave the study back; resume goes on
 ``cancelled``, ``failed`` ``reason``
 ========================  ==========================================================================
 """
@@ -102,6 +105,9 @@ class StudyState:
     usage: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     unreachable_since: float | None = None
+    waiting: str = ""
+    waiting_since: float | None = None
+    cost: float = 0.0
 
     @property
     def done(self) -> int:
@@ -165,7 +171,8 @@ def with_lease(state: StudyState, lease_until: float | None, queued: bool, now: 
         return state
     if lease_until is None and state.seq == 0:
         return state
-    return replace(state, status="interrupted", message="the engine stopped; resume() goes on from here")
+    why = state.message if state.status == "running" else ""
+    return replace(state, status="interrupted", message=f"{why or 'the engine stopped'}; resume() goes on from here")
 
 
 def seconds_left(state: StudyState) -> float | None:
@@ -282,9 +289,29 @@ def _trial_cut(state: StudyState, event: Event) -> StudyState:
     return _log(replace(state, trials={**state.trials, name: cut}), event, f"{name}: {error['reason']}")
 
 
+def _waiting(state: StudyState, event: Event) -> StudyState:
+    what = event["what"]
+    changed = replace(state, waiting=what, waiting_since=event["time"] if what else None)
+    return _log(changed, event, f"waiting for {what}" if what else f"{state.waiting} is there")
+
+
+def _cost(state: StudyState, event: Event) -> StudyState:
+    return replace(state, cost=float(event["amount"]))
+
+
+def _released(state: StudyState, event: Event) -> StudyState:
+    changed = replace(state, status="running", message=event["reason"], running={}, waiting="", waiting_since=None)
+    return _log(changed, event, event["reason"], "warning")
+
+
 def _finished(state: StudyState, event: Event) -> StudyState:
     return _end(
-        replace(state, recommendation=event.get("recommendation", ""), usage=dict(event.get("usage", {}))),
+        replace(
+            state,
+            recommendation=event.get("recommendation", ""),
+            usage=dict(event.get("usage", {})),
+            cost=float(event.get("usage", {}).get("cost", state.cost)),
+        ),
         event,
         "finished",
     )
@@ -311,6 +338,8 @@ def _end(state: StudyState, event: Event, status: str) -> StudyState:
         trials=trials,
         running={},
         stages_left={},
+        waiting="",
+        waiting_since=None,
     )
 
 
@@ -339,6 +368,9 @@ _HANDLERS = {
     "trial_finished": _trial_finished,
     "trial_failed": _trial_failed,
     "trial_cut": _trial_cut,
+    "waiting": _waiting,
+    "cost": _cost,
+    "released": _released,
     "finished": _finished,
     "cancelled": _cancelled,
     "failed": _failed,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import frontier as frontiers
-from .compute import resident
+from .compute.clusters import open_cluster
 from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError
 from .recipe import Recipe
 from .state import StudyState, TrialState, fold
@@ -87,7 +87,7 @@ class Trial:
         Raises:
             QuantTaaSError: The trial has no artifact, or its blob was deleted.
         """
-        from .engine.plan import physical_cores
+        from .compute.device import physical_cores
         from .engine.runtimes import RUNTIMES
         from .loaded import LoadedModel
 
@@ -156,6 +156,7 @@ class Study:
         self._reading = threading.Lock()
         self._read_at = 0.0
         self._queued_since = time.monotonic()
+        self._is_seen_to, self._trouble = threading.Lock(), ""
         self._watcher = Watcher(self)
 
     @property
@@ -195,6 +196,8 @@ class Study:
             except StoreError:
                 since = self._state.unreachable_since or self._read_at or time.time()
                 self._state = dataclasses.replace(self._state, unreachable_since=since)
+            if self._state.status == "queued" and self._trouble:
+                return dataclasses.replace(self._state, message=self._trouble)
             return self._state
 
     @property
@@ -340,9 +343,10 @@ class Study:
         status = self.status
         if status in ("running", "queued"):
             raise QuantTaaSError(f"study {self.id} is {status} already")
+        cluster = open_cluster(self._state.cluster)
+        cluster.ensure_engine(self._store.uri)
         sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
-        studies.enqueue(self._store, self._state.cluster, self.id, {"sha256": sha256, "resume": True})
-        resident.hand_over(self._store.uri, self.id, sha256, is_resume=True)
+        cluster.hand_over(self._store, self.id, sha256, is_resume=True)
         self._watcher.wake()
         return self
 
@@ -369,9 +373,18 @@ class Study:
         now = time.monotonic()
         if self._state.status != "queued":
             self._queued_since = now
-        elif now - self._queued_since > _CLAIM_SECONDS and resident.has_ticket(self.id):
+        elif now - self._queued_since > _CLAIM_SECONDS and not self._is_seen_to.locked():
             self._queued_since = now
-            resident.start()
+            threading.Thread(target=self._see_to, name=f"see-to-{self.id}", daemon=True).start()
+
+    def _see_to(self) -> None:
+        """In a thread: a cluster may take its time to answer."""
+        with self._is_seen_to:
+            try:
+                open_cluster(self._state.cluster).see_to(self._store, self.id)
+                self._trouble = ""
+            except QuantTaaSError as error:
+                self._trouble = str(error)
 
     def __repr__(self) -> str:
         from .text import study_text

@@ -7,11 +7,12 @@ import difflib
 import hashlib
 import inspect
 import json
-import platform
 import re
 import secrets
 import threading
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +22,15 @@ from .bundle import model as models
 from .bundle.data import Source, open_source
 from .bundle.function import Function
 from .bundle.structure import flatten, unflatten
-from .compute import resident
-from .engine import cache, measure
+from .compute.clusters import Cluster
+from .engine import cache, measure, portable
 from .engine.failures import StageError
 from .engine.plan import refuse_unbuilt
-from .engine.registry import version_of
-from .errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError
-from .recipe import Recipe, recover_function
+from .errors import ClusterError, DataError, MetricError, ModelError, QuantTaaSError, RecipeError
+from .recipe import Prune, Recipe, recover_function
 from .state import StudyState
 from .store import Store, blobs, studies
+from .versions import differences, minor, versions
 
 CALIBRATION_SAMPLES = 512
 _CALIBRATION_SHARE = 0.2
@@ -37,6 +38,8 @@ _CHECK_SAMPLES = 8
 _TRAIN_TIMES = 5
 _TRAIN_BYTES = 1 << 30
 _FORMAT = 1
+
+Tell = Callable[[str], None]
 
 
 @dataclass
@@ -64,11 +67,7 @@ class Prepared:
             "created": self.created,
             "who": who,
             "cluster": cluster,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": version_of("torch"),
-                "quanttaas": version_of("quanttaas-jupyter"),
-            },
+            "versions": {key: value for key, value in versions().items() if key in ("python", "torch", "quanttaas")},
             "recipe": self.recipe.model_dump(mode="json"),
             "model": {**self.snapshot.about, "digest": self.snapshot.digest},
             "metric": self.metric,
@@ -131,9 +130,9 @@ def prepare(
 class Submission:
     """Sends a prepared study in the background; ``state`` says how far it is until the store can."""
 
-    def __init__(self, prepared: Prepared, store: Store, cluster: str, who: str) -> None:
+    def __init__(self, prepared: Prepared, store: Store, cluster: Cluster, who: str) -> None:
         self._prepared, self._store, self._cluster = prepared, store, cluster
-        self.record: dict[str, Any] = prepared.draft(cluster, who)
+        self.record: dict[str, Any] = prepared.draft(cluster.name, who)
         self._message = "reading the data"
         self._error: str | None = None
         self._done = threading.Event()
@@ -157,11 +156,17 @@ class Submission:
 
     def _run(self) -> None:
         try:
-            self.record = bundle(self._prepared, self._store, self.record, self._tell)
+            side = ThreadPoolExecutor(1, thread_name_prefix="engine")
+            engine = side.submit(self._cluster.ensure_engine, self._store.uri)
+            side.shutdown(wait=False)
+            found, notes = read(self._prepared, self._tell)
+            self._tell(f"waiting for an engine on {self._cluster.name}")
+            there = engine.result()
+            self._cluster.refuse_store(self._store.uri, there)
+            is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)
+            self.record = send(self._prepared, self._store, self.record, found, notes, self._tell, is_portable)
             sha256 = studies.create_study(self._store, self._prepared.id, self.record)
-            ticket = {"sha256": sha256, "resume": False}
-            studies.enqueue(self._store, self._cluster, self._prepared.id, ticket)
-            resident.hand_over(self._store.uri, self._prepared.id, sha256)
+            self._cluster.hand_over(self._store, self._prepared.id, sha256)
         except QuantTaaSError as error:
             self._error = str(error)
         except Exception as error:
@@ -184,8 +189,13 @@ def _with_more(source: Source, train: Any, recipe: Recipe) -> Source:
     return open_source(train, "--train", limit, recipe.seed) if limit > recipe.max_samples else source
 
 
-def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Any) -> dict[str, Any]:
+def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Read the data, write all blobs; returns the complete record. What the store has is not sent again."""
+    return send(prepared, store, draft, *read(prepared, tell), tell)
+
+
+def read(prepared: Prepared, tell: Tell) -> tuple[dict[str, data.Batches], list[str]]:
+    """Read the data and set parts of it aside; returns data sets by their duty, and notes on where they come from."""
     found: dict[str, data.Batches] = {}
     for key, source in prepared.sources.items():
         label = "--data" if key == "eval" else f"--{key}"
@@ -199,14 +209,34 @@ def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Any) -
         notes += _set_guide_aside(found, prepared.recipe.seed)
     if prepared.example is not None:
         found["calibration"] = _led_by(prepared.example, found["calibration"])
+    return found, notes
+
+
+def send(
+    prepared: Prepared,
+    store: Store,
+    draft: dict[str, Any],
+    found: Mapping[str, data.Batches],
+    notes: list[str],
+    tell: Tell,
+    is_portable: bool = False,
+) -> dict[str, Any]:
+    """Write all blobs, several at a time; returns the complete record. What the store has is not sent again."""
+    model = _portable(prepared, store, found, tell) if is_portable else _stored(prepared, store, tell)
     references = {}
     for key, batches in found.items():
-        tell(f"writing {batches.samples} samples")
+        tell(f"sending {batches.samples} samples")
         references[key] = data.write(store, batches)
-    tell("writing the model")
+    if is_portable:
+        notes = [*notes, f"{portable.WHY_NOT}; {portable.WHAT_INSTEAD}"]
+    recipe = draft["recipe"]
+    if is_portable and prepared.recipe.search == "auto":
+        # A search would propose amount after amount, each in vain.
+        recipe = {**recipe, "prune": [Prune(amount=0).model_dump(mode="json")]}
     return {
         **draft,
-        "model": {**draft["model"], "blob": _store_model(store, prepared.snapshot)},
+        "recipe": recipe,
+        "model": {**draft["model"], **model},
         "metric": metrics.stored(store, prepared.metric, prepared.metric_pickle),
         **({"recover": prepared.recovery.stored(store)} if prepared.recovery else {}),
         "data": references,
@@ -214,14 +244,55 @@ def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Any) -
     }
 
 
-def _store_model(store: Store, snapshot: models.ModelSnapshot) -> str:
+def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: str) -> bool:
+    """Whether the model has to travel as an exported program, given the versions on the other side.
+
+    Raises:
+        ClusterError: What differs cannot be bridged.
+    """
+    here = versions()
+    if found := differences(here, there):
+        raise ClusterError(
+            f"cluster {cluster!r} does not fit this kernel: {'; '.join(found)}. Install what it has here, "
+            "or use an image with what is here; nothing was sent"
+        )
+    if minor(here["python"]) == minor(there["python"]):
+        return False
+    pythons = f"Python is {minor(here['python'])} here and {minor(there['python'])} on cluster {cluster!r}"
+    if prepared.recovery or prepared.metric_pickle:
+        what = "recovery" if prepared.recovery else "metric"
+        raise ClusterError(f"{pythons}, so the notebook's own {what} cannot travel; use the same version on both sides")
+    if prepared.recipe.ignore:
+        raise ClusterError(f"{pythons}, so the modules under 'ignore' are unknown there; use the same version")
+    return True
+
+
+def _portable(prepared: Prepared, store: Store, found: Mapping[str, data.Batches], tell: Tell) -> dict[str, Any]:
+    tell("exporting the model for another version of Python")
+    try:
+        program, about = portable.pack(models.loads(prepared.snapshot.data), found["calibration"])
+    except StageError as error:
+        raise ModelError(f"the model cannot travel to another version of Python: {error}") from None
+    return {"blob": blobs.put_bytes(store, program, _megabytes(tell)), "portable": about}
+
+
+def _stored(prepared: Prepared, store: Store, tell: Tell) -> dict[str, Any]:
+    tell("sending the model")
+    return {"blob": _store_model(store, prepared.snapshot, _megabytes(tell))}
+
+
+def _megabytes(tell: Tell) -> Callable[[int, int], None]:
+    return lambda done, total: tell(f"sending the model: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+
+def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Callable[[int, int], None]) -> str:
     """The blob of a model; another pickle of the same model, from another kernel, serves as well."""
     key = hashlib.sha256(f"model {snapshot.digest}".encode()).hexdigest()
     known = cache.find(store, key)
     if known is not None:
         store.touch(f"blobs/{known['blobs']['model']}")
         return str(known["blobs"]["model"])
-    sha = blobs.put_bytes(store, snapshot.data)
+    sha = blobs.put_bytes(store, snapshot.data, progress)
     cache.keep(store, key, {"blobs": {"model": sha}})
     return sha
 

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .device import Device
+
 
 @dataclass(frozen=True)
 class StageCall:
@@ -18,6 +20,7 @@ class StageCall:
         is_exclusive: Nothing else runs on the device meanwhile.
         timeout: Seconds after which it counts as hung.
         priority: Smaller goes first.
+        wants_gpu: It gains by a GPU, where there are any.
     """
 
     job: dict[str, Any]
@@ -25,10 +28,21 @@ class StageCall:
     is_exclusive: bool
     timeout: float
     priority: tuple[float, ...]
+    wants_gpu: bool = False
 
 
 class WorkerDied(RuntimeError):
-    """The process that ran a stage ended before the stage did."""
+    """The process that ran a stage ended before the stage did; ``hint`` says what that mostly comes from."""
+
+    hint = "probably out of memory; use fewer slots, or a smaller max_samples"
+    attempts = 2
+
+
+class NodeLost(WorkerDied):
+    """The machine that ran a stage is gone: no fault of the stage, so it is tried more often."""
+
+    hint = "nodes of the cluster keep vanishing; use machines that are not preemptible"
+    attempts = 5
 
 
 class StageTimeout(TimeoutError):
@@ -38,7 +52,18 @@ class StageTimeout(TimeoutError):
 class Executor(Protocol):
     """Runs stages. Futures end with the stage's result, WorkerDied, StageTimeout or CancelledError."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """Stages at once, as things stand."""
+
+    def device(self) -> Device | None:
+        """What measurements are made on; None while no worker is up yet, which this asks for."""
+
+    def waits_for(self) -> str:
+        """What stages wait for that is not there yet, such as "a GPU node"; empty where nothing is missing."""
+
+    def rate(self) -> float:
+        """What it costs an hour as things stand; 0 where no prices are known."""
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Run a stage when there is room for it; ``report`` gets its lines from any thread."""

@@ -22,6 +22,7 @@ from typing import Any, cast
 from loky.process_executor import ProcessPoolExecutor
 
 from .base import StageCall, StageTimeout, WorkerDied
+from .device import Device, this_device
 
 _TICK = 0.1
 _PATIENCE = 120.0
@@ -72,6 +73,18 @@ class LocalExecutor:
         self._closed = False
         self._scratch = tempfile.TemporaryDirectory(prefix="quanttaas-progress-")
         threading.Thread(target=self._loop, name="quanttaas-executor", daemon=True).start()
+
+    def device(self) -> Device:
+        """What measurements are made on: this machine."""
+        return this_device()
+
+    def waits_for(self) -> str:
+        """Nothing: workers are processes of this machine."""
+        return ""
+
+    def rate(self) -> float:
+        """This machine is paid already."""
+        return 0.0
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Queue a stage."""

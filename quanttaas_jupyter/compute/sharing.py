@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .base import Executor, StageCall
+from .device import Device
 
 Result = dict[str, Any]
 
@@ -25,9 +26,25 @@ class SharingExecutor:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self.slots = executor.slots
         self._runs: dict[tuple[str, str], _Run] = {}
         self._lock = threading.RLock()
+
+    @property
+    def slots(self) -> int:
+        """Stages at once, as things stand."""
+        return self._executor.slots
+
+    def device(self) -> Device | None:
+        """What measurements are made on."""
+        return self._executor.device()
+
+    def waits_for(self) -> str:
+        """What stages wait for that is not there yet."""
+        return self._executor.waits_for()
+
+    def rate(self) -> float:
+        """What it costs an hour as things stand."""
+        return self._executor.rate()
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[Result]:
         """Run a stage, or wait for the run of it that is under way."""

@@ -1,12 +1,20 @@
-"""``python -m quanttaas_jupyter.engine``: the resident engine of this machine."""
+"""``python -m quanttaas_jupyter.engine``: the resident engine of this machine, or with options that of a cluster."""
 
 from __future__ import annotations
 
-import logging
+import json
+import sys
 
 from ..config import load_config
-from .resident import serve
+from .logs import log_to_stdout
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    serve(load_config())
+    if len(sys.argv) > 1:
+        from . import on_ray
+
+        on_ray.serve(json.loads(sys.argv[1]))
+    else:
+        from .resident import serve
+
+        log_to_stdout()
+        serve(load_config())

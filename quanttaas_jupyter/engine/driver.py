@@ -27,13 +27,25 @@ from .search import Outcome, Seen, make_search
 
 _TICK = 0.1
 _CANCEL_EVERY = 0.5
+_COST_EVERY = 15.0
 _INTERVAL = 3.92  # Standard errors from end to end of a 95 % interval.
 
 log = logging.getLogger(__name__)
 
 
+_LEVELS = {"failed": logging.ERROR, "stage_failed": logging.ERROR, "stage_retried": logging.WARNING}
+
+
 class LeaseLost(Exception):
     """Another engine drives the study now."""
+
+
+class Stopped(Exception):
+    """The engine ends: the study is given back and goes on when somebody resumes it."""
+
+
+class Cancelled(Exception):
+    """Somebody asked for the end of the study."""
 
 
 class Driver:
@@ -59,6 +71,8 @@ class Driver:
         self._is_over = self._is_replay = False
         self._begun = time.time()
         self._cpu_begun = _cpu_seconds()
+        self._told_waiting = ""
+        self._cost, self._cost_at, self._cost_told = 0.0, time.monotonic(), 0.0
         self._schedule: Schedule | None = None
 
     def run(self) -> None:
@@ -66,31 +80,34 @@ class Driver:
         try:
             self._drive()
         except (LeaseLost, studies.LogTaken):
-            log.warning("study %s is driven by another engine now", self._record["id"])
+            log.warning("another engine drives the study now")
             self._stop()
             return
+        except Stopped:
+            self._stop()
+            self._append("released", reason="the engine was told to end")
+        except Cancelled:
+            self._stop()
+            self._append("cancelled", reason="cancelled on request")
         except Exception as error:
-            log.exception("study %s failed", self._record["id"])
+            log.exception("the study failed")
             self._stop()
             self._append("failed", reason=explain(error)["reason"])
         self._summarize()
         self._lease.release()
 
     def _drive(self) -> None:
-        self._planner = Planner(self._record)
+        # What is being measured on decides which measurements are known already.
+        while (device := self._executor.device()) is None:
+            self._live()
+            time.sleep(_TICK)
+        self._planner = Planner(self._record, device)
         self._plan = self._planner.plan
         self._search = make_search(self._planner.recipe)
         self._schedule = schedule = Schedule(self._plan, self._store, self._executor, self._config, self._append)
         self._begin(schedule)
         while schedule.is_busy:
-            self._keep_lease()
-            if self._is_stopping():
-                schedule.stop()
-                return
-            if (reason := self._reason_to_stop()) is not None:
-                schedule.stop()
-                self._append("cancelled", reason=reason)
-                return
+            self._live()
             ended = schedule.collect(_TICK)
             for item in ended:
                 self._take_note(schedule, item)
@@ -100,6 +117,31 @@ class Driver:
                 self._is_over = True
                 schedule.finish_early()
         self._end()
+
+    def _live(self) -> None:
+        """What has to be done all the time. Raises LeaseLost, Stopped, Cancelled."""
+        if time.time() - self._lease.renewed >= RENEW_EVERY and not self._lease.renew():
+            raise LeaseLost
+        if self._is_stopping():
+            raise Stopped
+        now = time.monotonic()
+        if now - self._looked_for_cancel >= _CANCEL_EVERY:
+            self._looked_for_cancel = now
+            if studies.is_cancelled(self._store, self._record["id"]):
+                raise Cancelled
+        waiting = self._executor.waits_for()
+        if waiting != self._told_waiting:
+            self._told_waiting = waiting
+            self._append("waiting", what=waiting)
+        self._count_cost(now)
+
+    def _count_cost(self, now: float) -> None:
+        """What the cluster cost while the study ran."""
+        self._cost += self._executor.rate() * (now - self._cost_at) / 3600
+        self._cost_at = now
+        if self._cost and now - self._cost_told >= _COST_EVERY:
+            self._cost_told = now
+            self._append("cost", amount=self._cost)
 
     def _begin(self, schedule: Schedule) -> None:
         """Plan what is known from the start: after a resume, all trials that were proposed before."""
@@ -287,11 +329,10 @@ class Driver:
             cache.keep(self._store, self._search_key(), {"blobs": {}, "proposals": proposals})
         seconds, cpu = time.time() - self._begun, _cpu_seconds() - self._cpu_begun
         cores = psutil.cpu_count(logical=False) or 1
-        self._append(
-            "finished",
-            recommendation=self._recommendation(state),
-            usage={"seconds": seconds, "cpu_seconds": cpu, "cores": cores, "busy": cpu / (cores * seconds)},
-        )
+        usage = {"seconds": seconds, "cpu_seconds": cpu, "cores": cores, "busy": cpu / (cores * seconds)}
+        if self._cost:
+            usage["cost"] = self._cost
+        self._append("finished", recommendation=self._recommendation(state), usage=usage)
 
     def _proposals_of_before(self) -> list[dict[str, Any]] | None:
         """What a search with the same question proposed when it was asked before: its answers are in the cache.
@@ -319,17 +360,6 @@ class Driver:
             counts[kind] = counts.get(kind, 0) + 1
         return counts
 
-    def _keep_lease(self) -> None:
-        if time.time() - self._lease.renewed >= RENEW_EVERY and not self._lease.renew():
-            raise LeaseLost
-
-    def _reason_to_stop(self) -> str | None:
-        now = time.monotonic()
-        if now - self._looked_for_cancel < _CANCEL_EVERY:
-            return None
-        self._looked_for_cancel = now
-        return "cancelled on request" if studies.is_cancelled(self._store, self._record["id"]) else None
-
     def _is_out_of_time(self) -> bool:
         minutes = self._record["recipe"]["budget"]["minutes"]
         return minutes is not None and time.time() - self._begun > minutes * 60
@@ -343,6 +373,9 @@ class Driver:
 
     def _append(self, type_: str, **values: Any) -> None:
         self._events.append(type_, **values)
+        named = {name: values[name] for name in ("trial", "stage") if isinstance(values.get(name), str)}
+        about = [str(values[name]) for name in ("label", "message", "reason") if values.get(name)]
+        log.log(_LEVELS.get(type_, logging.INFO), ": ".join([type_, *about]), extra=named)
 
 
 def _cpu_seconds() -> float:

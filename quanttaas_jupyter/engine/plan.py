@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import psutil
-
+from ..compute.device import Device, this_device
 from ..errors import RecipeError
 from ..recipe import CALLABLE, Prune, Recipe, Recover
 from .prune import PRUNERS
@@ -173,11 +170,16 @@ def built_quantizations(names: Iterable[str], runtime: str) -> list[str]:
 class Planner:
     """Turns configurations into stages; ``plan`` holds what it made so far."""
 
-    def __init__(self, record: Mapping[str, Any]) -> None:
-        """Plan for a study, given its ``study.json``. Raises RecipeError."""
+    def __init__(self, record: Mapping[str, Any], device: Device | None = None) -> None:
+        """Plan for a study, given its ``study.json``, measured on a kind of device: by default this one.
+
+        Raises:
+            RecipeError: The recipe asks for what no technique implements.
+        """
         self.recipe = Recipe.parse(record["recipe"])
         refuse_unbuilt(self.recipe)
         self._record = record
+        self._device = device or this_device()
         self._stages: dict[str, Stage] = {}
         self.plan = Plan(stages=self._stages, preview=self._preview())
 
@@ -201,7 +203,8 @@ class Planner:
 
     def rank_layers(self) -> None:
         """Plan the sensitivity stages that a search decides by."""
-        self._prune_ranking()
+        if any(prune.amount for prune in self.recipe.prune):
+            self._prune_ranking()
         for runtime in self.recipe.runtime:
             if QUANTIZE_RANKERS.find(runtime) is not None:
                 self._quantize_ranking(runtime)
@@ -369,11 +372,11 @@ class Planner:
             inputs,
             [RUNTIMES.find(runtime)],
             is_measurement=True,
-            machine=platform.machine(),
+            machine=self._device.machine,
         )
 
     def _latency(self, name: str, artifact: str, baseline: str | None, runtime: str) -> str:
-        threads = self.recipe.latency.threads or physical_cores()
+        threads = self.recipe.latency.threads or self._device.cores
         settings = {
             **self._data("calibration"),
             "runtime": runtime,
@@ -389,8 +392,9 @@ class Planner:
             [RUNTIMES.find(runtime)],
             is_measurement=True,
             is_exclusive=True,
-            device=cpu_name(),
-            cores=physical_cores(),
+            device=self._device.cpu,
+            gpu=self._device.gpu,
+            cores=self._device.cores,
         )
 
     def _model(self) -> dict[str, Any]:
@@ -429,29 +433,15 @@ class Planner:
         return key
 
 
-def physical_cores() -> int:
-    """Physical cores of this machine, at least one."""
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-
-
-@lru_cache(maxsize=1)
-def cpu_name() -> str:
-    """The processor's name, as precisely as the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return names[0] if names else platform.processor()
-    except OSError:
-        return platform.processor() or platform.machine()
-
-
 def _has_zeros(prune: Prune) -> bool:
     return prune.method != "structured"
 
 
 def _digest_of(key: str, value: Any) -> Any:
     """References become digests of content: where bytes happen to lie must not change a key."""
-    if key in ("model", "function"):
+    if key == "model":
+        return [value["digest"], *(["portable"] if "portable" in value else [])]
+    if key == "function":
         return value["digest"]
     if key == "data":
         return {name: reference["digest"] for name, reference in value.items()}

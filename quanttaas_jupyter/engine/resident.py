@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -12,24 +11,26 @@ import socket
 import threading
 import time
 import uuid
-from typing import Any
+from collections.abc import Callable
 
 import psutil
 from filelock import Timeout
 
 from ..compute import resident
+from ..compute.base import Executor
+from ..compute.device import physical_cores
 from ..compute.local import LocalExecutor
 from ..compute.sharing import SharingExecutor
-from ..config import Config
+from ..config import Config, EngineConfig
 from ..errors import QuantTaaSError, StoreError
 from ..store import open_store, studies
 from ..store.lease import Lease, read_lease
 from . import worker
 from .driver import Driver
-from .plan import physical_cores
+from .inbox import FolderInbox, Inbox, Ticket
+from .logs import STUDY
 
-_POLL = 0.1
-_IDLE_POLL = 0.25
+_WARM_AFTER = 0.25
 _BYTES_PER_SLOT = 1_500_000_000
 
 log = logging.getLogger(__name__)
@@ -38,92 +39,104 @@ log = logging.getLogger(__name__)
 class Resident:
     """One engine process."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config.engine
-        slots = config.engine.slots or default_slots()
-        threads = max(1, physical_cores() // slots)
-        self._workers = LocalExecutor(worker.run, worker.begin, slots, threads)
-        self._executor = SharingExecutor(self._workers)
+    def __init__(
+        self,
+        config: EngineConfig,
+        inbox: Inbox,
+        executor: Executor,
+        warm: Callable[[Callable[[], bool]], None],
+        name: str,
+    ) -> None:
+        """Serve what comes into an inbox.
+
+        Args:
+            config: Its settings.
+            inbox: Where studies are handed over.
+            executor: Where their stages run.
+            warm: Called once while there is nothing to do, with a function that says whether that is still so.
+            name: What leases call it.
+        """
+        self._config, self._inbox, self._executor, self._warm, self._name = config, inbox, executor, warm, name
         self._drivers: dict[str, threading.Thread] = {}
         self._stopping = threading.Event()
         self._busy_at = time.monotonic()
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(self) -> None:
         """Serve until idle for long, or told to end."""
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         log.info("engine %s with %d slots", self._name, self._executor.slots)
-        threading.Thread(target=self._warm, daemon=True).start()
+        threading.Thread(target=self._warm_up, daemon=True).start()
         while not self._stopping.is_set() and not self._is_idle_for_long():
             self._claim_all()
             self._drivers = {study: thread for study, thread in self._drivers.items() if thread.is_alive()}
             if self._drivers:
                 self._busy_at = time.monotonic()
-            self._stopping.wait(_POLL if self._drivers else _IDLE_POLL / 2)
+            self._stopping.wait(self._inbox.poll_seconds)
         self._stopping.set()
         for thread in self._drivers.values():
             thread.join(timeout=5)
         self._executor.close()
         log.info("engine %s ends", self._name)
 
-    def _warm(self) -> None:
+    def _warm_up(self) -> None:
         """With nothing to do yet, import in the workers what stages need."""
-        time.sleep(_IDLE_POLL)
-        self._workers.warm(lambda: not self._drivers)
+        time.sleep(_WARM_AFTER)
+        self._warm(lambda: not self._drivers)
 
     def _is_idle_for_long(self) -> bool:
         return not self._drivers and time.monotonic() - self._busy_at > self._config.idle_minutes * 60
 
     def _claim_all(self) -> None:
-        for ticket in resident.tickets():
-            study = ticket["study"]
-            if study in self._drivers:
+        try:
+            waiting = self._inbox.tickets()
+        except StoreError as error:
+            log.warning("the queue cannot be read now: %s", error)
+            return
+        for ticket in waiting:
+            if ticket.study in self._drivers:
                 continue
             try:
                 self._claim(ticket)
+                self._inbox.drop(ticket)
             except StoreError as error:
-                log.warning("study %s cannot be claimed now: %s", study, error)
-                continue
+                log.warning("study %s cannot be claimed now: %s", ticket.study, error)
             except QuantTaaSError as error:
-                log.warning("study %s cannot be driven: %s", study, error)
-                self._refuse(ticket)
+                log.warning("study %s cannot be driven: %s", ticket.study, error)
+                self._inbox.drop(ticket)
             except Exception:
-                log.exception("study %s cannot be driven", study)
-                self._refuse(ticket)
-            resident.drop_ticket(study)
+                log.exception("study %s cannot be driven", ticket.study)
+                self._inbox.drop(ticket)
 
-    def _claim(self, ticket: dict[str, Any]) -> None:
-        store, study = open_store(ticket["store"]), ticket["study"]
+    def _claim(self, ticket: Ticket) -> None:
+        store, study = open_store(ticket.store), ticket.study
         data = studies.read_study_bytes(store, study)
-        if hashlib.sha256(data).hexdigest() != ticket["sha256"]:
+        if hashlib.sha256(data).hexdigest() != ticket.sha256:
             raise QuantTaaSError("its study.json is not the one that was handed over")
         record = json.loads(data)
         lease = Lease(store, study, uuid.uuid4().hex, self._name)
         if not lease.take():
             holder = read_lease(store, study)
             log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")
-            self._refuse(ticket)
             return
         studies.dequeue(store, record["cluster"], study)
-        if ticket["resume"]:
+        if ticket.is_resume:
             studies.clear_cancel(store, study)
         driver = Driver(store, record, lease, self._executor, self._config, self._name, self._stopping.is_set)
-        thread = threading.Thread(target=self._drive, args=(driver, lease), name=f"study-{study}", daemon=True)
+        thread = threading.Thread(target=self._drive, args=(driver, lease, study), name=f"study-{study}", daemon=True)
         self._drivers[study] = thread
         thread.start()
 
-    def _refuse(self, ticket: dict[str, Any]) -> None:
-        """What is not driven must not wait in the queue for ever."""
-        with contextlib.suppress(QuantTaaSError):
-            studies.dequeue(open_store(ticket["store"]), resident.CLUSTER, ticket["study"])
-
-    def _drive(self, driver: Driver, lease: Lease) -> None:
+    def _drive(self, driver: Driver, lease: Lease, study: str) -> None:
+        STUDY.set(study)
         try:
             driver.run()
         except Exception:
-            log.exception("a study could not be ended well; its lease is given back")
-            lease.release()
+            log.exception("the study could not be ended well; its lease is given back")
+            try:
+                lease.release()
+            except QuantTaaSError:
+                log.warning("its lease runs out by itself: the store cannot be reached")
 
 
 def serve(config: Config) -> None:
@@ -136,7 +149,10 @@ def serve(config: Config) -> None:
         return
     try:
         (resident.folder() / "engine.json").write_text(json.dumps({"pid": os.getpid(), "time": time.time()}))
-        Resident(config).run()
+        slots = config.engine.slots or default_slots()
+        workers = LocalExecutor(worker.run_with_file, worker.begin, slots, max(1, physical_cores() // slots))
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        Resident(config.engine, FolderInbox(), SharingExecutor(workers), workers.warm, name).run()
     finally:
         lock.release()
 

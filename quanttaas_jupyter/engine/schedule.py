@@ -22,7 +22,6 @@ from .plan import Plan, Stage
 from .worker import STARTED
 
 _PROGRESS_EVERY = 0.5
-_ATTEMPTS = 2
 _RANK = {
     "preview": 0,
     "evaluate": 1,
@@ -175,6 +174,7 @@ class Schedule:
             is_exclusive=stage.is_exclusive,
             timeout=self._config.recover_timeout if stage.trains else self._config.stage_timeout,
             priority=self._priority(stage),
+            wants_gpu=stage.trains,
         )
         self._running[self._executor.submit(call, running.progress.put)] = running
 
@@ -184,12 +184,11 @@ class Schedule:
         try:
             result = future.result()
         except WorkerDied as error:
-            if running.attempt < _ATTEMPTS:
+            if running.attempt < error.attempts:
                 self._append("stage_retried", stage=stage.key, label=stage.label, reason=str(error))
                 self._submit(stage, running.attempt + 1)
                 return None
-            hint = "probably out of memory; use fewer slots, or a smaller max_samples"
-            result = {"error": {"reason": f"{error}, {running.attempt} times", "hint": hint}}
+            result = {"error": {"reason": f"{error}, {running.attempt} times", "hint": error.hint}}
         except (Exception, CancelledError) as error:
             result = {"error": explain(error)}
         if "error" in result:

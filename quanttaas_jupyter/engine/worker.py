@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,13 @@ _WATCH_SECONDS = 1.0
 
 
 def begin(parent: int) -> None:
-    """Prepare a worker: end with the engine, whatever ended it, and import what every stage needs."""
+    """Prepare a worker of this machine's engine: it ends with the engine, whatever ended that."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    prepare()
+
+
+def prepare() -> None:
+    """Import what every stage needs."""
     import onnxruntime  # noqa: F401
     import torch
 
@@ -30,13 +36,19 @@ def begin(parent: int) -> None:
     torch.set_num_interop_threads(1)
 
 
-def run(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
+def run_with_file(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
+    """``run`` for a process of this machine: the file ``progress`` takes the lines for the log."""
+    with Path(progress).open("a", encoding="utf-8", buffering=1) as stream:
+        return run(job, threads, lambda line: print(line, file=stream))
+
+
+def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dict[str, Any]:
     """Run a stage.
 
     Args:
         job: ``kind``, ``settings``, ``inputs`` (results of stages by role), ``store`` (its URI) and ``key``.
         threads: Threads the stage may use.
-        progress: File that takes lines for the log.
+        report: Called with lines for the log.
 
     Returns:
         The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint",
@@ -50,16 +62,15 @@ def run(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
     torch.manual_seed(0)
     began, begun = time.time(), time.perf_counter()
     try:
-        with Path(progress).open("a", encoding="utf-8", buffering=1) as stream:
-            print(STARTED, file=stream)
-            context = stages.Context(
-                store=open_store(job["store"]),
-                settings=job["settings"],
-                inputs=job["inputs"],
-                threads=threads,
-                report=lambda line: print(line, file=stream),
-            )
-            result = {**stages.run(job["kind"], context), "began": began}
+        report(STARTED)
+        context = stages.Context(
+            store=open_store(job["store"]),
+            settings=job["settings"],
+            inputs=job["inputs"],
+            threads=threads,
+            report=report,
+        )
+        result = {**stages.run(job["kind"], context), "began": began}
         result["seconds"] = time.perf_counter() - begun
         # Kept before anybody hears of it: whoever asks from now on finds it.
         cache.keep(context.store, job["key"], result)

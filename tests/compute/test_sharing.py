@@ -3,6 +3,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from quanttaas_jupyter.compute.base import StageCall
+from quanttaas_jupyter.compute.device import Device, this_device
 from quanttaas_jupyter.compute.sharing import SharingExecutor
 
 
@@ -20,6 +21,15 @@ class ByHand:
         self.futures.append(Future())
         self.reports.append(report)
         return self.futures[-1]
+
+    def device(self) -> Device:
+        return this_device()
+
+    def waits_for(self) -> str:
+        return ""
+
+    def rate(self) -> float:
+        return 0.0
 
     def stop(self, future: Future[dict[str, Any]]) -> None:
         self.stopped.append(future)

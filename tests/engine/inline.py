@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quanttaas_jupyter.compute.base import StageCall
+from quanttaas_jupyter.compute.device import Device, this_device
 from quanttaas_jupyter.config import EngineConfig
 from quanttaas_jupyter.engine import cache, stages
 from quanttaas_jupyter.engine.driver import Driver
@@ -61,6 +62,15 @@ class InlineExecutor:
         self.reads[kind] |= self._store.reads
         self.kinds.append(kind)
         return future
+
+    def device(self) -> Device:
+        return this_device()
+
+    def waits_for(self) -> str:
+        return ""
+
+    def rate(self) -> float:
+        return 0.0
 
     def stop(self, future: Future[dict[str, Any]]) -> None: ...
 

@@ -349,11 +349,9 @@ class TestLineCommands:
         for action in ("start", "stop", "connect ray://head:10001", "template"):
             assert "clusters are not built yet" in kitchen.fail(f"%quanttaas cluster {action}")
 
-    def test_running_on_a_cluster_is_refused_by_the_api(
-        self, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_unknown_cluster_is_refused_by_the_api(self, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(api, "compress", REAL_COMPRESS)
-        assert "clusters are not built yet" in kitchen.fail("%quanttaas compress model --on gcp-l4")
+        assert "no cluster 'gcp-l4'" in kitchen.fail("%quanttaas compress model --on gcp-l4")
 
 
 class TestMistakes:

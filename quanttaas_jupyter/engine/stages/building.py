@@ -11,7 +11,7 @@ from typing import Any
 from ...bundle import batches as data
 from ...bundle import model as models
 from ...store import blobs
-from .. import measure
+from .. import measure, portable
 from ..failures import StageError
 from ..prune import PRUNERS, PruneJob
 from ..prune import RANKERS as PRUNE_RANKERS
@@ -80,6 +80,7 @@ def screen(context: Context) -> dict[str, Any]:
 
 def recover(context: Context) -> dict[str, Any]:
     """Let a model recover from what was done to it."""
+    portable.refuse(context.settings["model"])
     before = context.inputs.get("pruned")
     model = context.model("pruned")
     recovered, facts = _taught(
@@ -153,6 +154,7 @@ class CalibrationJudge:
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
+    portable.refuse(context.settings["model"])
     model, settings = context.model(), context.settings
     paths = ignored_modules(tuple(settings["ignore"]), classes_of(model))
     ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []

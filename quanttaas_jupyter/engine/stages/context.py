@@ -14,6 +14,7 @@ from ...bundle import local_code
 from ...bundle import model as models
 from ...store import blobs
 from ...store.base import Store
+from .. import portable
 from ..runtimes import RUNTIMES, Runtime
 
 
@@ -43,8 +44,11 @@ class Context:
     def model(self, role: str = "model") -> Any:
         """The module made by the stage in this role, or the person's own."""
         made = self.inputs.get(role)
-        sha = made["blobs"]["model"] if made else self.settings["model"]["blob"]
-        return models.loads(blobs.get_bytes(self.store, sha))
+        if made:
+            return models.loads(blobs.get_bytes(self.store, made["blobs"]["model"]))
+        own = self.settings["model"]
+        content = blobs.get_bytes(self.store, own["blob"])
+        return portable.load(content, own["portable"]) if "portable" in own else models.loads(content)
 
     def data(self, name: str) -> data.Batches:
         """A data set of the study, one of those that the planner gave this stage."""

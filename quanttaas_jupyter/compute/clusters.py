@@ -1,0 +1,82 @@
+"""Where a study can run, by name: this machine, and the Ray clusters of the configuration."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Protocol
+
+from ..config import load_config
+from ..errors import ClusterError
+from ..store import studies
+from ..store.base import Store
+from ..versions import versions
+from . import resident
+from .ray_cluster import RayCluster
+
+
+class Cluster(Protocol):
+    """A place with a resident engine."""
+
+    name: str
+
+    def ensure_engine(self, store: str) -> dict[str, str]:
+        """Start the engine for a store unless it runs; returns its versions. Raises QuantTaaSError."""
+
+    def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
+        """Raise QuantTaaSError for a store that the cluster cannot reach."""
+
+    def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+        """Give a study to the engine. Raises QuantTaaSError."""
+
+    def see_to(self, store: Store, study: str) -> None:
+        """Start an engine for a study of this user that nobody claims. Raises QuantTaaSError."""
+
+
+class ThisMachine:
+    """The engine of this machine, started on demand."""
+
+    name = resident.CLUSTER
+
+    def ensure_engine(self, store: str) -> dict[str, str]:
+        """Start the engine unless it runs."""
+        resident.start()
+        return versions()
+
+    def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
+        """This machine reaches every store."""
+
+    def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+        """Leave a ticket in the engine's folder, and one in the store for those who look at it."""
+        studies.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
+        resident.hand_over(store.uri, study, sha256, is_resume)
+
+    def see_to(self, store: Store, study: str) -> None:
+        """Start an engine if a ticket of the study waits."""
+        if resident.has_ticket(study):
+            resident.start()
+
+
+def open_cluster(name: str | None = None) -> Cluster:
+    """The cluster of this name; None for the configured default, which is this machine where nothing is configured.
+
+    Raises:
+        ClusterError: No such cluster.
+    """
+    config = load_config()
+    wanted = name or config.cluster or resident.CLUSTER
+    if wanted == resident.CLUSTER:
+        return ThisMachine()
+    if wanted not in config.clusters:
+        names = [resident.CLUSTER, *config.clusters]
+        near = difflib.get_close_matches(wanted, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)};"
+        raise ClusterError(f"no cluster {wanted!r}; {hint} %quanttaas cluster connect NAME ADDRESS adds one")
+    return RayCluster(wanted, config.clusters[wanted])
+
+
+def store_for(cluster: Cluster, store: str | Path | None) -> str | Path | None:
+    """The store that was named, else the cluster's own, else None for the configured default."""
+    if store is None and isinstance(cluster, RayCluster):
+        return cluster.config.store
+    return store

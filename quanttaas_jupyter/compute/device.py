@@ -1,0 +1,68 @@
+"""What a stage runs on, as far as it decides how fast and what it computes."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of machine: measurements made on two of the same kind may be compared.
+
+    Attributes:
+        machine: Architecture of the processor, such as ``x86_64``.
+        cpu: Name of the processor.
+        cores: Physical cores.
+        gpu: Name of the GPU, and its driver; empty where there is none.
+    """
+
+    machine: str
+    cpu: str
+    cores: int
+    gpu: str = ""
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@lru_cache(maxsize=1)
+def this_device() -> Device:
+    """The machine of this process."""
+    return Device(platform.machine(), _cpu_name(), physical_cores(), _gpu_name())
+
+
+def physical_cores() -> int:
+    """Physical cores of this machine, at least one."""
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    """The processor's name, as precisely as the system tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _gpu_name() -> str:
+    """Names and driver of the NVIDIA GPUs, asked of the driver's own files: importing a framework takes seconds."""
+    try:
+        driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
+        names = [
+            line.partition(":")[2].strip()
+            for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("Model:")
+        ]
+    except (OSError, IndexError):
+        return ""
+    return ", ".join([*sorted(set(names)), driver.split("  ")[1] if "  " in driver else driver])

@@ -1,0 +1,85 @@
+"""Where an engine finds the studies that were handed to it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..compute import resident, tickets
+from ..errors import QuantTaaSError
+from ..store import open_store, studies
+from ..store.base import Store
+
+_FORGET_FOREIGN = 30.0
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A study to drive: where it lies, the SHA-256 of its ``study.json``, and whether somebody resumed it."""
+
+    store: str
+    study: str
+    sha256: str
+    is_resume: bool
+
+
+class Inbox(Protocol):
+    """Tickets that wait; ``poll_seconds`` is how often it is worth to look."""
+
+    poll_seconds: float
+
+    def tickets(self) -> list[Ticket]:
+        """What waits."""
+
+    def drop(self, ticket: Ticket) -> None:
+        """Take a ticket out: its study is driven, or will not be."""
+
+
+class FolderInbox:
+    """Tickets in the folder of this machine's engine, which only its user can write."""
+
+    poll_seconds = 0.1
+
+    def tickets(self) -> list[Ticket]:
+        """What waits."""
+        return [Ticket(t["store"], t["study"], t["sha256"], t["resume"]) for t in resident.tickets()]
+
+    def drop(self, ticket: Ticket) -> None:
+        """Take a ticket out."""
+        with contextlib.suppress(QuantTaaSError):
+            studies.dequeue(open_store(ticket.store), resident.CLUSTER, ticket.study)
+        resident.drop_ticket(ticket.study)
+
+
+class QueueInbox:
+    """Tickets in the queue of a store that others may write too: only what the user's key signed counts."""
+
+    poll_seconds = 0.5
+
+    def __init__(self, store: Store, cluster: str, key: str) -> None:
+        """Look into ``queue/<cluster>`` for tickets signed with the private key of ``key``."""
+        self._store, self._cluster, self._key = store, cluster, key
+        self._foreign: dict[str, float] = {}
+
+    def tickets(self) -> list[Ticket]:
+        """What waits. Raises StoreError."""
+        now = time.monotonic()
+        self._foreign = {study: seen for study, seen in self._foreign.items() if now - seen < _FORGET_FOREIGN}
+        found = [self._ticket(study) for study in self._store.list(f"queue/{self._cluster}")]
+        return [ticket for ticket in found if ticket is not None]
+
+    def drop(self, ticket: Ticket) -> None:
+        """Take a ticket out. Raises StoreError."""
+        studies.dequeue(self._store, self._cluster, ticket.study)
+
+    def _ticket(self, study: str) -> Ticket | None:
+        if study in self._foreign:
+            return None
+        values: dict[str, Any] = studies.read_ticket(self._store, self._cluster, study) or {}
+        # The name it waits under is not signed: a ticket copied to another study's place must not open that one.
+        if values.get("study") != study or not tickets.is_signed_by(values, self._key):
+            self._foreign[study] = time.monotonic()
+            return None
+        return Ticket(self._store.uri, study, str(values["sha256"]), bool(values["resume"]))

@@ -1,0 +1,49 @@
+"""The resident engine as a job on a Ray cluster: claims what its user signed, runs stages on the cluster's nodes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+
+from ..compute.ray_cluster import HELLO
+from ..compute.ray_executor import RayExecutor
+from ..compute.sharing import SharingExecutor
+from ..config import EngineConfig, Prices, SlotConfig
+from ..store import open_store
+from ..versions import versions
+from . import worker
+from .inbox import QueueInbox
+from .logs import log_to_stdout
+from .resident import Resident
+
+
+def serve(options: dict[str, object]) -> None:
+    """Run the engine until it is idle for long, or told to end.
+
+    Args:
+        options: ``cluster``, ``store`` (a URI), ``key`` (the user's public key), ``slot``, ``max_slots``,
+            ``warm_seconds``, ``prices`` and ``engine``, as ``ClusterConfig`` and ``EngineConfig`` have them.
+    """
+    # Before anything slow: the client waits for it.
+    print(HELLO + json.dumps(versions()), flush=True)
+    import ray
+
+    log_to_stdout()
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+    # Connecting has set a handler that ends this process at once.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    prices = Prices.model_validate(options["prices"]) if options["prices"] else None
+    workers = RayExecutor(
+        worker.run,
+        worker.prepare,
+        SlotConfig.model_validate(options["slot"]),
+        max_slots=options["max_slots"],  # type: ignore[arg-type]
+        warm_seconds=float(options["warm_seconds"]),  # type: ignore[arg-type]
+        prices=prices,
+    )
+    inbox = QueueInbox(open_store(str(options["store"])), str(options["cluster"]), str(options["key"]))
+    config = EngineConfig.model_validate(options["engine"])
+    name = f"{options['cluster']}:{ray.get_runtime_context().get_job_id()}"
+    Resident(config, inbox, SharingExecutor(workers), workers.warm, name).run()
+    ray.shutdown()

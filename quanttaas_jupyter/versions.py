@@ -1,0 +1,69 @@
+"""What must agree between a kernel and the machines that work for it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def versions() -> dict[str, str]:
+    """``python``, ``torch``, ``quanttaas``, ``source`` (digest of this package's code) and ``machine``."""
+    return {
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "quanttaas": _version("quanttaas-jupyter"),
+        "source": source(),
+        "machine": machine(),
+    }
+
+
+@lru_cache(maxsize=1)
+def source() -> str:
+    """SHA-256 of this package's source."""
+    root = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def machine() -> str:
+    """Names this machine until it is started anew."""
+    boot = _BOOT.read_text(encoding="utf-8").strip() if _BOOT.exists() else ""
+    return f"{socket.gethostname()}:{boot}"
+
+
+def minor(value: str) -> str:
+    """``3.11`` of ``3.11.7``."""
+    return ".".join(value.split(".")[:2])
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """What keeps a study of this kernel from running there, apart from the version of Python.
+
+    Args:
+        here: ``versions()`` of the kernel.
+        there: The same of the cluster.
+    """
+    found = []
+    if minor(here["torch"]) != minor(there["torch"]):
+        found.append(f"torch is {here['torch']} here and {there['torch'] or 'missing'} there")
+    if here["source"] != there["source"]:
+        found.append(f"quanttaas-jupyter is {here['quanttaas']} here and {there['quanttaas']} there")
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
