@@ -14,6 +14,7 @@ from .settled import cost_of
 
 _CLOSE = 0.02
 _STEP = 0.75
+_LEARNS = 0.4
 
 EFFORTS = (1.0, 3.0, 6.0)
 """How much longer than by default a recovery may train."""
@@ -123,7 +124,11 @@ def _halve_the_gap(ground: Ground) -> Params | None:
         return _params(min(ground.most, 1 - (1 - low) / 2), ground.carrier)
     if beyond - low <= _CLOSE:
         return None
-    return _params(_middle(low, beyond), ground.carrier, _effort_at(ground, allowed))
+    middle = _middle(low, beyond)
+    if any(outcome.amount > middle for outcome, _ in _to_train_longer(ground)):
+        # Training a near miss longer gains more than a milder amount could.
+        return None
+    return _params(middle, ground.carrier, _effort_at(ground, allowed))
 
 
 def _fill_the_ladder(ground: Ground) -> Params | None:
@@ -139,14 +144,27 @@ def _fill_the_ladder(ground: Ground) -> Params | None:
 
 
 def _train_longer(ground: Ground) -> Params | None:
-    """The best near miss again, with the next longer training."""
+    """The cheapest near miss that the next longer training likely brings to the goal, else the cheapest of all."""
+    found = _to_train_longer(ground)
+    likely = [params for outcome, params in found if _likely_drop(outcome, params["effort"]) <= ground.goal.max_drop]
+    return next(iter(likely), found[0][1] if found else None)
+
+
+def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
+    """Near misses whose next longer training was not tried, the cheapest first."""
+    found = []
     for outcome in ground.near_misses:
         longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
         if outcome.amount > 0 and longer is not None:
             params = {**_params_of(outcome), "effort": longer}
             if not _is_tried(params, ground.tried):
-                return params
-    return None
+                found.append((outcome, params))
+    return found
+
+
+def _likely_drop(outcome: Outcome, effort: float) -> float:
+    """What longer training makes of a drop: it falls by about a third where training takes three times as long."""
+    return (outcome.cautious_drop or 0.0) * (outcome.effort / effort) ** _LEARNS
 
 
 def _change_the_kind(ground: Ground) -> Params | None:

@@ -64,6 +64,19 @@ def test_a_near_miss_is_trained_longer_and_longer() -> None:
     assert (again["amount"], again["effort"]) == (0.8, 6.0)
 
 
+def test_the_near_miss_that_longer_training_likely_saves_goes_before_cheaper_ones() -> None:
+    known = outcome(0, 0), outcome(0.75, 0.014), outcome(0.84, 0.0199)
+    move = next_move(ground(*known), turn=1)
+    assert move is not None
+    assert (move["amount"], move["effort"]) == (0.75, 3.0)
+
+
+def test_near_misses_train_longer_before_milder_amounts_are_tried() -> None:
+    missed = outcome(0.5, 0.0101), outcome(0.75, 0.014)
+    moves = [next_move(ground(outcome(0, 0), *missed), turn) for turn in range(4)]
+    assert all(move is not None and move["amount"] >= 0.5 for move in moves)
+
+
 def kinds_tried(*known: Outcome) -> list[tuple[float, str, str]]:
     """What is done to near misses until nothing is left to do."""
     seen, found = list(known), []
