@@ -350,6 +350,15 @@ class Study:
         self._watcher.wake()
         return self
 
+    def engine_log(self) -> str:
+        """What the engine that drives the study logged of it: one JSON object a line, as far as the log is there.
+
+        Raises:
+            ClusterError: Its cluster is not configured here, or out of reach.
+        """
+        lines = open_cluster(self._state.cluster).engine_log(self._store.uri).splitlines()
+        return "\n".join(line for line in lines if f'"study": "{self.id}"' in line)
+
     def follow(self, callback: Callable[[StudyState], None]) -> Follower:
         """Call back with the state now and whenever it changed, from a thread, until ``stop`` of what this returns."""
         return self._watcher.follow(callback)

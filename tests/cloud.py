@@ -217,10 +217,9 @@ def _wait_for(process: subprocess.Popen[bytes], host: str) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """The emulator's process, started when a test first asks for it."""
-    folder = tmp_path_factory.mktemp("gcs")
+@contextmanager
+def emulator(folder: Path) -> Iterator[Cloud]:
+    """The emulator's process, with its log in a folder."""
     for _ in range(3):
         process, host = _start(folder)
         try:
@@ -231,7 +230,14 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         finally:
             process.kill()
             process.wait()
-    pytest.fail(f"the emulator does not start: {(folder / 'emulator.log').read_text()}")
+    raise RuntimeError(f"the emulator does not start: {(folder / 'emulator.log').read_text()}")
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """The emulator, started when a test first asks for it."""
+    with emulator(tmp_path_factory.mktemp("gcs")) as cloud:
+        yield cloud
 
 
 @pytest.fixture

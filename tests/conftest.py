@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud import gcs, gcs_server, proxy  # noqa: F401 (fixtures)
+from tests.loopback import loopback, ray_head  # noqa: F401 (fixtures)
 from tests.networks import Digits, train_digits
 
 

@@ -32,6 +32,9 @@ class Cluster(Protocol):
     def see_to(self, store: Store, study: str) -> None:
         """Start an engine for a study of this user that nobody claims. Raises QuantTaaSError."""
 
+    def engine_log(self, store: str) -> str:
+        """What the engine printed. Raises QuantTaaSError."""
+
 
 class ThisMachine:
     """The engine of this machine, started on demand."""
@@ -55,6 +58,10 @@ class ThisMachine:
         """Start an engine if a ticket of the study waits."""
         if resident.has_ticket(study):
             resident.start()
+
+    def engine_log(self, store: str) -> str:
+        """What the engine printed, of all stores."""
+        return resident.read_log()
 
 
 def open_cluster(name: str | None = None) -> Cluster:

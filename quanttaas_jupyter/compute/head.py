@@ -22,6 +22,8 @@ from ..errors import ClusterError, MissingDependency
 NAME = "loopback"
 
 _START_SECONDS = 90.0
+# Ray takes 127.0.0.1 for a mistake and binds to the network instead; Linux has all of 127.0.0.0/8 on loopback.
+_HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 _ENGINE_SECONDS = 5.0
 _STOP_SECONDS = 15.0
 _POLL = 0.2
@@ -42,11 +44,12 @@ def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
     if running is not None:
         return running
     folder = _folder()
-    port, dashboard = _free_ports(2)
+    ports = _free_ports(3)
+    dashboard = ports[1]
     log = folder / "head.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*_ray(), "start", "--head", "--block", "--disable-usage-stats", *_loopback(port, dashboard, cpus)],
+            [*_ray(), "start", "--head", "--block", "--disable-usage-stats", *_loopback(ports, cpus)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -58,7 +61,7 @@ def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
         "pid": process.pid,
         "begun": psutil.Process(process.pid).create_time(),
         "address": address,
-        "gcs": f"127.0.0.1:{port}",
+        "gcs": f"{_HOST}:{ports[0]}",
         "token_file": str(folder / "token") if token else None,
     }
     (folder / "head.json").write_text(json.dumps(values), encoding="utf-8")
@@ -133,12 +136,14 @@ def _ray() -> list[str]:
     return [str(script)]
 
 
-def _loopback(port: int, dashboard: int, cpus: int | None) -> list[str]:
+def _loopback(ports: list[int], cpus: int | None) -> list[str]:
+    port, dashboard, client = ports
     options = {
-        "node-ip-address": "127.0.0.1",
+        "node-ip-address": _HOST,
         "port": port,
         "dashboard-host": "127.0.0.1",
         "dashboard-port": dashboard,
+        "ray-client-server-port": client,
         "dashboard-agent-listen-port": 0,
         **({"num-cpus": cpus} if cpus else {}),
     }

@@ -113,7 +113,7 @@ class RayCluster:
         from ray.util.state import StateApiClient
         from ray.util.state.common import ListApiOptions, StateResource
 
-        with self._words():
+        with self._words(), _own_address():
             state = StateApiClient(self.config.address, headers=self._headers())
             found = state.list(StateResource.NODES, ListApiOptions(), raise_on_missing_output=False)
         nodes = [node if isinstance(node, dict) else vars(node) for node in found]
@@ -248,17 +248,19 @@ class RayCluster:
 
         try:
             yield
-        except (requests.exceptions.RequestException, ConnectionError) as error:
-            if isinstance(error, ClusterError):
+        except ClusterError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "AuthenticationError":
+                raise ClusterError(self._refused()) from None
+            # The state API has an error of its own for a lost connection.
+            lost = (requests.exceptions.RequestException, ConnectionError)
+            if not isinstance(error, lost) and type(error).__name__ != "ServerUnavailable":
                 raise
             raise ClusterError(
                 f"cluster {self.name!r} cannot be reached at {self.config.address}; if it lies behind a tunnel, open "
                 "that first (ssh -L 8265:localhost:8265 HEAD), and see that the cluster is up"
             ) from None
-        except Exception as error:
-            if type(error).__name__ == "AuthenticationError":
-                raise ClusterError(self._refused()) from None
-            raise
 
 
 @contextmanager

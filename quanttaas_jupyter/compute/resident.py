@@ -104,6 +104,12 @@ def has_ticket(study: str) -> bool:
     return (folder() / "inbox" / study).exists()
 
 
+def read_log() -> str:
+    """What engines of this environment printed; empty before the first one."""
+    path = folder() / "engine.log"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
 @lru_cache(maxsize=1)
 def _environment() -> str:
     """Names the interpreter and the source of this package, so that an upgrade never meets an engine of before."""

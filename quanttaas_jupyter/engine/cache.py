@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ..store import blobs
@@ -16,6 +17,12 @@ def find(store: Store, key: str) -> dict[str, Any] | None:
     except (MissingKey, ValueError):
         return None
     return result if all(blobs.has_blob(store, sha) for sha in result["blobs"].values()) else None
+
+
+def find_all(store: Store, keys: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+    """``find`` for many stages."""
+    wanted = list(dict.fromkeys(keys))
+    return dict(zip(wanted, store.each(lambda key: find(store, key), wanted), strict=True))
 
 
 def keep(store: Store, key: str, result: dict[str, Any]) -> None:

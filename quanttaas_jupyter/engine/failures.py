@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad allocation")
+
 
 class StageError(Exception):
     """A technique cannot do what was asked: ``reason`` says why, ``hint`` what to try."""
@@ -20,7 +22,8 @@ def explain(error: BaseException) -> dict[str, str]:
         return {"reason": error.reason, "hint": error.hint}
     if isinstance(error, TimeoutError):
         return {"reason": str(error) or "the stage took too long", "hint": ""}
-    if isinstance(error, MemoryError):
+    # torch has no class of its own for what its allocator on CPUs raises.
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
         return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
     lines = str(error).strip().splitlines()
     text = lines[0][:300] if lines else ""

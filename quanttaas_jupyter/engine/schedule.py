@@ -77,15 +77,12 @@ class Schedule:
         missing: set[str] = set()
         frontier = list(targets)
         while frontier:
-            key = frontier.pop()
-            if key in self.results or key in missing:
-                continue
-            found = cache.find(self._store, key)
-            if found is not None:
-                self.results[key] = found
-            else:
-                missing.add(key)
-                frontier += self._plan.stages[key].inputs.values()
+            unknown = [key for key in frontier if key not in self.results and key not in missing]
+            found = cache.find_all(self._store, unknown)
+            self.results |= {key: result for key, result in found.items() if result is not None}
+            absent = [key for key, result in found.items() if result is None]
+            missing |= set(absent)
+            frontier = [needed for key in absent for needed in self._plan.stages[key].inputs.values()]
         fresh = missing - self.wanted
         self.wanted |= missing
         return fresh
@@ -142,8 +139,9 @@ class Schedule:
     def seconds(self, targets: Iterable[str]) -> float:
         """Seconds spent on these stages and on all they build on, each once, whenever that was."""
         chain = {stage.key for key in targets for stage in self._plan.chain(key)}
-        found = [self.results.get(key) or cache.find(self._store, key) for key in chain]
-        return float(sum(result["seconds"] for result in found if result))
+        known = {key: self.results[key] for key in chain & self.results.keys()}
+        found = cache.find_all(self._store, chain - known.keys())
+        return float(sum(result["seconds"] for result in (*known.values(), *found.values()) if result))
 
     def _trainings_now(self) -> float:
         """How many trainings may run: while cheap points are still to come, one slot stays free for them."""

@@ -52,11 +52,15 @@ def headline(state: StudyState) -> str:
         reason = f" {escape(_capital(state.message))}" if state.message else ""
         parts.append(_notice("calm", f"<b>Cancelled.</b>{reason} Resume goes on from here."))
     elif state.status == "interrupted":
-        parts.append(_notice("warn", "<b>Interrupted:</b> the engine stopped. Resume goes on from here."))
+        reason = _capital(state.message or "the engine stopped; resume() goes on from here")
+        parts.append(_notice("warn", f"<b>Interrupted.</b> {escape(reason)}."))
     elif state.status == "queued":
         since = f" since {fmt.clock(state.created)}" if state.created else ""
         message = _capital(state.message or "waiting for an engine")
         parts.append(_notice("calm", f"{escape(message)}{since}."))
+    elif state.waiting and state.waiting_since is not None:
+        since = fmt.clock(state.waiting_since)
+        parts.append(_notice("calm", f"Waiting for {escape(state.waiting)} since {since}."))
     return "".join(parts)
 
 
@@ -81,6 +85,8 @@ def progress(state: StudyState) -> str:
         words.append(escape(state.status))
     if state.has_ended and state.ended and state.started:
         words.append(f"took {fmt.duration(state.ended - state.started)}")
+    if state.cost:
+        words.append(f"{fmt.money(state.cost)} so far" if not state.has_ended else f"cost {fmt.money(state.cost)}")
     if state.stages_cached:
         words.append(f"{state.stages_cached} stages from the cache")
     now = 100 * (state.done + state.failed + state.cut) / total

@@ -13,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel
 
 from .. import api
+from ..config import load_config
 from ..recipe import (
     PRUNE_METHODS,
     QUANTIZATIONS,
@@ -25,6 +26,7 @@ from ..recipe import (
     Recipe,
     Recover,
 )
+from .clusters import KINDS
 
 _HOOK = "complete_command"
 _MATCHER = "quanttaas"
@@ -115,7 +117,9 @@ class Completer:
         if action.dest == "metric":
             return self._variables(_is_function)
         if action.dest == "on":
-            return ["local"]
+            return _quietly(lambda: ["local", *load_config().clusters])
+        if action.dest == "names":
+            return _quietly(lambda: [*(KINDS if given == ["template"] else load_config().clusters)])
         if action.dest == "id":
             ids = _quietly(lambda: [summary.id for summary in api.studies(store=store)])
             return [*self._variables(lambda value: isinstance(value, api.Study)), *ids]

@@ -176,6 +176,11 @@ def time_left(seconds: float | None) -> str:
     return f"about {duration(5 * math.ceil(seconds / 5) if seconds < 60 else seconds)} left"
 
 
+def money(amount: float) -> str:
+    """Dollars, to the cent; what is less is said to be less."""
+    return f"${amount:,.2f}" if amount >= 0.01 else "less than $0.01"
+
+
 def clock(seconds: float) -> str:
     """The time of day here, for seconds since the epoch: ``12:04:31``."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))

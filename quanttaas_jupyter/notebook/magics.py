@@ -22,14 +22,12 @@ from IPython.utils.process import arg_split
 from .. import api
 from ..errors import NotFound, QuantTaaSError
 from ..recipe import RECOVERIES, from_yaml
-from . import completion
+from . import clusters, completion
 from .format import clock, variable
 
 Command = Callable[..., Any]
 
 COMMANDS: dict[str, Command] = {}
-
-_HERE = "studies run on this machine"
 
 _HELP = """\
 Compress a PyTorch model that lives in this notebook: try prunings and quantizations, measure every file, pick one.
@@ -52,6 +50,12 @@ Come back to it, from any kernel, and take a model home::
     %quanttaas attach 7f3a -o study
     %quanttaas load 7f3a prune50-int8
     %quanttaas export 7f3a prune50-int8 model.onnx
+
+Run it on a Ray cluster, here or on Google Cloud::
+
+    %quanttaas cluster start
+    %quanttaas cluster connect l4 http://127.0.0.1:8265 --token-file ~/l4.token --store gs://BUCKET/studies
+    %%quanttaas model --data test_loader --on l4
 
 """
 
@@ -164,10 +168,14 @@ class QuantTaaSMagics(Magics):
         study.resume()
         print(f"Resuming study {study.id}; %quanttaas attach {study.id} shows it.")
 
-    @command(STUDY, STORE)
+    @command(STUDY, STORE, argument("--engine", action="store_true", help="what the engine itself logged, as JSON"))
     def logs(self, args: Namespace) -> None:
         """Print the log of a study."""
-        lines = self._study(args).state.log
+        study = self._study(args)
+        if args.engine:
+            print(study.engine_log() or "The engine has logged nothing of this study, or its log is gone.")
+            return
+        lines = study.state.log
         print("\n".join(f"{clock(line.time)}  {line.text}" for line in lines) or "Nothing logged yet.")
 
     @command(STUDY, TRIAL, STORE, OUT_MODEL)
@@ -199,16 +207,14 @@ class QuantTaaSMagics(Magics):
             metavar="ACTION",
             nargs="?",
             default="status",
-            choices=("start", "stop", "connect", "status", "template"),
-            help="start, stop, connect ADDR, status (the default) or template",
+            choices=clusters.ACTIONS,
+            help="start, stop, connect, status (the default) or template",
         ),
-        argument("address", metavar="ADDR", nargs="?", help="address of the cluster to connect to"),
+        *clusters.ARGUMENTS,
     )
     def cluster(self, args: Namespace) -> None:
-        """Say where studies can run."""
-        if args.action != "status":
-            raise MagicError(f"clusters are not built yet, so there is none to {args.action}; {_HERE}")
-        print(f"Clusters are not built yet; {_HERE}.")
+        """Show where studies can run; start, stop or connect a cluster, or write a template of one."""
+        print(clusters.act(args))
 
     @line_cell_magic
     def quanttaas(self, line: str, cell: str | None = None) -> Any:

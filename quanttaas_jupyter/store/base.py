@@ -6,12 +6,15 @@ import io
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ..errors import QuantTaaSError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Bytes sent, bytes in all.
 Progress = Callable[[int, int], None]
@@ -28,9 +31,20 @@ class Store(ABC):
 
     uri: str
 
+    def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """What ``act`` gives for every item, in order; several at once where the store answers slowly."""
+        return map(act, items)
+
     @abstractmethod
     def read(self, key: str) -> bytes:
         """The bytes under a key. Raises MissingKey, StoreError."""
+
+    def read_if_there(self, key: str) -> bytes | None:
+        """The bytes under a key, or None. Raises StoreError."""
+        try:
+            return self.read(key)
+        except MissingKey:
+            return None
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:

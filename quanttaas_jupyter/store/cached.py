@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from ..errors import StoreError
-from .base import MissingKey, Progress, Store, opened
+from .base import MissingKey, Progress, R, Store, T, opened
 
 BOUND = 20 * 10**9
 # What was used this recently stays: whoever asked for it may be about to open it.
@@ -43,6 +43,9 @@ class CachedStore(Store):
     def __init__(self, inner: Store, folder: Path, bound: int = BOUND) -> None:
         self.inner, self.folder, self.bound = inner, folder, bound
         self.uri = inner.uri
+
+    def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return self.inner.each(act, items)
 
     def read(self, key: str) -> bytes:
         sha = _sha(key)

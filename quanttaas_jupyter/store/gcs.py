@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from http import HTTPStatus
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingDependency, QuantTaaSError, StoreError
-from .base import Counted, MissingKey, Progress, Store, checked_key, opened
+from .base import Counted, MissingKey, Progress, R, Store, T, checked_key, opened
 
 DEADLINE = 60.0
 CHUNK = 8 << 20
@@ -28,6 +30,7 @@ _UPLOADS = 3
 _ONE_REQUEST = 8 << 20
 _TYPE = "application/octet-stream"
 _TOUCHED = "touched"
+_POOL = "quanttaas-gcs"
 
 # Full names of objects, and of folders with their slash.
 _Page = tuple[Sequence[str], Sequence[str]]
@@ -56,6 +59,11 @@ class GcsStore(Store):
         self.uri = f"gs://{self._bucket}/{self._prefix}".rstrip("/")
         self._deadline, self._chunk = deadline, chunk
         self._is_bucket_known = False
+
+    def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        # What asks from one of the threads would wait for a free one among those that wait like it.
+        is_nested = threading.current_thread().name.startswith(_POOL)
+        return map(act, items) if is_nested else _pool(os.getpid()).map(act, items)
 
     def read(self, key: str) -> bytes:
         return self._load(key)[0]
@@ -275,6 +283,12 @@ class GcsStore(Store):
             if reason is None:
                 raise
             raise StoreError(f"cannot {action} the store {self.uri}: {reason}") from None
+
+
+@lru_cache(maxsize=1)
+def _pool(pid: int) -> ThreadPoolExecutor:
+    """Threads for requests of one process; those of a parent do not live on in a fork."""
+    return ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix=_POOL)
 
 
 def _parts(uri: str) -> tuple[str, str]:

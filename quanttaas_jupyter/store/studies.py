@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import NotFound, QuantTaaSError
+from ..errors import NotFound, QuantTaaSError, StoreError
 from ..state import Event, StudyState, fold, with_lease
 from .base import MissingKey, Store
 from .lease import read_lease
@@ -125,15 +125,16 @@ class EventWriter:
 
 def read_events(store: Store, study: str, after: int = 0) -> Iterator[Event]:
     """Events behind ``after``, in order, up to the first gap."""
-    expected = after + 1
-    for name in store.list(f"studies/{study}/events", after=f"{after:08d}.json"):
+    names = []
+    for expected, name in enumerate(store.list(f"studies/{study}/events", after=f"{after:08d}.json"), after + 1):
         if name != f"{expected:08d}.json":
-            return
+            break
+        names.append(f"studies/{study}/events/{name}")
+    for data in store.each(store.read_if_there, names):
         try:
-            yield json.loads(store.read(f"studies/{study}/events/{name}"))
-        except (MissingKey, ValueError):
+            yield json.loads(data or b"")
+        except ValueError:
             return
-        expected += 1
 
 
 def initial_state(record: dict[str, Any]) -> StudyState:
@@ -178,21 +179,26 @@ def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
 
 def list_summaries(store: Store) -> list[dict[str, Any]]:
     """Summaries of all studies, newest first; a missing one is rebuilt from the events."""
-    found = []
-    for study in store.list("studies"):
+    found = [summary for summary in store.each(lambda study: _summary(store, study), store.list("studies")) if summary]
+    return sorted(found, key=lambda summary: -float(summary["created"]))
+
+
+def _summary(store: Store, study: str) -> dict[str, Any] | None:
+    """The summary of a study as it stands; None where its record is missing or broken."""
+    try:
         try:
-            try:
-                summary = dict(json.loads(store.read(f"studies/{study}/summary.json")))
-            except (MissingKey, ValueError):
-                record = read_study(store, study)
-                summary = summary_of(record, fold(read_events(store, study), initial_state(record)))
-        except QuantTaaSError:
-            continue
+            summary = dict(json.loads(store.read(f"studies/{study}/summary.json")))
+        except (MissingKey, ValueError):
+            record = read_study(store, study)
+            summary = summary_of(record, fold(read_events(store, study), initial_state(record)))
         if summary["status"] not in ("finished", "failed", "cancelled"):
             state = StudyState(id=study, status=summary["status"], seq=summary["seq"], cluster=summary["cluster"])
             summary["status"] = settled(store, state).status
-        found.append(summary)
-    return sorted(found, key=lambda summary: -float(summary["created"]))
+    except StoreError:
+        raise
+    except QuantTaaSError:
+        return None
+    return summary
 
 
 def delete_study(store: Store, study: str, grace: float = GRACE_SECONDS) -> int:

@@ -1,0 +1,105 @@
+"""What a Ray cluster costs over the embedded default: the quickstart's study on both, each with a warm engine.
+
+    python benchmarks/cluster.py [--runs 3]
+
+Starts a one-node cluster on loopback. An engine is warmed with another model, so that nothing of the study is in the
+cache; times are from the call to the last event. Needs Ray and the emulator of Google Cloud Storage (the ``test``
+extra). Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import quanttaas_jupyter as qt
+from quanttaas_jupyter.compute import head
+from quanttaas_jupyter.config import save_cluster
+from quanttaas_jupyter.store import open_store, studies
+from tests.cloud import emulator
+
+QUICKSTART = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipynb"
+KINDS = ("recover", "prune", "export", "quantize", "evaluate", "latency", "preview")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=3)
+    runs = parser.parse_args().runs
+    with places() as (folder, bucket):
+        wheres = {
+            "embedded, folder": (None, lambda: f"{folder}/{time.time_ns()}"),
+            "Ray, folder": (head.NAME, lambda: f"{folder}/{time.time_ns()}"),
+            "Ray, bucket (emulator)": (head.NAME, lambda: f"{bucket}/{time.time_ns()}"),
+        }
+        rows: dict[str, list[dict[str, float]]] = {name: [] for name in wheres}
+        for _ in range(runs):
+            for name, (cluster, store) in wheres.items():
+                rows[name].append(measured(cluster, store()))
+    print(f"| where | seconds | ratio | first point | waiting for the engine | {' | '.join(KINDS)} |")
+    print("|" + "---|" * (5 + len(KINDS)))
+    base = statistics.median(row["seconds"] for row in rows["embedded, folder"])
+    for name, found in rows.items():
+        middle = {key: statistics.median(row[key] for row in found) for key in found[0]}
+        cells = [f"{middle[key]:.1f}" for key in ("first", "claimed", *KINDS)]
+        print(f"| {name} | {middle['seconds']:.1f} | {middle['seconds'] / base:.2f} | {' | '.join(cells)} |")
+
+
+def measured(cluster: str | None, store: str) -> dict[str, float]:
+    """Seconds of the quickstart's study, and what they went into (stages run side by side)."""
+    names: dict[str, object] = {}
+    cells = [cell.source for cell in nbformat.read(QUICKSTART, as_version=4).cells if cell.cell_type == "code"]
+    last = next(index for index, source in enumerate(cells) if source.startswith("%%quanttaas"))
+    for source in cells[:last]:
+        exec(source.replace("%load_ext quanttaas_jupyter", ""), names)
+    recipe = cells[last].partition("\n")[2]
+    warm = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    place = {"cluster": cluster or "local", "store": store}
+    small = {"prune": [0], "quantize": ["none", "int8"], "latency": {"threads": 1}}
+    qt.compress(warm, names["test_loader"], recipe=small, **place).wait(300)
+    begun = time.time()
+    study = qt.compress(names["model"], names["test_loader"], recipe=recipe, train=names["train_loader"], **place)
+    study.wait(300)
+    events = list(studies.read_events(open_store(store), study.id))
+    spent: Counter[str] = Counter()
+    for event in events:
+        if event["type"] == "stage_finished":
+            spent[event["kind"]] += event["seconds"]
+    times = {kind: next(event["time"] for event in events if event["type"] == kind) - begun for kind in ("started",)}
+    first = next(event["time"] for event in events if event["type"] in ("preview", "trial_measured")) - begun
+    overall = {"seconds": events[-1]["time"] - begun, "first": first, "claimed": times["started"]}
+    return {**overall, **{kind: spent[kind] for kind in KINDS}}
+
+
+@contextmanager
+def places() -> Iterator[tuple[str, str]]:
+    """A folder and a bucket for stores, with a cluster that reaches both."""
+    with tempfile.TemporaryDirectory() as folder, emulator(Path(folder)) as cloud:
+        os.environ.update(
+            QUANTTAAS_RUNTIME_DIR=f"{folder}/run",
+            QUANTTAAS_CONFIG=f"{folder}/config.yaml",
+            QUANTTAAS_CACHE=f"{folder}/cache",
+            STORAGE_EMULATOR_HOST=cloud.host,
+        )
+        save_cluster(head.NAME, head.start())
+        try:
+            yield f"{folder}/stores", cloud.uri()
+        finally:
+            head.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What ``%quanttaas cluster`` does: start, stop, connect, status and templates of clusters."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from IPython.core.magic_arguments import argument
+from pydantic import ValidationError
+
+from ..compute import head, resident
+from ..compute.device import physical_cores
+from ..compute.ray_cluster import RayCluster
+from ..compute.template import TEMPLATES, render
+from ..config import ClusterConfig, load_config, save_cluster
+from ..errors import QuantTaaSError
+from ..store import open_store, studies
+
+_HEADER = ("cluster", "state", "nodes", "CPUs", "GPUs", "running studies", "per hour")
+
+_OF_TEMPLATES = {
+    "project": "project on Google Cloud",
+    "zone": "zone, such as us-central1-a",
+    "gpu": "T4, L4 (the default) or A100",
+    "max_workers": "GPU machines at most; there are none while nothing runs",
+    "bucket": "bucket of the studies",
+    "name": "name of the cluster",
+    "image": "image of head and workers",
+    "idle_minutes": "minutes without work after which a machine goes",
+    "service_account": "account that workers run as",
+    "head_service_account": "account that the head runs as",
+    "python": "Python in the image; the notebook's by default",
+    "torch": "torch in the image; the notebook's by default",
+}
+
+ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
+    argument("names", metavar="NAME", nargs="*", help="connect: [NAME] ADDRESS; stop, status: NAME; template: KIND"),
+    argument("--cpus", type=int, metavar="N", help="start: processors of the cluster; connect: those of a stage"),
+    argument("--gpus", type=float, metavar="SHARE", help="connect: share of a GPU that a training gets, such as 0.5"),
+    argument("--max-slots", type=int, metavar="N", help="connect: stages at once; for clusters that grow"),
+    argument("--token-file", metavar="FILE", help="connect: file that holds the cluster's token"),
+    argument("--no-token", action="store_true", help="start: ask for no token"),
+    argument("--store", metavar="URI", help="connect: where its studies live, such as gs://BUCKET/PREFIX"),
+    *(
+        argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"template: {what}")
+        for name, what in _OF_TEMPLATES.items()
+    ),
+    argument("--on-demand", action="store_true", help="template: machines that Google does not take back"),
+    argument("--out", metavar="FILE", help="template: file to write"),
+)
+
+
+def act(args: Namespace) -> str:
+    """Do what a line asks for; what to print. Raises QuantTaaSError."""
+    return _ACTIONS[args.action](args)
+
+
+def _start(args: Namespace) -> str:
+    config = head.start(cpus=args.cpus, token=not args.no_token)
+    save_cluster(head.NAME, config)
+    return (
+        f"A Ray cluster of this machine runs at {config.address}; use it with --on {head.NAME}, "
+        "stop it with %quanttaas cluster stop. It outlives this kernel."
+    )
+
+
+def _stop(args: Namespace) -> str:
+    name = args.names[0] if args.names else head.NAME
+    if name == head.NAME:
+        save_cluster(head.NAME, None)
+        return "Stopped the Ray cluster of this machine." if head.stop() else "No Ray cluster of ours runs here."
+    cluster = _configured(name)
+    ended = cluster.stop_engine(open_store(args.store or cluster.config.store).uri)
+    return (
+        f"{'Ended' if ended else 'There was no'} engine of yours on {name}. The machines stay: "
+        "'ray down FILE' or the cloud's console takes them down."
+    )
+
+
+def _connect(args: Namespace) -> str:
+    if not 1 <= len(args.names) <= 2:
+        raise QuantTaaSError("connect takes [NAME] ADDRESS, such as: connect l4 http://127.0.0.1:8265")
+    *name, address = args.names
+    slot = {key: value for key, value in (("cpus", args.cpus), ("gpus", args.gpus)) if value is not None}
+    values = {"address": address, "store": args.store, "token_file": args.token_file, "max_slots": args.max_slots}
+    try:
+        config = ClusterConfig.model_validate({**values, "slot": slot})
+    except ValidationError as error:
+        raise QuantTaaSError(f"connect: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    cluster = RayCluster(name[0] if name else "cluster", config)
+    found = cluster.nodes()
+    save_cluster(cluster.name, config)
+    return f"Connected: {_counted(found)}. Use it with --on {cluster.name}."
+
+
+def _status(args: Namespace) -> str:
+    config = load_config()
+    if args.names:
+        _configured(args.names[0])
+    wanted = {name: config.clusters[name] for name in args.names} or config.clusters
+    running = _running_studies(wanted)
+    with ThreadPoolExecutor(8) as pool:
+        remote = list(pool.map(lambda name: _row(name, wanted[name], running.get(name, 0)), wanted))
+    state = "engine runs" if resident.is_alive() else "idle"
+    here = Row(resident.CLUSTER, state, "1", str(physical_cores()), "", str(running.get(resident.CLUSTER, 0)), "")
+    rows = [_HEADER, *([] if args.names else [here.cells]), *(row.cells for row in remote)]
+    widths = [max(len(cells[column]) for cells in rows) for column in range(len(_HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+    return "\n".join([*lines, *(row.trouble for row in remote if row.trouble)])
+
+
+def _template(args: Namespace) -> str:
+    kind = args.names[0] if args.names else "gce"
+    given = {name: getattr(args, name) for name in _OF_TEMPLATES if getattr(args, name) is not None}
+    text = render(kind, {**given, "spot": not args.on_demand})
+    if args.out is None:
+        return text
+    path = Path(args.out).expanduser()
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise QuantTaaSError(f"cannot write {path}: {error.strerror}") from None
+    return f"Wrote {path}; its first lines say how to use it."
+
+
+_ACTIONS: dict[str, Callable[[Namespace], str]] = {
+    "start": _start,
+    "stop": _stop,
+    "connect": _connect,
+    "status": _status,
+    "template": _template,
+}
+ACTIONS = tuple(_ACTIONS)
+KINDS = tuple(TEMPLATES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cluster in the table of the status; ``trouble`` is a sentence for below it."""
+
+    name: str
+    state: str
+    nodes: str = ""
+    cpus: str = ""
+    gpus: str = ""
+    studies: str = ""
+    price: str = ""
+    trouble: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells, as in the header."""
+        return self.name, self.state, self.nodes, self.cpus, self.gpus, self.studies, self.price
+
+
+def _row(name: str, config: ClusterConfig, running: int) -> Row:
+    try:
+        nodes = RayCluster(name, config).nodes()
+    except QuantTaaSError as error:
+        return Row(name, "out of reach", studies=str(running), trouble=str(error))
+    cpus, gpus = (sum(node[key] for node in nodes) for key in ("cpus", "gpus"))
+    kinds = sorted({node["gpu"] for node in nodes if node["gpu"]})
+    price = ""
+    if config.prices:
+        prices = config.prices
+        price = f"{prices.node * len(nodes) + prices.cpu * cpus + prices.gpu * gpus:.2f}"
+    return Row(name, "up", str(len(nodes)), f"{cpus:g}", " ".join([f"{gpus:g}", *kinds]), str(running), price)
+
+
+def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:
+    """Studies that run, by cluster, in the default store and those of the clusters; one out of reach counts none."""
+    stores = {str(load_config().store), *(config.store for config in clusters.values() if config.store)}
+    counts: dict[str, int] = {}
+    for uri in stores:
+        try:
+            summaries = studies.list_summaries(open_store(uri))
+        except QuantTaaSError:
+            continue
+        for summary in summaries:
+            if summary["status"] == "running":
+                counts[summary["cluster"]] = counts.get(summary["cluster"], 0) + 1
+    return counts
+
+
+def _configured(name: str) -> RayCluster:
+    clusters = load_config().clusters
+    if name not in clusters:
+        raise QuantTaaSError(f"no cluster {name!r} is configured; there are {', '.join(clusters) or 'none'}")
+    return RayCluster(name, clusters[name])
+
+
+def _counted(nodes: list[dict[str, Any]]) -> str:
+    cpus, gpus = (sum(node[key] for node in nodes) for key in ("cpus", "gpus"))
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"

@@ -1,0 +1,390 @@
+"""Studies on a real Ray cluster with a store in the emulator: what works, and what happens when things die."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import quanttaas_jupyter as qt
+from quanttaas_jupyter import submit
+from quanttaas_jupyter.compute import tickets
+from quanttaas_jupyter.errors import ClusterError, StudyFailed
+from quanttaas_jupyter.state import StudyState
+from quanttaas_jupyter.store import lease, open_store, studies
+from quanttaas_jupyter.versions import versions
+from tests.loopback import NAME, Loopback, engines, stage_workers, until
+from tests.networks import Digits
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+QUICK = {
+    "prune": [0, 0.3],
+    "recover": {"method": "distill", "epochs": 1},
+    "quantize": ["none", "int8"],
+    "latency": {"threads": 1},
+}
+SLOW = {**QUICK, "prune": [0, 0.3, 0.6], "recover": {"method": "distill", "epochs": 40}}
+
+
+def send(digits: Digits, loopback: Loopback, recipe: dict[str, Any], store: str = "", **options: Any) -> qt.Study:
+    place = {"cluster": NAME, "store": store or loopback.uri(), **options}
+    return qt.compress(digits.model, digits.test, recipe=recipe, train=digits.train, **place)
+
+
+def wait_until(study: qt.Study, holds: Callable[[StudyState], bool], seconds: float = 120) -> StudyState:
+    deadline = time.monotonic() + seconds
+    while not holds(state := study.state):
+        assert time.monotonic() < deadline, state
+        assert state.status != "failed", state.error
+        time.sleep(0.1)
+    return state
+
+
+def is_training(state: StudyState) -> bool:
+    return any("recovering" in label for label in state.running.values())
+
+
+def check_nothing_is_lost_or_doubled(study: qt.Study) -> list[str]:
+    """Every event is there once, every finished stage ran once, every artifact is in the store; returns the stages."""
+    store = open_store(study.store)
+    names = list(store.list(f"studies/{study.id}/events"))
+    assert names == [f"{number:08d}.json" for number in range(1, len(names) + 1)]
+    events = list(studies.read_events(store, study.id))
+    stages = [event["stage"] for event in events if event["type"] == "stage_finished"]
+    assert len(stages) == len(set(stages))
+    for trial in study:
+        if trial.status == "finished":
+            assert trial.artifact is not None
+            assert store.size(f"blobs/{trial.artifact['blob']}") == trial.artifact["size"]
+    return stages
+
+
+def all_finished(study: qt.Study) -> bool:
+    return all(trial.status == "finished" for trial in study)
+
+
+def test_the_same_call_with_a_cluster_gives_the_same_trials_and_files(digits: Digits, loopback: Loopback) -> None:
+    here = qt.compress(digits.model, digits.test, recipe=QUICK, train=digits.train).wait(200)
+    there = send(digits, loopback, QUICK).wait(200)
+    assert [trial.name for trial in there] == [trial.name for trial in here]
+    assert [trial.metrics["size_bytes"] for trial in there] == [trial.metrics["size_bytes"] for trial in here]
+    assert there.state.cluster == NAME
+    check_nothing_is_lost_or_doubled(there)
+    loaded = there["prune30-int8"].load()
+    assert loaded(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    victim = max(stage_workers(), key=lambda process: process.cpu_percent(0.3))
+    victim.kill()
+    study.wait(300)
+    events = list(studies.read_events(open_store(study.store), study.id))
+    assert [event["reason"] for event in events if event["type"] == "stage_retried"] == ["its worker process ended"]
+    assert all_finished(study)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_a_killed_node_costs_what_ran_there_and_nothing_else(digits: Digits, loopback: Loopback) -> None:
+    with loopback.node("--num-cpus=2") as raylet:
+        study = send(digits, loopback, {**SLOW, "prune": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "quantize": ["int8"]})
+        wait_until(study, is_training)
+        until(lambda: [worker for worker in stage_workers(raylet) if worker.cpu_percent(0.2) > 20])
+        for process in [raylet, *stage_workers(raylet)]:
+            process.kill()
+        study.wait(300)
+    events = list(studies.read_events(open_store(study.store), study.id))
+    reasons = {event["reason"] for event in events if event["type"] == "stage_retried"}
+    assert reasons
+    assert reasons <= {"the node that ran it is gone", "its worker process ended"}
+    assert all_finished(study)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_a_killed_driver_leaves_an_interrupted_study_that_resumes(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    for engine in engines(study.store):
+        engine.kill()
+    before = check_nothing_is_lost_or_doubled(study)
+    wait_until(study, lambda state: state.status == "interrupted", lease.SECONDS + 20)
+    study.resume().wait(300)
+    after = check_nothing_is_lost_or_doubled(study)
+    assert after[: len(before)] == before
+    assert all_finished(study)
+
+
+def test_an_engine_that_is_told_to_end_says_so_and_gives_the_study_back(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    assert loopback.configure().stop_engine(study.store)
+    state = wait_until(study, lambda state: state.status == "interrupted", 10)
+    assert "told to end" in state.message
+    until(lambda: not engines(study.store), 20)
+    study.resume().wait(300)
+    check_nothing_is_lost_or_doubled(study)
+    assert all_finished(study)
+
+
+def test_an_unreachable_head_leaves_nothing_half_made_and_the_same_call_works_later(
+    digits: Digits, loopback: Loopback
+) -> None:
+    store = loopback.uri()
+    loopback.configure(address="http://127.0.0.1:9")
+    with pytest.raises(StudyFailed, match="cannot be reached at http://127.0.0.1:9"):
+        send(digits, loopback, QUICK, store).wait(60)
+    assert list(open_store(store).walk("studies")) == []
+    assert list(open_store(store).walk("queue")) == []
+    loopback.configure()
+    assert all_finished(send(digits, loopback, QUICK, store).wait(200))
+
+
+def test_a_head_out_of_reach_does_not_stop_what_runs(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    loopback.configure(address="http://127.0.0.1:9")
+    study.wait(300)
+    assert all_finished(study)
+
+
+def test_a_view_says_since_when_the_store_is_out_of_reach_and_catches_up(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    reader = qt.open(study.id, store=study.store)
+    reader._store.inner._deadline = 0.5  # type: ignore[attr-defined]
+    seen = reader.state.seq
+    loopback.proxy.down()
+    state = reader.state
+    assert state.unreachable_since is not None
+    assert state.seq >= seen
+    loopback.proxy.up()
+    assert reader.state.unreachable_since is None
+    study.wait(300)
+    assert reader.state.status == "finished"
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_a_store_that_fails_one_request_in_ten_costs_nothing(digits: Digits, loopback: Loopback) -> None:
+    loopback.proxy.fail_every = 10
+    failed = loopback.proxy.failed
+    study = send(digits, loopback, QUICK).wait(300)
+    assert all_finished(study)
+    assert loopback.proxy.failed - failed > 20
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_lost_answers_to_writes_that_happened_double_nothing(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    while not study.state.has_ended:
+        loopback.proxy.drop_next_write()
+        time.sleep(0.3)
+    assert all_finished(study)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_two_notebooks_attach_and_each_can_cancel(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, SLOW)
+    wait_until(study, is_training)
+    other = qt.open(f"{study.store}/studies/{study.id}")
+    assert set(other.state.trials) == set(study.state.trials)
+    other.cancel()
+    begun = time.monotonic()
+    wait_until(study, lambda state: state.status == "cancelled", 20)
+    assert time.monotonic() - begun < 8
+    study.resume()
+    wait_until(other, is_training)
+    study.cancel()
+    wait_until(other, lambda state: state.status == "cancelled", 20)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_of_two_engines_one_gets_the_study(digits: Digits, loopback: Loopback) -> None:
+    store = loopback.uri()
+    loopback.configure(warm_seconds=21.0).ensure_engine(store)
+    loopback.configure(warm_seconds=20.0).ensure_engine(store)
+    assert len(engines(store)) == 2
+    study = send(digits, loopback, QUICK, store).wait(200)
+    started = [e for e in studies.read_events(open_store(store), study.id) if e["type"] == "started"]
+    assert len(started) == 1
+    assert all_finished(study)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_a_wrong_token_and_none_at_all_are_named(digits: Digits, loopback: Loopback, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    with pytest.raises(ClusterError, match="refuses the token in"):
+        loopback.configure(token_file=str(wrong)).nodes()
+    with pytest.raises(ClusterError, match="asks for a token: .*--token-file"):
+        loopback.configure(token_file=None).nodes()
+    with pytest.raises(ClusterError, match="cannot be read"):
+        loopback.configure(token_file=str(tmp_path / "missing")).nodes()
+
+
+def test_a_web_server_that_is_no_ray_is_named(loopback: Loopback, tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    with pytest.raises(ClusterError, match="answers, but not like a Ray dashboard"):
+        loopback.configure(address=address).nodes()
+    server.shutdown()
+    server.server_close()
+
+
+def test_ray_in_the_environment_is_not_taken_for_the_configured_cluster(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    assert loopback.configure().nodes()
+    assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:9"
+
+
+def test_a_folder_of_this_machine_is_refused_for_a_cluster_elsewhere(digits: Digits, loopback: Loopback) -> None:
+    far = loopback.configure(address="http://10.0.0.7:8265")
+    with pytest.raises(ClusterError, match="cannot reach file://.*--store gs://"):
+        send(digits, loopback, QUICK, store="/tmp/somewhere")
+    near = loopback.configure()
+    near.refuse_store("file:///tmp/somewhere")
+    with pytest.raises(ClusterError, match="cannot reach"):
+        near.refuse_store("file:///tmp/somewhere", {"machine": "behind a tunnel"})
+    far.refuse_store("gs://bucket/place")
+
+
+def test_other_versions_are_named_before_anything_is_sent(
+    digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "versions", lambda: {**versions(), "torch": "1.9.0"})
+    store = loopback.uri()
+    with pytest.raises(StudyFailed, match=r"torch is 1\.9\.0 here and .* there.*nothing was sent"):
+        send(digits, loopback, QUICK, store).wait(60)
+    assert list(open_store(store).walk("blobs")) == []
+
+
+def test_from_another_python_quantization_runs_and_pruning_is_refused_with_the_reason(
+    digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "versions", lambda: {**versions(), "python": "3.9.1"})
+    study = send(digits, loopback, QUICK).wait(200)
+    assert {trial.name: trial.status for trial in study} == {
+        "baseline": "finished",
+        "int8": "finished",
+        "prune30": "failed",
+        "prune30-int8": "failed",
+    }
+    assert "another version of Python" in str(study["prune30"].error)
+    assert study["int8"].metrics["size_ratio"] < 0.4
+    own = lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean())  # noqa: E731
+    with pytest.raises(StudyFailed, match="the notebook's own metric cannot travel"):
+        send(digits, loopback, QUICK, metric=own).wait(60)
+
+
+def ends_its_process(model: Any, teacher: Any, batches: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def asks_for_too_much(model: Any, teacher: Any, batches: Any) -> None:
+    torch.empty(2**50)
+
+
+def never_ends(model: Any, teacher: Any, batches: Any) -> None:
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize(
+    ("recovery", "reason"),
+    [
+        (ends_its_process, "its worker process ended, 2 times; probably out of memory"),
+        (asks_for_too_much, "out of memory; use fewer slots"),
+        (never_ends, "stopped after 3 s without an end"),
+    ],
+)
+def test_a_stage_that_dies_or_hangs_fails_its_trial_and_no_other(
+    digits: Digits, loopback: Loopback, home: Path, recovery: Callable[..., None], reason: str
+) -> None:
+    configured = (home / "config.yaml").read_text()
+    (home / "config.yaml").write_text(configured + "engine: {recover_timeout: 3}\n")
+    study = send(digits, loopback, {**QUICK, "quantize": ["none"], "recover": recovery}).wait(200)
+    assert study["baseline"].status == "finished"
+    assert reason in str(study["prune30"].error)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_without_ray_the_pip_command_is_named(digits: Digits, loopback: Loopback) -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from quanttaas_jupyter.compute.ray_cluster import RayCluster\n"
+        "from quanttaas_jupyter.config import ClusterConfig\n"
+        "RayCluster('far', ClusterConfig(address='http://127.0.0.1:8265')).nodes()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'quanttaas-jupyter[ray]'" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_ticket_that_the_user_did_not_sign_is_not_served(digits: Digits, loopback: Loopback) -> None:
+    store = loopback.uri()
+    study = send(digits, loopback, QUICK, store).wait(200)
+    where = open_store(store)
+    record = studies.read_study(where, study.id)
+    forged = studies.create_study(where, "forged", {**record, "id": "forged"})
+    genuine = tickets.sign({"study": study.id, "sha256": forged, "resume": True, "time": time.time()})
+    for ticket in (
+        {"study": "forged", "sha256": forged, "resume": False, "time": 0.0, "key": tickets.public_key()},
+        {**genuine, "study": "forged"},
+        genuine,
+    ):
+        studies.enqueue(where, NAME, "forged", ticket)
+        second = send(digits, loopback, {**QUICK, "seed": 1}, store).wait(200)
+        assert second.status == "finished"
+        assert list(studies.read_events(where, "forged")) == []
+
+
+def test_a_study_that_waits_for_a_gpu_says_so_and_goes_on_when_one_comes(digits: Digits, loopback: Loopback) -> None:
+    loopback.configure(slot={"cpus": 1, "gpus": 0.5}, prices={"node": 0.5, "cpu": 0.1, "gpu": 1.0})
+    study = send(digits, loopback, QUICK)
+    state = wait_until(study, lambda state: bool(state.waiting))
+    assert state.waiting == "a GPU node"
+    assert state.waiting_since is not None
+    with loopback.node("--num-cpus=2", "--num-gpus=1"):
+        state = study.wait(200).state
+    assert state.waiting == ""
+    assert state.cost > 0
+    assert all_finished(study)
+
+
+def test_an_idle_engine_holds_nothing_on_the_cluster(digits: Digits, loopback: Loopback) -> None:
+    loopback.configure(warm_seconds=1.0)
+    study = send(digits, loopback, QUICK).wait(200)
+    until(lambda: not stage_workers(), 30)
+    assert engines(study.store)
+    again = send(digits, loopback, {**QUICK, "seed": 3}, study.store).wait(200)
+    assert all_finished(again)
+
+
+def test_logs_are_json_lines_with_study_and_stage_and_no_secret(digits: Digits, loopback: Loopback) -> None:
+    study = send(digits, loopback, QUICK).wait(200)
+    lines = [json.loads(line) for line in until(lambda: study.engine_log().splitlines(), 20)]
+    assert {line["study"] for line in lines} == {study.id}
+    assert {"severity", "message", "time"} <= set(lines[0])
+    assert any("stage" in line for line in lines)
+    token = Path(str(loopback.config.token_file)).read_text()
+    assert token not in loopback.configure().engine_log(study.store)
+
+
+def test_the_package_travels_where_the_image_lacks_it(digits: Digits, loopback: Loopback) -> None:
+    loopback.configure(package="upload")
+    study = send(digits, loopback, {**QUICK, "prune": [0]}).wait(300)
+    assert all_finished(study)
