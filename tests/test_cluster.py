@@ -189,10 +189,11 @@ def test_a_store_that_fails_one_request_in_ten_costs_nothing(digits: Digits, loo
 def test_lost_answers_to_writes_that_happened_double_nothing(digits: Digits, loopback: Loopback) -> None:
     study = send(digits, loopback, SLOW)
     wait_until(study, is_training)
-    while not study.state.has_ended:
+    for _ in range(12):
+        seen = study.state.seq
         loopback.proxy.drop_next_write()
-        time.sleep(0.3)
-    assert all_finished(study)
+        wait_until(study, lambda state, seen=seen: state.seq > seen or state.has_ended)  # type: ignore[misc]
+    assert all_finished(study.wait(300))
     check_nothing_is_lost_or_doubled(study)
 
 

@@ -13,6 +13,7 @@ import psutil
 
 from ..compute.base import Executor
 from ..config import EngineConfig
+from ..errors import StoreError
 from ..frontier import best_trial
 from ..state import StudyState, TrialState
 from ..store import studies
@@ -76,13 +77,20 @@ class Driver:
         self._schedule: Schedule | None = None
 
     def run(self) -> None:
-        """Drive the study. Returns when it has ended, or when the lease is lost or given back."""
+        """Drive the study. Returns when it has ended, or when the lease is lost or given back.
+
+        Raises:
+            StoreError: The store is out of reach for long. The study has not ended: another driver can go on.
+        """
         try:
             self._drive()
         except (LeaseLost, studies.LogTaken):
             log.warning("another engine drives the study now")
             self._stop()
             return
+        except StoreError:
+            self._stop()
+            raise
         except Stopped:
             self._stop()
             self._append("released", reason="the engine was told to end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 from filelock import Timeout
@@ -24,6 +26,7 @@ from ..compute.sharing import SharingExecutor
 from ..config import Config, EngineConfig
 from ..errors import QuantTaaSError, StoreError
 from ..store import open_store, studies
+from ..store.base import Store
 from ..store.lease import Lease, read_lease
 from . import worker
 from .driver import Driver
@@ -31,6 +34,7 @@ from .inbox import FolderInbox, Inbox, Ticket
 from .logs import STUDY
 
 _WARM_AFTER = 0.25
+_STORE_AGAIN = 2.0
 _BYTES_PER_SLOT = 1_500_000_000
 
 log = logging.getLogger(__name__)
@@ -122,21 +126,34 @@ class Resident:
         studies.dequeue(store, record["cluster"], study)
         if ticket.is_resume:
             studies.clear_cancel(store, study)
-        driver = Driver(store, record, lease, self._executor, self._config, self._name, self._stopping.is_set)
-        thread = threading.Thread(target=self._drive, args=(driver, lease, study), name=f"study-{study}", daemon=True)
+        thread = threading.Thread(target=self._drive, args=(store, record, lease), name=f"study-{study}", daemon=True)
         self._drivers[study] = thread
         thread.start()
 
-    def _drive(self, driver: Driver, lease: Lease, study: str) -> None:
-        STUDY.set(study)
-        try:
-            driver.run()
-        except Exception:
-            log.exception("the study could not be ended well; its lease is given back")
+    def _drive(self, store: Store, record: dict[str, Any], lease: Lease) -> None:
+        """Drive a study to its end, through times in which the store is out of reach."""
+        STUDY.set(record["id"])
+        is_ours = True
+        while is_ours:
+            stop = self._stopping.is_set
             try:
-                lease.release()
-            except QuantTaaSError:
-                log.warning("its lease runs out by itself: the store cannot be reached")
+                Driver(store, record, lease, self._executor, self._config, self._name, stop).run()
+                return
+            except StoreError as error:
+                log.warning("the study goes on once its store answers again: %s", error)
+                is_ours = self._hold_again(lease)
+            except Exception:
+                log.exception("the study could not be ended well; its lease is given back")
+                with contextlib.suppress(QuantTaaSError):
+                    lease.release()
+                return
+
+    def _hold_again(self, lease: Lease) -> bool:
+        """Wait until the store answers; whether the study is still, or again, this engine's."""
+        while not self._stopping.wait(_STORE_AGAIN):
+            with contextlib.suppress(StoreError):
+                return lease.renew() or lease.take()
+        return False
 
 
 def serve(config: Config) -> None:

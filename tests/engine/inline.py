@@ -46,6 +46,7 @@ class InlineExecutor:
         self._store = store
         self.reads: dict[str, set[str]] = defaultdict(set)
         self.kinds: list[str] = []
+        self.ran: list[str] = []
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         self._store.reads.clear()
@@ -61,6 +62,7 @@ class InlineExecutor:
         kind = job["kind"] + (f" on {job['settings']['judged_on']}" if job["kind"] == "evaluate" else "")
         self.reads[kind] |= self._store.reads
         self.kinds.append(kind)
+        self.ran.append(job["key"])
         return future
 
     def device(self) -> Device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from quanttaas_jupyter import api
+from quanttaas_jupyter.config import ClusterConfig, save_cluster
 from quanttaas_jupyter.errors import NotFound, StoreError
 from quanttaas_jupyter.notebook import completion, magics
 from quanttaas_jupyter.notebook.completion import recipe_matches
@@ -130,6 +132,12 @@ class TestLine:
 
     def test_actions_of_the_cluster(self, shell: InteractiveShell, magic: str) -> None:
         assert tab(shell, f"{magic} cluster st") == ["start", "stop", "status"]
+        assert tab(shell, f"{magic} cluster template g") == ["gce", "gke"]
+
+    def test_configured_clusters(self, shell: InteractiveShell, magic: str, home: Path) -> None:
+        save_cluster("l4", ClusterConfig(address="http://127.0.0.1:8265"))
+        assert tab(shell, f"{magic} compress model --on l") == ["local", "l4"]
+        assert tab(shell, f"{magic} cluster stop l") == ["l4"]
 
     def test_a_blank_inside_quotes_does_not_end_a_word(self, shell: InteractiveShell, magic: str) -> None:
         assert tab(shell, f"{magic} compress --name 'two words' mo") == ["model"]

@@ -14,6 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from quanttaas_jupyter import api
+from quanttaas_jupyter.config import ClusterConfig, load_config, save_cluster
 from quanttaas_jupyter.errors import ModelError, NotFound, StudyFailed
 from quanttaas_jupyter.notebook import magics
 from quanttaas_jupyter.state import LogLine, StudyState
@@ -344,10 +345,31 @@ class TestLineCommands:
     def test_panel_points_at_the_list(self, kitchen: Kitchen) -> None:
         assert "%quanttaas studies" in kitchen.run("%quanttaas panel")
 
-    def test_clusters_are_refused_not_pretended(self, kitchen: Kitchen) -> None:
-        assert "Clusters are not built yet" in kitchen.run("%quanttaas cluster")
-        for action in ("start", "stop", "connect ray://head:10001", "template"):
-            assert "clusters are not built yet" in kitchen.fail(f"%quanttaas cluster {action}")
+    def test_the_status_of_clusters_begins_with_this_machine_and_names_what_is_out_of_reach(
+        self, kitchen: Kitchen, home: Path
+    ) -> None:
+        assert kitchen.run("%quanttaas cluster").splitlines()[1].startswith("local")
+        save_cluster("far", ClusterConfig(address="http://127.0.0.1:9"))
+        text = kitchen.run("%quanttaas cluster status")
+        assert "far      out of reach" in text
+        assert "cannot be reached at http://127.0.0.1:9; if it lies behind a tunnel" in text
+
+    def test_connecting_takes_an_address_of_a_jobs_api_only(self, kitchen: Kitchen) -> None:
+        assert "no address of a Jobs API" in kitchen.fail("%quanttaas cluster connect l4 ray://head:10001")
+        assert "connect takes [NAME] ADDRESS" in kitchen.fail("%quanttaas cluster connect")
+        assert "cannot be reached" in kitchen.fail("%quanttaas cluster connect l4 http://127.0.0.1:9")
+        assert load_config().clusters == {}
+
+    def test_a_template_is_printed_or_written(self, kitchen: Kitchen, tmp_path: Path) -> None:
+        line = "%quanttaas cluster template gce --project my-project --zone us-central1-a --bucket gs://my-bucket"
+        assert "my-project" in kitchen.run(line)
+        assert "Wrote" in kitchen.run(f"{line} --gpu T4 --max-workers 8 --out {tmp_path / 'c.yaml'}")
+        assert "nvidia-tesla-t4" in (tmp_path / "c.yaml").read_text()
+        assert "no cluster template" in kitchen.fail("%quanttaas cluster template aws")
+
+    def test_stopping_what_does_not_run_says_so(self, kitchen: Kitchen) -> None:
+        assert "No Ray cluster of ours" in kitchen.run("%quanttaas cluster stop")
+        assert "no cluster 'far' is configured" in kitchen.fail("%quanttaas cluster stop far")
 
     def test_an_unknown_cluster_is_refused_by_the_api(self, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(api, "compress", REAL_COMPRESS)
