@@ -35,7 +35,7 @@ QUICK = {
     "quantize": ["none", "int8"],
     "latency": {"threads": 1},
 }
-SLOW = {**QUICK, "prune": [0, 0.3, 0.6], "recover": {"method": "distill", "epochs": 40}}
+SLOW = {**QUICK, "prune": [0, 0.3, 0.6], "recover": {"method": "distill", "epochs": 25}}
 
 
 def send(digits: Digits, loopback: Loopback, recipe: dict[str, Any], store: str = "", **options: Any) -> qt.Study:

@@ -137,7 +137,8 @@ class RayExecutor:
         self._nodes: list[dict[str, Any]] = []
         self._looked = 0.0
         self._closed = False
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._look()
         threading.Thread(target=self._loop, name="quanttaas-executor", daemon=True).start()
@@ -149,9 +150,9 @@ class RayExecutor:
 
     def device(self) -> Device | None:
         """The device of the first worker that came up; asks for one where none is."""
-        with self._changed:
+        with self._lock:
             self._wants_device = self._device is None
-            self._changed.notify_all()
+            self._wake.set()
             return self._device
 
     def waits_for(self) -> str:
@@ -166,7 +167,7 @@ class RayExecutor:
 
     def warm(self, is_wanted: Callable[[], bool]) -> None:
         """Start workers where nodes are, so that the first stages find them; unused, they are given back again."""
-        with self._changed:
+        with self._lock:
             if not is_wanted():
                 return
             for _ in range(min(self.slots, sum(self._room_of(node) for node in self._nodes)) - len(self._slots)):
@@ -175,14 +176,14 @@ class RayExecutor:
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Queue a stage."""
         job = _Job(call, report, Future(), time.monotonic(), next(self._numbers))
-        with self._changed:
+        with self._lock:
             self._pending.append(job)
-            self._changed.notify_all()
+            self._wake.set()
         return job.future
 
     def stop(self, future: Future[dict[str, Any]]) -> None:
         """Forget a waiting stage, or end the worker of a running one."""
-        with self._changed:
+        with self._lock:
             for slot in self._slots:
                 if slot.job is not None and slot.job.future is future:
                     slot.job.ended_because = CancelledError()
@@ -193,16 +194,16 @@ class RayExecutor:
 
     def close(self) -> None:
         """Give everything back."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             for slot in list(self._slots):
                 self._drop_slot(slot)
-            self._changed.notify_all()
+            self._wake.set()
 
     def _loop(self) -> None:
         while True:
             self._take_news()
-            with self._changed:
+            with self._lock:
                 if self._closed:
                     return
                 try:
@@ -215,8 +216,9 @@ class RayExecutor:
                     # A cluster that is out of reach for a moment must not end the thread that everything waits for.
                     log.exception("the cluster could not be looked at")
                 self._ask_for_lines()
-                if self._news.empty():
-                    self._changed.wait(_TICK if self._pending or self._slots else _LOOK_EVERY)
+                tick = _TICK if self._pending or self._slots else _LOOK_EVERY
+            self._wake.wait(tick)
+            self._wake.clear()
 
     def _take_news(self) -> None:
         """What Ray told meanwhile, without the lock held: whoever waits for futures may hold locks of its own."""
@@ -227,12 +229,15 @@ class RayExecutor:
                 log.exception("news of the cluster could not be taken")
 
     def _when_done(self, answer: Any, take: Callable[[Future[Any]], None]) -> None:
-        """Take an answer in the loop's thread: Ray calls back from one of its own, which must not ask it anything."""
+        """Take an answer in the loop's thread.
+
+        Ray calls back from a thread of its own that all its calls need: there nothing may be asked of it, and no lock
+        may be taken that somebody holds who does.
+        """
 
         def tell(done: Future[Any]) -> None:
             self._news.put(partial(take, done))
-            with self._changed:
-                self._changed.notify_all()
+            self._wake.set()
 
         answer.future().add_done_callback(tell)
 
@@ -373,7 +378,7 @@ class RayExecutor:
 
     def _settle(self, slot: _Slot, done: Future[dict[str, Any]]) -> None:
         """The first worker of a slot is up, or could not come up."""
-        with self._changed:
+        with self._lock:
             if slot not in self._slots:
                 return
             if (error := done.exception()) is not None:
@@ -385,7 +390,7 @@ class RayExecutor:
                 if self._device is None:
                     self._device, self._wants_device = Device(**slot.about["device"]), False
                 self._add_worker(slot, "build" if slot.anchor == "measure" else "measure")
-            self._changed.notify_all()
+            self._wake.set()
 
     def _start(self, slot: _Slot, job: _Job) -> None:
         self._pending.remove(job)
@@ -413,11 +418,11 @@ class RayExecutor:
             self._when_done(worker.lines.remote(job.number, job.read), partial(told, job.read))
 
     def _free(self, slot: _Slot, job: _Job, error: BaseException | None, result: dict[str, Any] | None) -> None:
-        with self._changed:
+        with self._lock:
             slot.job, slot.idle_since = None, time.monotonic()
             if error is not None:
                 self._end_worker(slot, job.duty)
-            self._changed.notify_all()
+            self._wake.set()
         if result is not None:
             job.future.set_result(result)
         elif isinstance(error, (CancelledError, StageTimeout)):
