@@ -18,13 +18,17 @@ class StageError(Exception):
 
 def explain(error: BaseException) -> dict[str, str]:
     """``reason`` and ``hint`` of any exception."""
+    if _is_out_of_memory(error) or _is_out_of_memory(error.__cause__):
+        return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
     if isinstance(error, StageError):
         return {"reason": error.reason, "hint": error.hint}
     if isinstance(error, TimeoutError):
         return {"reason": str(error) or "the stage took too long", "hint": ""}
-    # torch has no class of its own for what its allocator on CPUs raises.
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
-        return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
     lines = str(error).strip().splitlines()
     text = lines[0][:300] if lines else ""
     return {"reason": f"{type(error).__name__}: {text}" if text else type(error).__name__, "hint": ""}
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    # torch has no class of its own for what its allocator on CPUs raises.
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
