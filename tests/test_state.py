@@ -178,6 +178,35 @@ class TestAStudy:
         assert state.started == 101.0
 
 
+class TestOnACluster:
+    def test_what_is_waited_for_is_known_until_it_is_there(self) -> None:
+        script = events(started(), ("waiting", {"what": "a GPU node"}))
+        state = fold(script, EMPTY)
+        assert (state.waiting, state.waiting_since) == ("a GPU node", script[-1]["time"])
+        state = fold(events(started(), ("waiting", {"what": "a GPU node"}), ("waiting", {"what": ""})), EMPTY)
+        assert (state.waiting, state.waiting_since) == ("", None)
+        assert [line.text for line in state.log] == ["waiting for a GPU node", "a GPU node is there"]
+
+    def test_the_end_of_a_study_ends_its_waiting(self) -> None:
+        state = fold(events(started(), ("waiting", {"what": "a node"}), ("cancelled", {"reason": "r"})), EMPTY)
+        assert (state.waiting, state.waiting_since) == ("", None)
+
+    def test_costs_are_the_latest_told(self) -> None:
+        script = events(started(), ("cost", {"amount": 0.1}), ("cost", {"amount": 0.3}))
+        assert fold(script, EMPTY).cost == 0.3
+        script = events(started(), ("cost", {"amount": 0.1}), ("finished", {"usage": {"cost": 0.5}}))
+        assert fold(script, EMPTY).cost == 0.5
+
+    def test_a_study_given_back_is_interrupted_with_the_reason(self) -> None:
+        state = fold(events(started(), stage("started", "p1"), ("released", {"reason": "the engine was told"})), EMPTY)
+        assert not state.running
+        settled = with_lease(state, 0.0, queued=False, now=50.0)
+        assert settled.status == "interrupted"
+        assert settled.message == "the engine was told; resume() goes on from here"
+        again = fold(events(started(), ("released", {"reason": "r"}), started()), EMPTY)
+        assert (again.status, again.message) == ("running", "")
+
+
 class TestWhatTheLeaseSays:
     RUNNING = fold(events(started()), EMPTY)
     DONE = fold(events(started(), ("finished", {})), EMPTY)

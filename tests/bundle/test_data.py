@@ -218,3 +218,39 @@ def test_a_sample_of_many_keeps_the_shares_of_classes_and_is_the_same_every_time
     assert torch.equal(first.inputs[0], again.inputs[0])
     other = open_source(given_data, "--data", 20, 1).read().rebatched(20).batches[0]
     assert not torch.equal(first.inputs[0], other.inputs[0])
+
+
+def sorted_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    classes = torch.arange(4).repeat_interleave(25)
+    rows = torch.arange(100, dtype=torch.float32)[:, None]
+    return [(rows[start : start + 20], classes[start : start + 20]) for start in range(0, 100, 20)]
+
+
+@pytest.mark.parametrize("as_given", [list, tuple])
+def test_of_a_long_list_of_sorted_batches_every_class_keeps_its_share(as_given: type) -> None:
+    found = read(as_given(sorted_batches()), max_samples=40)
+    whole = found.joined()
+    assert whole.targets[0].bincount().tolist() == [10, 10, 10, 10]
+    assert whole.inputs[0].flatten().tolist() == sorted(set(whole.inputs[0].flatten().tolist()))
+    assert torch.equal(whole.inputs[0].flatten().long() // 25, whole.targets[0])
+    again = read(as_given(sorted_batches()), max_samples=40).joined()
+    assert torch.equal(whole.inputs[0], again.inputs[0])
+
+
+def test_of_a_long_list_of_batches_that_differ_in_length_whole_ones_are_drawn() -> None:
+    given = [(torch.full((4, 3 + index % 5), float(index)), torch.full((4,), index)) for index in range(30)]
+    found = read(given, max_samples=40)
+    assert [batch.samples for batch in found.batches] == [4] * 10
+    drawn = [int(batch.targets[0][0]) for batch in found.batches]
+    assert drawn == sorted(drawn)
+    assert drawn != list(range(10))
+
+
+def test_of_a_stream_the_first_samples_are_taken_and_a_note_says_so() -> None:
+    source = open_source(iter(sorted_batches()), "--data", 40, 0)
+    assert source.read().joined().inputs[0].flatten().tolist() == list(range(40))
+    assert source.note == "--data is a stream of which the first 40 samples were taken (max_samples)"
+    for data_ in (iter(sorted_batches()), sorted_batches()):
+        whole = open_source(data_, "--data", 100, 0)
+        assert whole.read().samples == 100
+        assert whole.note == ""

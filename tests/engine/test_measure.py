@@ -139,3 +139,75 @@ def test_latency_takes_turns_after_ten_warm_ups() -> None:
     assert len(found[0]) == len(found[1]) >= 100
     assert len(calls) == 20 + 2 * len(found[0])
     assert (np.array(found) >= 0).all()
+
+
+def tags(right: torch.Tensor, classes: int) -> torch.Tensor:
+    """Scores (n x time x classes) that name the right class everywhere."""
+    return torch.nn.functional.one_hot(right, classes).float()
+
+
+def test_classes_of_a_sequence_are_looked_for_where_they_are_although_time_fits_as_well() -> None:
+    targets = torch.randint(0, 5, (60, 5), generator=torch.Generator().manual_seed(0))
+    last = Answers(tags(targets, 5), targets, class_dim=2)
+    first = Answers(tags(targets, 5).transpose(1, 2), targets, class_dim=1)
+    assert measure.class_dims(last.outputs, targets) == [1, 2]
+    assert measure.score(ACCURACY, None, last).value == 1.0
+    assert measure.score(ACCURACY, None, first).value == 1.0
+    assert measure.right_share(last.outputs, targets, 2) > measure.right_share(last.outputs, targets, 1)
+    recall = {"kind": "torchmetrics", "name": "Recall", "higher_is_better": True}
+    assert measure.score(recall, None, last).value == 1.0
+
+
+def test_agreement_of_a_sequence_counts_places_with_the_same_class() -> None:
+    said = torch.randint(0, 4, (50, 7), generator=torch.Generator().manual_seed(0))
+    other = said.clone()
+    other[:, 0] = (other[:, 0] + 1) % 4
+    answers = Answers(tags(other, 4), None, tags(said, 4), class_dim=2)
+    assert np.mean(measure.agreement(answers)) == pytest.approx(6 / 7)
+
+
+def test_agreement_of_numbers_is_how_much_of_each_outputs_variation_is_left() -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.stack([torch.randn(200, generator=generator) + 100, torch.randn(200, generator=generator)], 1)
+    garbage = torch.stack([original[:, 0], torch.zeros(200)], 1)
+    assert measure.agreement(Answers(original, None, original)) == 1.0
+    assert measure.agreement(Answers(garbage, None, original)) == pytest.approx(0.5, abs=0.02)
+    assert measure.agreement(Answers(original.flip(0), None, original)) == 0.0
+
+
+def test_numbers_that_never_vary_have_no_agreement() -> None:
+    steady = torch.full((50, 2), 1.7)
+    assert measure.agreement(Answers(steady + 1, None, steady)) is None
+    with pytest.raises(StageError, match="do not vary"):
+        measure.score({"kind": "built-in", "name": "agreement"}, None, Answers(steady, None, steady))
+
+
+def test_samples_without_a_label_that_counts_are_left_out() -> None:
+    targets = torch.tensor([[0, 1], [-100, -100], [2, -100]])
+    right = tags(targets.clamp(min=0), 3)
+    wrong = right.clone()
+    wrong[1] = wrong[1].flip(-1)
+    accuracy = measure.score(ACCURACY, None, Answers(right, targets, class_dim=2))
+    assert accuracy.value == 1.0
+    assert accuracy.per_sample is not None
+    assert len(accuracy.per_sample) == 2
+    assert np.mean(measure.agreement(Answers(wrong, targets, right, class_dim=2))) == 1.0
+    with pytest.raises(StageError, match="every label is -100"):
+        measure.score(ACCURACY, None, Answers(right, torch.full_like(targets, -100), class_dim=2))
+
+
+def test_masked_scores_do_not_drown_the_noise_of_the_others() -> None:
+    reference = torch.ones(100, 3)
+    masked = torch.cat([reference, torch.full((100, 1), -1e30)], 1)
+    noisy = torch.cat([reference + 0.1, torch.full((100, 1), -65504.0)], 1)
+    assert measure.sqnr_db(noisy, masked) == pytest.approx(20, abs=0.01)
+    assert measure.sqnr_db(1.1e9 * reference, 1e9 * reference) == pytest.approx(20, abs=0.01)
+
+
+def test_a_callable_that_returns_as_many_scores_as_classes_is_told_what_is_wanted() -> None:
+    metric = {"kind": "callable", "name": "recalls", "higher_is_better": True}
+    answers = Answers(torch.rand(300, 4), torch.randint(0, 4, (300,)))
+    with pytest.raises(StageError, match=r"return one number, or one a sample \(got 4 for 300\)"):
+        measure.score(metric, lambda outputs, targets: torch.rand(4), answers)
+    with pytest.raises(StageError, match=r"got 4 for 300"):
+        measure.score(metric, lambda outputs, targets: torch.full((4,), float("nan")), answers)

@@ -158,3 +158,10 @@ def test_a_file_overwrites_nothing_and_leaves_no_folder() -> None:
     assert fmt.filename("my study", "2:4-int8", ".onnx") == "my-study-2-4-int8.onnx"
     assert fmt.filename("s", "int8", ".onnx", {"s-int8.onnx"}) == "s-int8-2.onnx"
     assert "/" not in fmt.filename("../../etc", "a/b", ".onnx")
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0.004, "less than $0.01"), (0.12, "$0.12"), (3.456, "$3.46"), (1234.5, "$1,234.50")]
+)
+def test_money(amount: float, text: str) -> None:
+    assert fmt.money(amount) == text

@@ -384,6 +384,8 @@ def test_every_trouble_is_said_on_top(half: StudyState) -> None:
     assert "trying again" in lost
     assert "Waiting for an engine" in view_of(empty())._headline.value
     assert view_of(half)._headline.value == ""
+    waiting = view_of(dataclasses.replace(half, waiting="a GPU node", waiting_since=1.79e9))._headline.value
+    assert "Waiting for a GPU node since" in waiting
 
 
 def test_nothing_a_person_typed_becomes_markup(half: StudyState) -> None:

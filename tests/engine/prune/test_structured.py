@@ -125,7 +125,7 @@ def _removed(units: Units, whole: nn.Module, pruned: nn.Module) -> set[int]:
 def test_every_importance_and_scope_reaches_the_amount(importance: str, scope: str) -> None:
     model = ResidualNet()
     before = count(model)
-    found = prune(job(model, 0.5, importance=importance, scope=scope, is_classifier=True))
+    found = prune(job(model, 0.5, importance=importance, scope=scope, class_dim=1))
     assert 1 - count(found.model) / before == pytest.approx(0.5, abs=0.02)
     assert found.choices == {"importance": importance}
 

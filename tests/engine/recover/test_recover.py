@@ -15,7 +15,7 @@ from tests.networks import Digits, Mlp, regression_data
 def recovery(model: torch.nn.Module, teacher: torch.nn.Module, data: object, **changes: object) -> RecoverJob:
     lines: list[str] = []
     batches = open_source(data, "--train", 10_000, 0).read()
-    values = {"is_classifier": True, "epochs": 4, "lr": None, "seed": 0, "report": lines.append, **changes}
+    values = {"class_dim": 1, "epochs": 4, "lr": None, "seed": 0, "report": lines.append, **changes}
     return RecoverJob(model=model, teacher=teacher, data=batches, **values)  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def test_the_teacher_is_not_changed(digits: Digits) -> None:
 def test_a_regressor_learns_from_the_teachers_numbers() -> None:
     torch.manual_seed(0)
     teacher, student = Mlp().eval(), Mlp().eval()
-    facts = distill.recover(recovery(student, teacher, regression_data(), is_classifier=False, epochs=20))
+    facts = distill.recover(recovery(student, teacher, regression_data(), class_dim=None, epochs=20))
     assert facts["losses"][-1] < 0.5 * facts["losses"][0]
 
 
@@ -183,3 +183,168 @@ def test_a_model_that_views_its_activations_trains_in_the_usual_order() -> None:
     assert fast_layout(student, teacher, job.data.head(2)) is torch.contiguous_format
     facts = distill.recover(job)
     assert facts["losses"][-1] < facts["losses"][0]
+
+
+class Tagger(torch.nn.Module):
+    """Scores for four classes at each of six places; classes last, or in dimension 1."""
+
+    def __init__(self, class_dim: int) -> None:
+        super().__init__()
+        self.inner, self.scores, self.class_dim = torch.nn.Linear(3, 16), torch.nn.Linear(16, 4), class_dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.scores(torch.relu(self.inner(x)))
+        return found if self.class_dim == 2 else found.transpose(1, 2)
+
+
+def test_a_sequence_is_taught_the_same_wherever_its_classes_lie() -> None:
+    losses = []
+    for class_dim in (1, 2):
+        torch.manual_seed(0)
+        teacher, student = Tagger(class_dim).eval(), Tagger(class_dim).eval()
+        data = (torch.randn(96, 6, 3, generator=torch.Generator().manual_seed(0)),)
+        losses.append(distill.recover(recovery(student, teacher, data, class_dim=class_dim))["losses"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def warned(model: torch.nn.Module, data: object, how: object) -> tuple[list[str], dict]:
+    sentences: list[str] = []
+    job = recovery(model, copy.deepcopy(model).eval(), data, epochs=2, warn=sentences.append)
+    return sentences, how.recover(job)  # type: ignore[attr-defined]
+
+
+def statistics(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for name, value in model.state_dict().items() if "running_" in name])
+
+
+SINGLES = [(torch.randn(1, 4, 6 + n % 5) + 3, torch.tensor([n % 3])) for n in range(20)]
+
+
+@pytest.mark.parametrize("how", [batchnorm, distill])
+def test_batches_of_one_sample_with_many_places_are_enough_for_batchnorm(how: object) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(4, 8, 3, padding=1),
+        torch.nn.BatchNorm1d(8),
+        torch.nn.AdaptiveAvgPool1d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    ).eval()
+    with torch.no_grad():
+        seen = torch.cat([model[0](x).transpose(1, 2).reshape(-1, 8) for x, _ in SINGLES])
+    sentences, _ = warned(model, SINGLES, how)
+    assert sentences == []
+    found = statistics(model)
+    assert torch.isfinite(found).all()
+    if how is batchnorm:
+        assert torch.allclose(found[:8], seen.mean(0), atol=0.2)
+    assert not torch.allclose(found[:8], torch.zeros(8), atol=1e-3)
+
+
+@pytest.mark.parametrize("how", [batchnorm, distill])
+def test_batches_of_one_value_a_channel_leave_batchnorm_as_it_was_and_say_so(how: object) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool1d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 8),
+        torch.nn.BatchNorm1d(8),
+        torch.nn.Linear(8, 3),
+    ).eval()
+    with torch.no_grad():
+        model[3].running_mean.fill_(2.5)
+    before, head = statistics(model), model[4].weight.detach().clone()
+    sentences, _ = warned(model, SINGLES, how)
+    assert torch.equal(statistics(model), before)
+    assert sentences
+    assert all("more than one value a channel" in sentence for sentence in sentences)
+    assert torch.equal(head, model[4].weight) == (how is batchnorm)
+
+
+def test_batches_of_one_sample_teach_a_model_without_batchnorm() -> None:
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(2), torch.nn.Flatten(), torch.nn.Linear(8, 3)).eval()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        student[2].weight.mul_(0.5)
+    facts = distill.recover(recovery(student, teacher, SINGLES, epochs=10))
+    assert facts["losses"][-1] < facts["losses"][0]
+
+
+class Auxiliary(torch.nn.Module):
+    """A second head that answers in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm = torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16)
+        self.head, self.second = torch.nn.Linear(16, 3), torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> object:
+        inner = torch.relu(self.norm(self.inner(x)))
+        return (self.head(inner), self.second(inner)) if self.training else self.head(inner)
+
+
+def test_a_model_with_heads_for_training_only_is_taught_in_eval_mode() -> None:
+    torch.manual_seed(0)
+    teacher, student = Auxiliary().eval(), Auxiliary().eval()
+    sentences: list[str] = []
+    data = (torch.randn(128, 6, generator=torch.Generator().manual_seed(0)),)
+    facts = distill.recover(recovery(student, teacher, data, epochs=15, warn=sentences.append))
+    assert facts["losses"][-1] < 0.5 * facts["losses"][0]
+    assert len(sentences) == 1
+    assert "trained in eval mode" in sentences[0]
+
+
+class Flagged(torch.nn.Module):
+    """Class scores beside a number that is the same for all samples."""
+
+    def __init__(self, is_flagged: bool) -> None:
+        super().__init__()
+        self.inner, self.head = torch.nn.Linear(8, 24), torch.nn.Linear(24, 4)
+        self.temperature, self.is_flagged = torch.nn.Parameter(torch.tensor([1.7])), is_flagged
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = {"logits": self.head(torch.relu(self.inner(x)))}
+        return {**scores, "temperature": self.temperature.expand(len(x), 1)} if self.is_flagged else scores
+
+
+def test_an_output_that_never_varies_does_not_keep_the_others_from_being_learned() -> None:
+    data = (3 * torch.randn(128, 8, generator=torch.Generator().manual_seed(0)),)
+    distances = []
+    for is_flagged in (False, True):
+        torch.manual_seed(0)
+        teacher, student = Flagged(is_flagged).eval(), Flagged(is_flagged).eval()
+        distill.recover(recovery(student, teacher, data, epochs=15))
+        with torch.no_grad():
+            distances.append(float((student(data[0])["logits"] - teacher(data[0])["logits"]).square().mean()))
+    assert distances[1] < 1.5 * distances[0]
+
+
+def test_a_module_that_a_function_returns_is_the_one_that_goes_on(digits: Digits) -> None:
+    def copies(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> torch.nn.Module:
+        trained = copy.deepcopy(model)
+        with torch.no_grad():
+            trained.head.bias.add_(1.0)
+        return trained
+
+    model = copy.deepcopy(digits.model)
+    assert custom.recover(recovery(model, digits.model, digits.train, function=copies)) == {}
+    assert torch.allclose(model.head.bias, digits.model.head.bias + 1.0)
+    assert not model.training
+
+    def replaces(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> torch.nn.Module:
+        return torch.nn.Flatten()
+
+    custom.recover(recovery(model, digits.model, digits.train, function=replaces))
+    assert model(torch.zeros(2, 3, 4)).shape == (2, 12)
+
+
+def test_what_is_neither_a_module_nor_a_number_is_refused_with_what_may_be_returned(digits: Digits) -> None:
+    def history(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> list:
+        return [0.5, 0.4]
+
+    def loss(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> torch.Tensor:
+        return torch.tensor(0.25)
+
+    model = copy.deepcopy(digits.model)
+    with pytest.raises(StageError, match="returned a list; return the trained module, a number"):
+        custom.recover(recovery(model, digits.model, digits.train, function=history))
+    assert custom.recover(recovery(model, digits.model, digits.train, function=loss)) == {"loss": 0.25}

@@ -115,6 +115,105 @@ def test_a_trial_that_looks_worse_than_one_that_failed_clearly_is_cut() -> None:
     assert auto.why_hopeless(Seen((near,)), pruned(0.95, screen=0.5)) is None
 
 
+def broken(config: Any, quantizations: dict[str, tuple[float, float]]) -> Outcome:
+    """A world in which each quantization has a size and a drop of its own, and pruning costs nothing up to a half."""
+    amount = config["prune"]["amount"] if config["prune"] else 0.0
+    size, drop = quantizations[config["quantize"]]
+    lost = 0.0 if amount <= 0.5 else amount - 0.5
+    return Outcome(str(config), config, drop=drop + lost, size_ratio=size * (1 - amount), slowness=1.2 * size)
+
+
+WEAK = {"none": (1.0, 0.0), "int8": (0.26, 0.3), "mixed": (0.31, 0.004), "int8-weight": (0.27, 0.02), "fp16": (0.5, 0)}
+
+
+def run_in(world: dict[str, tuple[float, float]], most: int, **recipe: Any) -> list[Outcome]:
+    auto = search(**recipe)
+    outcomes = [broken(config, world) for config in auto.start()]
+    while len(outcomes) < most:
+        fresh = auto.propose(Seen(tuple(outcomes), {}, CONVOLUTIONS), slots=2)
+        if not fresh:
+            break
+        outcomes += [broken(config, world) for config in fresh]
+    return outcomes
+
+
+def unpruned(outcomes: list[Outcome]) -> list[str]:
+    return [o.config["quantize"] for o in outcomes if o.config["prune"] is None]
+
+
+def test_where_int8_breaks_the_model_gentler_quantizations_are_tried_and_the_best_of_them_is_pruned() -> None:
+    outcomes = run_in(WEAK, 16)
+    assert unpruned(outcomes)[:5] == ["none", "int8", "mixed", "int8-weight", "fp16"]
+    after = [o for o in outcomes if o.config["prune"]][3:]
+    assert {o.config["quantize"] for o in after} >= {"mixed"}
+    best = min((o.size_ratio or 1.0, o.name) for o in outcomes if o.drop is not None and o.drop <= 0.01)
+    assert best[0] < 0.2
+
+
+def test_where_nothing_meets_the_goal_what_is_pruned_is_not_quantized() -> None:
+    outcomes = run_in({**WEAK, "mixed": (0.3, 0.3), "fp16": (0.5, 0.1)}, 14)
+    moved = [o for o in outcomes if o.config["prune"]][3:]
+    assert moved
+    assert sum(o.config["quantize"] == "none" for o in moved) > len(moved) / 2
+
+
+def test_where_int8_works_nothing_gentler_is_tried() -> None:
+    outcomes = run_in({**WEAK, "int8": (0.26, 0.0)}, 14)
+    assert {o.config["quantize"] for o in outcomes[1:]} == {"int8"}
+
+
+def test_while_gentler_quantizations_run_nothing_is_pruned_on_top_of_a_broken_one() -> None:
+    auto = search()
+    done = [broken(config, WEAK) for config in auto.start()]
+    done += [broken(config, WEAK) for config in auto.propose(Seen(tuple(done), {}, CONVOLUTIONS), 2)]
+    fresh = auto.propose(Seen(tuple(done), {}, CONVOLUTIONS), slots=4)
+    assert [(c["prune"], c["quantize"]) for c in fresh] == [(None, "mixed"), (None, "int8-weight"), (None, "fp16")]
+    running = [Outcome(str(config), config) for config in fresh]
+    assert auto.propose(Seen((*done, *running), {}, CONVOLUTIONS), slots=4) == []
+
+
+def test_for_latency_pruning_without_quantization_is_tried_and_may_carry() -> None:
+    # Quantized models of this world are slower than the original.
+    world = {**WEAK, "int8": (1.5, 0.0)}
+    outcomes = run_in(world, 12, goal={"minimize": "latency"})
+    first = [(o.amount, o.config["quantize"]) for o in outcomes[1:6]]
+    assert (0.75, "none") in first
+    assert "none" in {o.config["quantize"] for o in outcomes[6:]}
+    assert not [o for o in run_in(WEAK, 5)[1:5] if o.config["quantize"] == "none"]
+
+
+def test_what_rounding_broke_tells_nothing_of_the_pruning() -> None:
+    def tried(amount: float, quantize: str, **values: Any) -> Outcome:
+        prune = Prune(amount=amount).model_dump() if amount else None
+        return Outcome(f"{amount}-{quantize}", {"prune": prune, "quantize": quantize, "runtime": "torch"}, **values)
+
+    auto = search()
+    missed = tried(0.5, "int8", drop=0.3, size_ratio=0.1, screen=0.1)
+    worse = tried(0.75, "int8-weight", screen=0.2)
+    assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.3), missed)), worse) is None
+    assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.0), missed)), worse) is not None
+    assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.3), missed)), tried(0.75, "int8", screen=0.2)) is not None
+
+
+def test_a_search_without_recovery_neither_trains_longer_nor_with_quantizers() -> None:
+    outcomes = run(search(recover="none"), 24, border=0.4)
+    assert not [o.config for o in outcomes if "effort" in o.config or "recover" in o.config]
+    asked = [(o.config["prune"], o.config["quantize"]) for o in outcomes]
+    assert len({str(item) for item in asked}) == len(asked)
+
+
+def test_two_amounts_that_leave_nearly_the_same_are_one_trial() -> None:
+    outcomes = run(search(prune=[0, 0.6], seed=1), 40, border=0.5)
+    amounts = sorted(o.amount for o in outcomes if o.amount and set(o.config) == {"prune", "quantize", "runtime"})
+    spreads = [o.config["prune"]["spread"] for o in outcomes if o.config["prune"]]
+    assert set(spreads) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    plain = sorted(
+        o.amount for o in outcomes if o.amount and o.config["prune"]["spread"] == 0 and "effort" not in o.config
+    )
+    assert amounts
+    assert all(high - low > 0.015 for low, high in zip(plain, plain[1:], strict=False))
+
+
 points = st.lists(st.tuples(st.floats(0, 1.2), st.floats(-0.05, 0.2)), max_size=12)
 
 

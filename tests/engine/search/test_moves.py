@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,21 @@ def test_the_carrier_is_the_cheapest_unpruned_quantization_that_meets_the_goal()
     cheap_but_bad = outcome(0, 0.2, "int4-weight", size_ratio=0.15)
     assert carrier_of([outcome(0, 0.0, "fp16"), outcome(0, 0.005), cheap_but_bad], GOAL, "none") == "int8"
     assert carrier_of([], GOAL, "int8-dynamic") == "int8-dynamic"
+
+
+def test_what_misses_the_goal_carries_nothing() -> None:
+    assert carrier_of([outcome(0, 0.2)], GOAL, "none") == "none"
+    assert carrier_of([outcome(0, 0.2), outcome(0, 0.0, "fp16")], GOAL, "none") == "fp16"
+    trained = outcome(0, 0.0, recover="qat")
+    assert carrier_of([outcome(0, 0.2), trained], GOAL, "none") == "none"
+
+
+def test_for_latency_no_quantization_carries_where_others_are_slower() -> None:
+    fast, small = Goal(minimize="latency"), Goal()
+    known = [outcome(0, 0, "none", slowness=1.0, size_ratio=1.0), outcome(0, 0, slowness=1.4)]
+    assert carrier_of(known, fast, "int8") == "none"
+    assert carrier_of(known, small, "int8") == "int8"
+    assert carrier_of([known[0], outcome(0, 0, slowness=0.5)], fast, "none") == "int8"
 
 
 def test_the_gap_between_what_meets_the_goal_and_what_does_not_is_halved() -> None:
@@ -99,6 +115,15 @@ def test_a_near_miss_that_trained_longer_is_tried_with_amounts_by_sensitivity() 
 def test_where_rounding_alone_hurts_layers_are_kept_and_quantizers_trained_with() -> None:
     found = kinds_tried(outcome(0, 0.008), outcome(0.78, 0.008), outcome(0.8, 0.015, effort=3.0))
     assert found == [(0.5, "int8", "distill"), (0.0, "mixed", "distill"), (0.0, "int8", "qat")]
+
+
+def test_where_nothing_is_trained_no_move_trains() -> None:
+    known = outcome(0, 0.008), outcome(0.5, 0.008), outcome(0.8, 0.015)
+    ground_ = replace(ground(*known), can_train=False)
+    moves = [next_move(ground_, turn) for turn in range(4)]
+    assert all(move is None or (move["effort"], move["recover"]) == (1.0, "distill") for move in moves)
+    always = replace(ground(*known), can_train_quantized=False, can_mix=False, can_spread=False)
+    assert _change_the_kind(always) is None
 
 
 def test_what_misses_the_goal_by_far_is_left_alone() -> None:
