@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .compute.clusters import Cluster, open_cluster, store_for
+from .config import load_config
+from .errors import NotFound, StoreError
 from .recipe import Recipe
 from .store import Store, open_store
 from .store import studies as stored
@@ -18,6 +23,8 @@ from .study import Study, whoami
 from .submit import Submission, bundle, prepare
 
 LOCAL = "local"
+
+_PATIENCE = 10.0
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path | None
 
@@ -63,20 +70,52 @@ def compress(
 def open(study: str, store: str | Path | None = None) -> Study:
     """Open a study by its id, or by the URI of its folder (``.../studies/ID``), from any kernel.
 
+    Without a store an id is looked for in the default one, then in those of the configured clusters.
+
     Raises:
         NotFound: There is no such study.
     """
     match = re.fullmatch(r"(.+)/studies/([^/]+)/?", study)
-    where = open_store(match.group(1) if match else store)
     name = stored.checked_id(match.group(2) if match else study)
-    return Study(where, name, stored.read_study(where, name))
+    first, *others = _stores(match.group(1) if match else store)
+    try:
+        return Study(first, name, stored.read_study(first, name))
+    except NotFound:
+        for other in others:
+            with contextlib.suppress(NotFound, StoreError):
+                return Study(other, name, stored.read_study(other, name))
+        raise
 
 
 def studies(store: str | Path | None = None) -> StudyList:
-    """All studies of a store, newest first; reads their summaries only."""
-    found = stored.list_summaries(open_store(store))
+    """All studies of a store, newest first; reads their summaries only.
+
+    Without a store, those of the default one and of the configured clusters; a cluster's store that does not answer
+    within ten seconds is left out, and the list says so.
+    """
+    first, *others = _stores(store)
+    pool = ThreadPoolExecutor(8, thread_name_prefix="studies")
+    waiting = {other.uri: pool.submit(stored.list_summaries, other) for other in others}
+    pool.shutdown(wait=False)
+    found, silent = stored.list_summaries(first), []
+    until = time.monotonic() + _PATIENCE
+    for uri, answer in waiting.items():
+        try:
+            found += answer.result(max(0.0, until - time.monotonic()))
+        except (StoreError, TimeoutError):
+            silent.append(uri)
     fields = StudyInfo.__dataclass_fields__
-    return StudyList([StudyInfo(**{key: item[key] for key in fields}) for item in found])
+    infos = [StudyInfo(**{key: item[key] for key in fields}) for item in found]
+    return StudyList(sorted(infos, key=lambda info: -info.created), silent)
+
+
+def _stores(store: str | Path | None) -> list[Store]:
+    """The store that was named, else the default one and those of the configured clusters, each once."""
+    if store is not None:
+        return [open_store(store)]
+    config = load_config()
+    named = [config.store, *(cluster.store for cluster in config.clusters.values() if cluster.store)]
+    return list({opened.uri: opened for opened in map(open_store, dict.fromkeys(named))}.values())
 
 
 def plan(
@@ -156,8 +195,10 @@ class StudyInfo:
 class StudyList(Sequence[StudyInfo]):
     """Studies of a store, newest first."""
 
-    def __init__(self, infos: Sequence[StudyInfo]) -> None:
+    def __init__(self, infos: Sequence[StudyInfo], silent: Sequence[str] = ()) -> None:
+        """Keep a list; ``silent`` are stores that did not answer."""
         self._infos = tuple(infos)
+        self._silent = [f"{uri} did not answer; its studies are not in this list" for uri in silent]
 
     def __getitem__(self, index: Any) -> Any:
         return self._infos[index]
@@ -167,12 +208,11 @@ class StudyList(Sequence[StudyInfo]):
 
     def __repr__(self) -> str:
         if not self._infos:
-            return "no study yet; %%quanttaas submits the first one"
+            return "\n".join(["no study yet; %%quanttaas submits the first one", *self._silent])
         rows = [_HEADER, *(_row(info) for info in self._infos)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *self._silent])
 
     def _repr_html_(self) -> str:
         if not self._infos:
@@ -182,7 +222,8 @@ class StudyList(Sequence[StudyInfo]):
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in _row(info)) + "</tr>"
             for info in self._infos
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._silent)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 _HEADER = ("id", "name", "status", "trials", "created", "best")

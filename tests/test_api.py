@@ -50,7 +50,7 @@ class Broken(nn.Module):
         ({"recipe": {"ignore": ["blocks.7"]}}, RecipeError, "no module or class 'blocks.7'; did you mean"),
         ({"recipe": Path("no/such/recipe.yaml")}, RecipeError, "cannot be read"),
         ({"example_inputs": (IMAGES[0][:2], IMAGES[0][:2])}, DataError, "example_inputs are nested unlike"),
-        ({"cluster": "gpu"}, qt.QuantTaaSError, "clusters are not built yet"),
+        ({"cluster": "gpu"}, qt.QuantTaaSError, "no cluster .gpu.; there are local"),
         ({"name": " "}, qt.QuantTaaSError, "1 to 80 characters"),
     ],
 )

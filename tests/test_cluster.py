@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,15 +17,19 @@ from typing import Any
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter import submit
 from quanttaas_jupyter.compute import tickets
+from quanttaas_jupyter.compute.ray_cluster import RayCluster
+from quanttaas_jupyter.config import load_config
 from quanttaas_jupyter.errors import ClusterError, StudyFailed
+from quanttaas_jupyter.notebook.magics import load
 from quanttaas_jupyter.state import StudyState
 from quanttaas_jupyter.store import lease, open_store, studies
 from quanttaas_jupyter.versions import versions
-from tests.loopback import NAME, Loopback, engines, stage_workers, until
+from tests.loopback import NAME, Loopback, engines, raylets, stage_workers, until
 from tests.networks import Digits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -211,6 +216,33 @@ def test_two_notebooks_attach_and_each_can_cancel(digits: Digits, loopback: Loop
     study.cancel()
     wait_until(other, lambda state: state.status == "cancelled", 20)
     check_nothing_is_lost_or_doubled(study)
+
+
+def test_studies_in_the_store_of_a_cluster_are_found_by_their_id(digits: Digits, loopback: Loopback) -> None:
+    loopback.configure(store=loopback.uri())
+    study = qt.compress(digits.model, digits.test, recipe={**QUICK, "prune": [0]}, cluster=NAME).wait(200)
+    assert study.store.startswith("gs://")
+    assert qt.open(study.id).store == study.store
+    assert study.id in [info.id for info in qt.studies()]
+
+
+def test_a_cluster_of_this_machine_starts_without_a_token_and_stops_alone(
+    home: Path, loopback: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = InteractiveShell.instance()
+    load(shell)
+    before = {process.pid for process in raylets()}
+    shell.run_line_magic("quanttaas", "cluster start --cpus 1 --no-token")
+    assert "runs at http://127.0.0.1" in capsys.readouterr().out
+    fresh = [process for process in raylets() if process.pid not in before]
+    until(lambda: RayCluster("loopback", load_config().clusters["loopback"]).nodes())
+    shell.run_line_magic("quanttaas", "cluster status")
+    assert re.search(r"^loopback +up +1 +1 +0 +0", capsys.readouterr().out, re.MULTILINE)
+    shell.run_line_magic("quanttaas", "cluster stop")
+    assert "Stopped the Ray cluster" in capsys.readouterr().out
+    assert not [process for process in fresh if process.is_running()]
+    assert {process.pid for process in raylets()} == before
+    assert load_config().clusters == {}
 
 
 def test_of_two_engines_one_gets_the_study(digits: Digits, loopback: Loopback) -> None:

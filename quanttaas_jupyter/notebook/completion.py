@@ -121,7 +121,8 @@ class Completer:
         if action.dest == "names":
             return _quietly(lambda: [*(KINDS if given == ["template"] else load_config().clusters)])
         if action.dest == "id":
-            ids = _quietly(lambda: [summary.id for summary in api.studies(store=store)])
+            # Only the default store: others may take seconds to answer.
+            ids = _quietly(lambda: [summary.id for summary in api.studies(store=store or load_config().store)])
             return [*self._variables(lambda value: isinstance(value, api.Study)), *ids]
         if action.dest == "trial":
             return _quietly(lambda: [trial.name for trial in self._opened(given[0], store).trials])

@@ -51,7 +51,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
         return Study(name)
 
     monkeypatch.setattr(api, "warm", lambda: None)
-    monkeypatch.setattr(api, "studies", lambda store=None: infos if store is None else infos[2:])
+    monkeypatch.setattr(api, "studies", lambda store=None: infos[2:] if store == "/elsewhere" else infos)
     monkeypatch.setattr(api, "open", open)
     made = InteractiveShell()
     magics.load(made)
