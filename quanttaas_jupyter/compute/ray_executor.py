@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from ..config import Prices, SlotConfig
+from ..errors import ClusterError
 from .base import NodeLost, StageCall, StageTimeout, WorkerDied
 from .device import Device
 from .ray_worker import Run, StageWorker
@@ -30,6 +31,7 @@ _TICK = 0.25
 _LOOK_EVERY = 1.0
 _PATIENCE = 120.0
 _GIVE_UP_TIMING = 120.0
+_MOST_FAILED_STARTS = 3
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ class RayExecutor:
         self._device: Device | None = None
         self._wants_device = False
         self._waits_for = ""
+        self._failed_starts, self._trouble = 0, ""
         self._nodes: list[dict[str, Any]] = []
         self._looked = 0.0
         self._closed = False
@@ -115,8 +118,15 @@ class RayExecutor:
         return self._max_slots or max(1, sum(self._room_of(node) for node in self._nodes))
 
     def device(self) -> Device | None:
-        """The device of the first worker that came up; asks for one where none is."""
+        """The device of the first worker that came up; asks for one where none is.
+
+        Raises:
+            ClusterError: Workers start and end again, each time.
+        """
         with self._lock:
+            if self._trouble:
+                self._trouble, self._wants_device, trouble = "", False, self._trouble
+                raise ClusterError(trouble)
             self._wants_device = self._device is None
             self._wake.set()
             return self._device
@@ -350,13 +360,27 @@ class RayExecutor:
             if (error := done.exception()) is not None:
                 log.warning("a worker did not come up: %s", error)
                 self._drop_slot(slot)
+                self._count_failed_start(error)
             else:
+                self._failed_starts = 0
                 slot.about = done.result()
                 slot.idle_since = time.monotonic()
                 if self._device is None:
                     self._device, self._wants_device = Device(**slot.about["device"]), False
                 self._add_worker(slot, "build" if slot.anchor == "measure" else "measure")
             self._wake.set()
+
+    def _count_failed_start(self, error: BaseException) -> None:
+        """A cluster on which no worker comes up would be asked for workers for ever."""
+        self._failed_starts += 1
+        if self._failed_starts < _MOST_FAILED_STARTS or any(slot.about for slot in self._slots):
+            return
+        lines = str(error).strip().splitlines()
+        self._failed_starts = 0
+        self._trouble = f"no worker comes up on the cluster: {lines[-1] if lines else type(error).__name__}"
+        for job in self._pending:
+            job.future.set_exception(RuntimeError(self._trouble))
+        self._pending = []
 
     def _start(self, slot: _Slot, job: _Job) -> None:
         self._pending.remove(job)

@@ -10,6 +10,7 @@ import pytest
 from quanttaas_jupyter.compute.base import NodeLost, StageCall, StageTimeout, WorkerDied
 from quanttaas_jupyter.compute.ray_executor import RayExecutor
 from quanttaas_jupyter.config import Prices, SlotConfig
+from quanttaas_jupyter.errors import ClusterError
 from tests.compute.test_local import call, ignore, wait_for
 from tests.loopback import Loopback, stage_workers, until
 
@@ -148,6 +149,21 @@ def test_slots_without_work_are_given_back(connected: Loopback) -> None:
     assert not stage_workers()
     assert executor.submit(call(), ignore).result(60)
     executor.close()
+
+
+def cannot_prepare() -> None:
+    raise ImportError("No module named 'onnxruntime'")
+
+
+def test_workers_that_never_come_up_are_an_error_and_no_endless_wait(connected: Loopback) -> None:
+    executor = RayExecutor(work, cannot_prepare, SlotConfig())
+    with pytest.raises(RuntimeError, match="no worker comes up on the cluster: .*No module named 'onnxruntime'"):
+        executor.submit(call(), ignore).result(60)
+    executor.close()
+    asked = RayExecutor(work, cannot_prepare, SlotConfig())
+    with pytest.raises(ClusterError, match="no worker comes up"):
+        until(asked.device, 60)
+    asked.close()
 
 
 def test_trainings_wait_for_a_gpu_and_the_rest_does_not(connected: Loopback) -> None:
