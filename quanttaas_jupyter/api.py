@@ -17,10 +17,11 @@ from .compute.clusters import Cluster, open_cluster, store_for
 from .config import load_config
 from .errors import NotFound, StoreError
 from .recipe import Recipe
+from .sending import Submission, bundle
 from .store import Store, open_store
 from .store import studies as stored
 from .study import Study, whoami
-from .submit import Submission, bundle, prepare
+from .submit import prepare
 
 LOCAL = "local"
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .notebook.widget import StudyView
-    from .submit import Submission
+    from .sending import Submission
 
 
 _CLAIM_SECONDS = 3.0

@@ -20,7 +20,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter import submit
+from quanttaas_jupyter import sending
 from quanttaas_jupyter.compute import tickets
 from quanttaas_jupyter.compute.ray_cluster import RayCluster
 from quanttaas_jupyter.config import load_config
@@ -300,7 +300,7 @@ def test_a_folder_of_this_machine_is_refused_for_a_cluster_elsewhere(digits: Dig
 def test_other_versions_are_named_before_anything_is_sent(
     digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "versions", lambda: {**versions(), "torch": "1.9.0"})
+    monkeypatch.setattr(sending, "versions", lambda: {**versions(), "torch": "1.9.0"})
     store = loopback.uri()
     with pytest.raises(StudyFailed, match=r"torch is 1\.9\.0 here and .* there.*nothing was sent"):
         send(digits, loopback, QUICK, store).wait(60)
@@ -310,7 +310,7 @@ def test_other_versions_are_named_before_anything_is_sent(
 def test_from_another_python_quantization_runs_and_pruning_is_refused_with_the_reason(
     digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "versions", lambda: {**versions(), "python": "3.9.1"})
+    monkeypatch.setattr(sending, "versions", lambda: {**versions(), "python": "3.9.1"})
     study = send(digits, loopback, QUICK).wait(200)
     assert {trial.name: trial.status for trial in study} == {
         "baseline": "finished",

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.errors import MetricError, ModelError
-from quanttaas_jupyter.submit import Prepared, prepare, read
+from quanttaas_jupyter.sending import read
+from quanttaas_jupyter.submit import Prepared, prepare
 
 
 class Said(nn.Module):
@@ -15,10 +16,10 @@ class Said(nn.Module):
 
     def __init__(self, classes: int, class_dim: int = 1) -> None:
         super().__init__()
-        self.classes, self.class_dim, self.scale = classes, class_dim, nn.Parameter(torch.ones(1))
+        self.count, self.class_dim, self.scale = classes, class_dim, nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale * nn.functional.one_hot(x, self.classes).float().movedim(-1, self.class_dim)
+        return self.scale * nn.functional.one_hot(x, self.count).float().movedim(-1, self.class_dim)
 
 
 class Linear(nn.Module):

@@ -2,7 +2,8 @@
 
 Map-style data sets are read in index order through their ``collate_fn``, in a forked worker under a fixed seed: the
 data is what it was when the cell ran, and the random state of the notebook is not touched. Everything else is read at
-once, its random state put back afterwards.
+once, its random state put back afterwards. Of too many samples some are drawn, with equal shares of all classes where
+labels are at hand; only of a stream the first ones are taken, and ``Source.note`` says so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..errors import DataError
 from .batches import Batch, Batches, stratified
-from .structure import Structure, flatten
+from .structure import Structure, flatten, unflatten
 
 _BATCH = 64
 _LABEL_KEYS = ("labels", "label", "targets", "target")
@@ -25,10 +26,16 @@ Progress = Callable[[int, "int | None"], None]
 
 
 class Source:
-    """Data on its way: the first batch is there, the rest is read by ``read``."""
+    """Data on its way: the first batch is there, the rest is read by ``read``.
+
+    Attributes:
+        total: How many samples there will be; None for a stream.
+        note: What a person should know of the choice of samples, once they are read; mostly empty.
+    """
 
     def __init__(self, option: str, items: Iterator[Any], limit: int, total: int | None) -> None:
         self._option, self._items, self._limit, self.total = option, items, limit, total
+        self.note = ""
         self._names: tuple[str, ...] = ()
         self._structures: tuple[Structure, Structure] | None = None
         self._batches: list[Batch] = []
@@ -51,6 +58,8 @@ class Source:
             samples += self._batches[-1].samples
             if progress:
                 progress(samples, self.total)
+        if self.total is None and next(self._items, None) is not None:
+            self.note = f"{self._option} is a stream of which the first {self._limit} samples were taken (max_samples)"
         return self._so_far(len(self._batches)).head(self._limit)
 
     def _so_far(self, count: int) -> Batches:
@@ -113,6 +122,8 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
     elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data):
         loader = torch.utils.data.DataLoader(data, batch_size=_BATCH)
         items, total = _from_loader(loader, max_samples, seed)
+    elif isinstance(data, (list, tuple)):
+        items, total = _from_batches(data, option, max_samples, seed)
     elif isinstance(data, Iterable):
         items, total = _read_now(data, max_samples, seed), None
     else:
@@ -160,6 +171,65 @@ def _from_arrays(data: Any, option: str, max_samples: int, seed: int) -> tuple[I
     return iter(items), len(chosen)
 
 
+def _from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int) -> tuple[Iterator[Any], int]:
+    """Batches that lie in a list: of too many samples some of every batch where batches can be cut, else whole ones."""
+    import torch
+
+    flat = [flatten(item) for item in items]
+    sizes = [_rows(leaves[0][1]) if leaves else 1 for leaves, _ in flat]
+    if sum(sizes) <= max_samples:
+        return iter(list(items)), sum(sizes)
+    if not _can_be_cut([[leaf for _, leaf in leaves] for leaves, _ in flat], sizes):
+        drawn = _some_batches(list(items), sizes, max_samples, seed)
+        return iter(drawn), min(sum(sizes), max_samples)
+    mark = torch.zeros(sum(sizes), dtype=torch.bool)
+    mark[list(_chosen(range(sum(sizes)), max_samples, seed, _classes_in(items, option)))] = True
+    taken = []
+    for (leaves, structure), rows in zip(flat, mark.split(sizes), strict=True):
+        if bool(rows.any()):
+            kept = rows.nonzero().flatten().tolist()
+            taken.append(unflatten(structure, [leaf[kept] for _, leaf in leaves]))
+    return iter(taken), max_samples
+
+
+def _can_be_cut(batches: Sequence[Sequence[Any]], sizes: Sequence[int]) -> bool:
+    """Whether all leaves have one row a sample, all of one shape: shorter batches of sequences would train worse."""
+    if not all(_is_array(leaf) and leaf.ndim for leaves in batches for leaf in leaves):
+        return False
+    shapes = {tuple(tuple(leaf.shape[1:]) for leaf in leaves) for leaves in batches}
+    return len(shapes) == 1 and all(
+        len(leaf) == size for leaves, size in zip(batches, sizes, strict=True) for leaf in leaves
+    )
+
+
+def _some_batches(batches: list[Any], sizes: Sequence[int], max_samples: int, seed: int) -> list[Any]:
+    """Whole batches, drawn until there are ``max_samples`` samples, in their order."""
+    import torch
+
+    drawn: list[int] = []
+    samples = 0
+    for index in torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist():
+        if samples >= max_samples:
+            break
+        drawn.append(index)
+        samples += sizes[index]
+    return [batches[index] for index in sorted(drawn)]
+
+
+def _classes_in(items: Sequence[Any], option: str) -> Any:
+    """The class of every sample of batches in a list, as a tensor; None where targets are something else."""
+    import torch
+
+    found = []
+    for item in items:
+        leaves, _ = flatten(_inputs_and_targets(item)[1])
+        classes = _as_classes(_tensor(leaves[0][1], option, "target")) if leaves else None
+        if classes is None:
+            return None
+        found.append(classes)
+    return torch.cat(found)
+
+
 def _from_loader(loader: Any, max_samples: int, seed: int) -> tuple[Iterator[Any], int | None]:
     from torch.utils.data import IterableDataset, TensorDataset
 
@@ -180,7 +250,8 @@ def _index_batches(loader: Any, max_samples: int, seed: int) -> list[list[int]]:
 
     if type(loader.batch_sampler) not in (BatchSampler, type(None)):
         with fixed_random_state(seed), _kept_generator(loader.batch_sampler):
-            return _up_to([list(batch) for batch in loader.batch_sampler], max_samples)
+            batches = [list(batch) for batch in loader.batch_sampler]
+        return _some_batches(batches, [len(batch) for batch in batches], max_samples, seed)
     sampler = loader.sampler
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
         indices: Sequence[int] = range(len(loader.dataset))
@@ -193,17 +264,6 @@ def _index_batches(loader: Any, max_samples: int, seed: int) -> list[list[int]]:
     chosen = _chosen(indices, max_samples, seed, None if labels is None else labels[list(indices)])
     size = loader.batch_size or 1
     return [list(chosen[start : start + size]) for start in range(0, len(chosen), size)]
-
-
-def _up_to(batches: list[list[int]], max_samples: int) -> list[list[int]]:
-    taken: list[list[int]] = []
-    samples = 0
-    for batch in batches:
-        if samples >= max_samples:
-            break
-        taken.append(batch)
-        samples += len(batch)
-    return taken
 
 
 def _chosen(indices: Sequence[int], max_samples: int, seed: int, labels: Any = None) -> Sequence[int]:
@@ -303,9 +363,10 @@ def _read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[A
     samples = 0
     with fixed_random_state(seed):
         for item in batches:
-            if samples >= max_samples:
-                break
             items.append(item)
+            if samples >= max_samples:
+                # One more than is wanted, so that ``Source`` knows that there was more.
+                break
             leaves, _ = flatten(item)
             samples += _rows(leaves[0][1]) if leaves else 1
     yield from items

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
+import importlib
 import io
 import pickle
 import site
 import sys
 import sysconfig
+import types
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
@@ -41,11 +44,28 @@ def pickled_by_value() -> Iterator[None]:
     added = [module for module in local if module.__name__ not in already]
     for module in added:
         cloudpickle.register_pickle_by_value(module)
+    _import_odd_modules()
     try:
         yield
     finally:
         for module in added:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _import_odd_modules() -> None:
+    """Modules of a class of their own, such as ``torch.classes``, travel by name like all others.
+
+    cloudpickle sends what a name in the code may mean: ``self.classes`` beside ``torch`` is taken for that module.
+    """
+    for name, module in list(sys.modules.items()):
+        odd = isinstance(module, types.ModuleType) and type(module) is not types.ModuleType
+        if odd and name.partition(".")[0] == "torch":
+            copyreg.pickle(type(module), _by_name)
+
+
+def _by_name(module: types.ModuleType) -> tuple[Any, tuple[str]]:
+    name = next(name for name, known in sys.modules.items() if known is module)
+    return importlib.import_module, (name,)
 
 
 def dumps(value: Any) -> bytes:

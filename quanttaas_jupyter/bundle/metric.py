@@ -1,6 +1,8 @@
 """A metric as the person gave it -> a reference that travels.
 
 Names: ``accuracy``, ``r2``, ``agreement``, and the classes of TorchMetrics in any spelling (``F1Score``, ``f1_score``).
+``agreement`` is the share of the original model's classes; of outputs that are no class scores it is their R2 against
+the original model's outputs, 0 at worst.
 """
 
 from __future__ import annotations

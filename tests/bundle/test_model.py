@@ -87,3 +87,22 @@ def test_parametrized_weights_travel_as_what_they_come_to() -> None:
     copied = models.loads(models.snapshot(model).data)
     assert torch.allclose(copied(x), model(x), atol=1e-6)
     assert nn.utils.parametrize.is_parametrized(model[0])
+
+
+class WithClasses(torch.nn.Module):
+    """Names of its own that torch uses for odd modules, as classifiers often have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.ops = 3, 2
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.head(x))[:, : self.classes] * self.ops
+
+
+def test_attributes_named_like_modules_of_torch_do_not_keep_a_model_from_travelling() -> None:
+    model = WithClasses()
+    loaded = models.loads(models.snapshot(model).data)
+    x = torch.randn(2, 4)
+    assert torch.equal(loaded(x), model(x))

@@ -14,11 +14,12 @@ from quanttaas_jupyter.compute.device import Device, this_device
 from quanttaas_jupyter.config import EngineConfig
 from quanttaas_jupyter.engine import cache, stages
 from quanttaas_jupyter.engine.driver import Driver
+from quanttaas_jupyter.sending import bundle
 from quanttaas_jupyter.state import StudyState, fold
 from quanttaas_jupyter.store import studies
 from quanttaas_jupyter.store.lease import Lease
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.submit import bundle, prepare
+from quanttaas_jupyter.submit import prepare
 
 
 class WatchedStore(LocalStore):

@@ -11,9 +11,10 @@ from quanttaas_jupyter.config import EngineConfig
 from quanttaas_jupyter.engine import resident
 from quanttaas_jupyter.engine.inbox import Ticket
 from quanttaas_jupyter.errors import StoreError
+from quanttaas_jupyter.sending import bundle
 from quanttaas_jupyter.state import StudyState, fold
 from quanttaas_jupyter.store import studies
-from quanttaas_jupyter.submit import bundle, prepare
+from quanttaas_jupyter.submit import prepare
 from tests.engine.inline import InlineExecutor, WatchedStore
 from tests.networks import Mlp, regression_data
 
