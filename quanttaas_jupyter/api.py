@@ -155,8 +155,9 @@ _AUTO = "search: auto proposes further trials from what these show, until the bu
 
 
 def warm() -> None:
-    """Start the engine of this machine, so that the first study finds its workers ready."""
-    open_cluster(LOCAL).ensure_engine("")
+    """Start the engine of this machine if studies run here by default, so that the first one finds workers ready."""
+    if load_config().cluster in (None, LOCAL):
+        open_cluster(LOCAL).ensure_engine("")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -23,6 +23,10 @@ _RESAMPLES = 400
 _SLOW_RESAMPLES = 60
 _SLOW_SECONDS = 0.02
 IGNORED_LABEL = -100
+# What stands for "never this class" in masked scores; it says nothing of a model's precision.
+_MASKED = 1e8
+# Outputs that vary by less than this share of their mean square are constants with rounding.
+_STEADY = 1e-10
 _WARM_UPS = 10
 _TURN = 10
 _FEWEST_CALLS = 100
@@ -38,11 +42,14 @@ class Answers:
         outputs: The model's outputs, all batches concatenated, in the model's structure.
         targets: The targets, concatenated; None without labels.
         reference: The baseline's outputs, concatenated; None for the baseline itself.
+        class_dim: The dimension of the main output that holds one score a class; None where there is none, or where
+            the targets tell it by their shape.
     """
 
     outputs: Any
     targets: Any
     reference: Any = None
+    class_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
             assert function is not None
             found = function(answers.outputs, answers.targets)
         elif metric["kind"] == "torchmetrics":
-            found = _torchmetrics(metric["name"], main_output(answers.outputs), main_output(answers.targets))
+            found = _torchmetrics(metric["name"], answers)
         else:
             found = _BUILT_IN[metric["name"]](answers)
     except StageError:
@@ -90,7 +97,7 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
             f"metric {metric['name']!r} cannot be computed: {type(error).__name__}: {lines[0]}",
             "check that outputs and targets are what it expects",
         ) from error
-    return _as_score(found, metric["name"])
+    return _as_score(found, metric["name"], _sample_counts(answers) if metric["kind"] == "callable" else None)
 
 
 def interval_of(metric: dict[str, Any], function: Any, answers: Answers, whole: Score, seed: int) -> Interval:
@@ -113,34 +120,64 @@ def drop_of(
         if set(np.unique(difference)) <= {-1.0, 0.0, 1.0}:
             return _paired_shares(difference, value)
         return _bootstrap_mean(difference, seed)
-    original = Answers(candidate.reference, candidate.targets, candidate.reference)
+    original = replace(candidate, outputs=candidate.reference)
     mine, theirs = _bootstrap(metric, function, [candidate, original], seed)
     low, high = np.percentile(sign * (theirs - mine), [2.5, 97.5])
     return Interval(value, float(low), float(high))
 
 
-def agreement(answers: Answers) -> Any:
-    """Per sample whether the class is the baseline's; for other outputs the coefficient of determination."""
-    if answers.reference is None:
-        return np.ones(len(main_output(answers.outputs)))
-    mine, theirs = main_output(answers.outputs), main_output(answers.reference)
-    if mine.ndim >= 2 and mine.shape[1] > 1:
-        same = mine.argmax(1) == theirs.argmax(1)
-        labels = main_output(answers.targets) if answers.targets is not None else None
-        # Places that accuracy does not count, such as padding, say nothing of agreement either.
-        counted = labels != IGNORED_LABEL if labels is not None and labels.shape == same.shape else same | True
-        right = (same & counted).reshape(len(same), -1).sum(1).double()
-        return (right / counted.reshape(len(same), -1).sum(1).clamp(min=1)).numpy()
-    return _r2(mine.double(), theirs.double())
+def agreement(answers: Answers) -> np.ndarray | float | None:
+    """How far a model says what the baseline says.
+
+    Returns:
+        Per sample the share of places with the baseline's class; for outputs that are no class scores R2 against the
+        baseline's outputs (0 at worst); None where nothing varies or nothing counts.
+    """
+    mine = main_output(answers.outputs)
+    theirs = mine if answers.reference is None else main_output(answers.reference)
+    dim = answers.class_dim
+    if dim is not None and mine.ndim > dim:
+        same = mine.argmax(dim) == theirs.argmax(dim)
+    elif not mine.is_floating_point():
+        same = mine == theirs
+    else:
+        return _explained(mine.double(), theirs.double())
+    labels = main_output(answers.targets) if answers.targets is not None else None
+    # Places that accuracy does not count, such as padding, say nothing of agreement either.
+    counted = labels != IGNORED_LABEL if labels is not None and labels.shape == same.shape else same | True
+    shares = _shares(same, counted)
+    return shares if len(shares) else None
+
+
+def class_dims(outputs: Any, targets: Any) -> list[int]:
+    """Dimensions of ``outputs`` that may hold one score a class: 1 or the last, where the rest is as ``targets``."""
+    if targets.ndim < 1 or outputs.ndim != targets.ndim + 1:
+        return []
+    fitting = [
+        dim for dim in (1, outputs.ndim - 1) if outputs.shape[dim] > 1 and _without(outputs, dim) == targets.shape
+    ]
+    return list(dict.fromkeys(fitting))
+
+
+def right_share(outputs: Any, targets: Any, dim: int) -> float:
+    """The share of labels that are right when classes lie along ``dim``."""
+    counted = targets != IGNORED_LABEL
+    right = (outputs.argmax(dim) == targets) & counted
+    return float(right.sum()) / max(1, int(counted.sum()))
 
 
 def sqnr_db(outputs: Any, reference: Any) -> float | None:
-    """Signal to quantization noise in decibels, over all floating-point outputs; None where they are equal."""
+    """Signal to quantization noise in decibels, over all floating-point outputs; None where they are equal.
+
+    Places where the reference is masked (scores of -1e30) are left out: their squares would drown all others.
+    """
     signal = noise = 0.0
     for mine, theirs in zip(_leaves(outputs), _leaves(reference), strict=True):
         if mine.is_floating_point():
-            signal += float((theirs.double() ** 2).sum())
-            noise += float(((mine.double() - theirs.double()) ** 2).sum())
+            counted = _unmasked(theirs)
+            kept = theirs[counted].double()
+            signal += float((kept**2).sum())
+            noise += float(((mine[counted].double() - kept) ** 2).sum())
     if noise == 0 or signal == 0:
         return None
     return 10 * math.log10(signal / noise)
@@ -183,29 +220,61 @@ def main_output(outputs: Any) -> Any:
 
 
 def _accuracy(answers: Answers) -> np.ndarray:
-    import torch
-
     outputs, targets = main_output(answers.outputs), main_output(answers.targets)
-    if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1 and _rest(outputs) == targets.shape:
-        predicted = outputs.argmax(1)
+    dims = class_dims(outputs, targets)
+    if dims:
+        predicted = outputs.argmax(answers.class_dim if answers.class_dim in dims else dims[0])
     elif outputs.numel() == targets.numel():
         is_probability = bool((outputs >= 0).all()) and bool((outputs <= 1).all())
         predicted = (outputs > (0.5 if is_probability else 0.0)).reshape(targets.shape).to(targets.dtype)
-    elif outputs.ndim == targets.ndim + 1 and outputs.shape[:-1] == targets.shape:
-        predicted = outputs.argmax(-1)
     else:
         raise StageError(
             f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}",
-            "accuracy wants one score a class along dimension 1 and one integer a sample",
+            "accuracy wants one score a class along dimension 1 or the last, and one integer a sample",
         )
-    counted = (targets != IGNORED_LABEL).reshape(len(targets), -1)
-    right = (predicted == targets).reshape(len(targets), -1) & counted
-    shares = right.sum(1).double() / counted.sum(1).clamp(min=1)
-    return torch.as_tensor(shares).numpy()
+    shares = _shares(predicted == targets, targets != IGNORED_LABEL)
+    if not len(shares):
+        raise StageError(f"every label is {IGNORED_LABEL}, so that nothing can be counted", "give labels that count")
+    return shares
 
 
-def _rest(outputs: Any) -> Any:
-    return outputs.shape[:1] + outputs.shape[2:]
+def _without(outputs: Any, dim: int) -> Any:
+    return outputs.shape[:dim] + outputs.shape[dim + 1 :]
+
+
+def _shares(right: Any, counted: Any) -> np.ndarray:
+    """The share of right places of every sample; samples in which nothing counts are left out."""
+    right, counted = (right & counted).reshape(len(right), -1), counted.reshape(len(counted), -1)
+    places = counted.sum(1)
+    found: np.ndarray = (right.sum(1).double() / places.clamp(min=1))[places > 0].numpy()
+    return found
+
+
+def _agreement_metric(answers: Answers) -> Any:
+    found = agreement(answers)
+    if found is None:
+        raise StageError("the outputs do not vary between samples, so that there is nothing to agree on")
+    return found
+
+
+def _explained(mine: Any, theirs: Any) -> float | None:
+    """R2 of each output, 0 at worst, and their mean; sequences and pictures have one R2 over all their places."""
+    mine, theirs, is_table = mine.reshape(len(mine), -1), theirs.reshape(len(theirs), -1), theirs.ndim <= 2
+    error = ((mine - theirs) ** 2).sum(0)
+    spread = ((theirs - theirs.mean(0)) ** 2).sum(0)
+    varies = spread > _STEADY * (theirs**2).sum(0)
+    if not bool(varies.any()):
+        return None
+    error, spread = error[varies], spread[varies]
+    if not is_table:
+        error, spread = error.sum(), spread.sum()
+    return float((1 - error / spread).clamp(min=0).mean())
+
+
+def _unmasked(reference: Any) -> Any:
+    """Which places are no masks; all of them where everything is that large."""
+    ordinary = reference.abs() < _MASKED
+    return ordinary if bool((reference[ordinary] != 0).any()) else ordinary | True
 
 
 def _r2_of(answers: Answers) -> float:
@@ -221,12 +290,20 @@ def _r2(outputs: Any, targets: Any) -> float:
     return float(r2_score(outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)))
 
 
-_BUILT_IN: dict[str, Callable[[Answers], Any]] = {"accuracy": _accuracy, "r2": _r2_of, "agreement": agreement}
+_BUILT_IN: dict[str, Callable[[Answers], Any]] = {
+    "accuracy": _accuracy,
+    "r2": _r2_of,
+    "agreement": _agreement_metric,
+}
 
 
-def _torchmetrics(name: str, outputs: Any, targets: Any) -> float:
+def _torchmetrics(name: str, answers: Answers) -> float:
     import torchmetrics
 
+    outputs, targets = main_output(answers.outputs), main_output(answers.targets)
+    if answers.class_dim in class_dims(outputs, targets):
+        # TorchMetrics looks for classes along dimension 1 only.
+        outputs = outputs.movedim(answers.class_dim, 1)
     cls = getattr(torchmetrics, name)
     options: dict[str, Any] = {}
     if getattr(torchmetrics.classification, f"Multiclass{name}", None) is not None:
@@ -246,17 +323,29 @@ def _task(outputs: Any, targets: Any) -> dict[str, Any]:
     return {"task": "binary"}
 
 
-def _as_score(found: Any, name: str) -> Score:
+def _as_score(found: Any, name: str, samples: Sequence[int] | None) -> Score:
+    """A metric's result; with ``samples`` given, an array must have one value for each of so many."""
     import torch
 
     values = found.detach().double().numpy() if isinstance(found, torch.Tensor) else np.asarray(found, dtype=float)
+    is_number = values.size == 1
+    if not is_number and values.ndim != 1:
+        raise StageError(f"metric {name!r} gave an array of shape {values.shape}", "return one number, or one a sample")
+    if not is_number and samples is not None and len(values) not in samples:
+        raise StageError(
+            f"the values of metric {name!r} do not fit the samples",
+            f"return one number, or one a sample (got {len(values)} for {samples[0]})",
+        )
     if not np.isfinite(values).all():
         raise StageError(f"metric {name!r} is not a finite number", "check outputs and targets for NaN")
-    if values.ndim == 0 or values.size == 1:
-        return Score(float(values.reshape(-1)[0]))
-    if values.ndim != 1:
-        raise StageError(f"metric {name!r} gave an array of shape {values.shape}", "return one number, or one a sample")
-    return Score(float(values.mean()), values)
+    return Score(float(values.reshape(-1)[0])) if is_number else Score(float(values.mean()), values)
+
+
+def _sample_counts(answers: Answers) -> list[int]:
+    """How many rows outputs and targets have: those of a graph's nodes and of its labels may differ."""
+    sides = [side for side in (answers.outputs, answers.targets) if side is not None]
+    leaves = [leaf for side in sides for leaf in _leaves(side)[:1]]
+    return [len(leaf) for leaf in leaves if leaf.ndim]
 
 
 def _mean_interval(values: np.ndarray, seed: int) -> Interval:
@@ -310,7 +399,12 @@ def _bootstrap(metric: dict[str, Any], function: Any, sides: Sequence[Answers], 
 
 
 def _rows(answers: Answers, rows: np.ndarray) -> Answers:
-    return Answers(_taken(answers.outputs, rows), _taken(answers.targets, rows), _taken(answers.reference, rows))
+    return replace(
+        answers,
+        outputs=_taken(answers.outputs, rows),
+        targets=_taken(answers.targets, rows),
+        reference=_taken(answers.reference, rows),
+    )
 
 
 def _taken(value: Any, rows: np.ndarray) -> Any:

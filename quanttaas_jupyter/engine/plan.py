@@ -256,6 +256,8 @@ class Planner:
             settings["calibrator"] = self.recipe.calibrator
         if "goal" in needs:
             settings |= {**self._metric(), "max_drop": self.recipe.goal.max_drop}
+            # What may be lost counts from the original: pruning has spent a part of it.
+            inputs["original"] = self._export(None, "baseline", runtime)
         if "ranking" in needs or keep:
             inputs["ranking"] = self._quantize_ranking(runtime)
         return self._add("quantize", f"{label}: quantizing", settings, inputs, [entry, RUNTIMES.find(runtime)])
@@ -282,7 +284,7 @@ class Planner:
             **self._data("calibration"),
             **prune.model_dump(),
             "ignore": list(self.recipe.ignore),
-            "is_classifier": self._record["is_classifier"],
+            "class_dim": self._class_dim,
         }
         inputs = {"ranking": self._prune_ranking()} if prune.spread else {}
         return self._add("prune", f"{prune.name}: pruning", settings, inputs, [PRUNERS.find(prune.method)])
@@ -322,7 +324,7 @@ class Planner:
             "epochs": self._recover.epochs,
             "lr": self._recover.lr,
             "seed": self.recipe.seed,
-            "is_classifier": self._record["is_classifier"],
+            "class_dim": self._class_dim,
         }
         if method == CALLABLE:
             settings["function"] = self._record["recover"]
@@ -334,7 +336,7 @@ class Planner:
             **self._data("calibration"),
             "of": "prune",
             "ignore": list(self.recipe.ignore),
-            "is_classifier": self._record["is_classifier"],
+            "class_dim": self._class_dim,
         }
         entries = [PRUNE_RANKERS.find("structured")]
         key = self._add("sensitivity", "ranking layers by what pruning each alone costs", settings, {}, entries)
@@ -404,7 +406,13 @@ class Planner:
         return {"data": {name: self._record["data"][name]}}
 
     def _metric(self) -> dict[str, Any]:
-        return {"metric": self._record["metric"], "seed": self.recipe.seed}
+        return {"metric": self._record["metric"], "seed": self.recipe.seed, "class_dim": self._class_dim}
+
+    @property
+    def _class_dim(self) -> int | None:
+        """Where the main output holds one score a class; older records say only whether dimension 1 does."""
+        found = self._record.get("class_dim", 1 if self._record.get("is_classifier") else None)
+        return None if found is None else int(found)
 
     def _add(
         self,

@@ -29,13 +29,8 @@ AMOUNT, NEAR = 0.3, 0.05
 LEAST_DB = {"fp16": 30.0, "int8": 15.0}
 _SIZES = (3, 8)
 
-_CRASH = "ONNX Runtime 1.32 crashes on loading this fp16 graph (its NchwcTransformer)"
 DOES_NOT_APPLY: tuple[tuple[str, str, str], ...] = (
-    ("LSTM language model, tied", "fp16", _CRASH),
-    ("MultiheadAttention", "fp16", _CRASH),
-    ("TransformerEncoder", "fp16", _CRASH),
     ("EmbeddingBag", "int8", "the bag is exported as a Loop, whose body ONNX Runtime's quantizer breaks"),
-    ("EfficientNet (transformers)", "int8", "ONNX Runtime 1.32 fuses this QDQ graph wrongly: 34 dB without fusion"),
 )
 """Architecture, technique and why the technique cannot serve it; nothing else may be missing from the table."""
 

@@ -109,3 +109,10 @@ def test_no_stage_stands_twice_and_every_trial_can_be_reached(
 def test_what_is_known_but_not_built_is_refused(recipe: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         make_plan(record(recipe))
+
+
+def test_a_record_from_before_still_tells_where_classes_lie() -> None:
+    older = [set(make_plan(record(GRID, is_classifier=value)).stages) for value in (True, False)]
+    newer = [set(make_plan(record(GRID, class_dim=value)).stages) for value in (1, None, 2)]
+    assert older == newer[:2]
+    assert newer[2] not in older

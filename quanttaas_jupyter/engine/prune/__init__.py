@@ -31,7 +31,7 @@ class PruneJob:
         scope: ``global`` compares channels over all layers, ``layer`` takes the same share of each.
         spread: How strongly ``ranking`` shapes the amounts of single layers; 0 is not at all.
         ranking: Sensitivity of the layers, made by this technique's ranker; empty where ``spread`` is 0.
-        is_classifier: Whether outputs are class scores along dimension 1.
+        class_dim: The dimension of the main output that holds one score a class, or None.
     """
 
     model: Any
@@ -43,7 +43,7 @@ class PruneJob:
     scope: str = "global"
     spread: float = 0.0
     ranking: Ranking = ()
-    is_classifier: bool = False
+    class_dim: int | None = None
 
 
 @dataclass(frozen=True)

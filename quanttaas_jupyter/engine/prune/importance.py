@@ -18,12 +18,14 @@ import numpy as np
 from ...bundle.batches import call
 from ...bundle.structure import flatten, unflatten
 from ..failures import StageError
+from ..measure import IGNORED_LABEL, class_dims, main_output
 from . import PruneJob
 from .units import Units
 
 KINDS = ("magnitude", "batchnorm", "taylor")
 _SAMPLES, _BATCH = 128, 16
 _PROJECTIONS = 2
+_FLATTEST = 1e-3
 
 
 def applicable(model: Any, units: Units) -> tuple[str, ...]:
@@ -119,13 +121,15 @@ def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any)
     leaves = [leaf for _, leaf in flatten(outputs)[0] if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
     if not leaves:
         raise StageError("the model's outputs have no gradients", "use importance: magnitude")
-    main = leaves[0]
-    labels = flatten(unflatten(job.examples.targets, list(targets)))[0] if targets else []
-    if labels and job.is_classifier and _are_labels(main, labels[0][1]):
-        return [torch.nn.functional.cross_entropy(main, labels[0][1].long())]
-    if labels and not job.is_classifier and labels[0][1].numel() == main.numel():
-        return [(main - labels[0][1].reshape(main.shape)).square().mean()]
-    scales = [leaf.detach().std(correction=0).clamp_min(1e-8) * leaf.numel() ** 0.5 for leaf in leaves]
+    main = main_output(outputs)
+    main = main if main.requires_grad else leaves[0]
+    labels = main_output(unflatten(job.examples.targets, list(targets))) if targets else None
+    dim = job.class_dim
+    if labels is not None and dim is not None and _are_labels(main, labels, dim):
+        return [torch.nn.functional.cross_entropy(main.movedim(dim, 1), labels.long(), ignore_index=IGNORED_LABEL)]
+    if labels is not None and dim is None and labels.numel() == main.numel():
+        return [(main - labels.reshape(main.shape)).square().mean()]
+    scales = [_spread(leaf.detach()) * leaf.numel() ** 0.5 for leaf in leaves]
     return [
         torch.stack([
             (leaf * torch.randn(leaf.shape, generator=generator)).sum() / scale
@@ -135,9 +139,16 @@ def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any)
     ]  # fmt: skip
 
 
-def _are_labels(scores: Any, labels: Any) -> bool:
-    fits = scores.ndim >= 2 and labels.shape == scores.shape[:1] + scores.shape[2:]
-    return fits and not labels.is_complex() and int(labels.max()) < scores.shape[1]
+def _are_labels(scores: Any, labels: Any, dim: int) -> bool:
+    if dim not in class_dims(scores, labels) or labels.is_complex():
+        return False
+    counted = labels[labels != IGNORED_LABEL]
+    return len(counted) > 0 and int(counted.min()) >= 0 and int(counted.max()) < scores.shape[dim]
+
+
+def _spread(leaf: Any) -> Any:
+    """Standard deviation of an output; one that hardly varies does not count by its rounding."""
+    return (leaf.var(correction=0) + _FLATTEST * leaf.square().mean()).sqrt().clamp_min(1e-8)
 
 
 def _normal(values: np.ndarray) -> np.ndarray:

@@ -115,13 +115,17 @@ def sizes_of(module: Any) -> dict[str, Any]:
 
 
 def _convolution(module: Any) -> dict[str, Any]:
-    """Depthwise layers lose groups; in others the groups stay and become narrower."""
+    """Depthwise layers lose groups; in others the groups stay and become narrower.
+
+    What was depthwise is told by the sizes before the cut: groups of two channels may be cut to one.
+    """
     shape, groups = module.weight.shape, module.groups
     inner, outer = (0, 1) if module.transposed else (1, 0)
-    if groups > 1 and not module.transposed and shape[1] == 1:
-        groups = shape[0] * groups // module.out_channels
-    elif groups > 1 and module.transposed and shape[1] == 1:
-        groups = shape[0] * groups // module.in_channels
+    part, whole = (
+        (module.out_channels, module.in_channels) if module.transposed else (module.in_channels, module.out_channels)
+    )
+    if groups > 1 and part == groups:
+        groups = shape[0] * groups // whole
     if module.transposed:
         return {"in_channels": shape[0], "out_channels": shape[1] * groups, "groups": groups}
     return {"out_channels": shape[outer], "in_channels": shape[inner] * groups, "groups": groups}

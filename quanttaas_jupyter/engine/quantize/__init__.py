@@ -20,13 +20,13 @@ Ranking = Sequence[tuple[str, float]]
 
 
 class Judge(Protocol):
-    """Compares an artifact with the unquantized one on calibration data; never on data that judges trials."""
+    """Looks at an artifact on calibration data; never on data that judges trials."""
 
     def drop(self, path: Path) -> float:
-        """How much worse it is, in the metric's unit; 1 - agreement where calibration has no targets."""
+        """How much worse it is than the original model, pruned or not; 1 - agreement where there are no targets."""
 
     def sqnr_db(self, path: Path) -> float:
-        """Signal to quantization noise of its outputs; infinite where they are equal."""
+        """Signal to quantization noise of its outputs against the unquantized ones; infinite where they are equal."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class QuantizeJob:
         target: Where the quantized artifact goes.
         calibration: Samples that set the ranges.
         names: Names of the artifact's inputs, in the order of the samples' leaves.
-        ignore: Names of modules that stay in higher precision.
+        ignore: Names of modules that stay in higher precision, each with all below it; "" stands for the whole model.
         report: Called with a line for the log.
         calibrator: ``minmax``, ``entropy``, ``percentile``, or ``auto`` for the best on calibration data.
         keep: So many layers from the head of ``ranking`` stay in higher precision; None lets the technique decide.

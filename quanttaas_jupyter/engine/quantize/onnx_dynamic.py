@@ -21,6 +21,7 @@ _PACKAGE = "quanttaas_jupyter.engine"
         f"{_PACKAGE}.quantize.onnx_file",
         f"{_PACKAGE}.quantize.onnx_weights",
         f"{_PACKAGE}.runtimes.onnx_graph",
+        f"{_PACKAGE}.runtimes.onnx_lean",
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:

@@ -20,6 +20,7 @@ _INT8_ARITHMETIC = 4
         f"{_PACKAGE}.quantize.onnx_file",
         f"{_PACKAGE}.quantize.onnx_weights",
         f"{_PACKAGE}.runtimes.onnx_graph",
+        f"{_PACKAGE}.runtimes.onnx_lean",
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:

@@ -62,6 +62,8 @@ def quantize(job: QuantizeJob) -> Quantized:
     static = Static.of(job)
     here = set(static.modules)
     ranked = [module for module, _ in job.ranking if module in here]
+    if not here:
+        raise StageError("mixed finds no layer with weights that may be quantized", "ignore fewer modules")
     if not ranked:
         raise StageError("the sensitivity of this model's layers is not known", "use int8 instead")
     base = static.calibrated(())
@@ -69,14 +71,14 @@ def quantize(job: QuantizeJob) -> Quantized:
     if kept == len(ranked):
         raise StageError(
             f"no layer can be int8 with a loss of at most {job.max_drop:g} on calibration data",
-            "allow a larger max_drop, or use int8-weight or fp16",
+            "allow a larger max_drop, prune less, or use int8-weight or fp16",
         )
     _write(job, static, base, ranked[:kept])
     choices: dict[str, Any] = {"kept": ranked[:kept], "calibrator": base.calibrator}
     if drop is not None:
         choices["drop_on_calibration"] = drop
     said = () if kept else ("every layer could be int8: the same file as int8",)
-    return Quantized((*static.warnings, *said), choices)
+    return Quantized((*static.warnings, *base.warnings, *said), choices)
 
 
 def _fewest(job: QuantizeJob, static: Static, base: Calibrated, ranked: Sequence[str]) -> tuple[int, float | None]:

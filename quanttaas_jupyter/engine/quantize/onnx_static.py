@@ -18,10 +18,13 @@ from .onnx_weights import store_int8, without_kernels
 _PACKAGE = "quanttaas_jupyter.engine"
 HELPERS = (
     f"{_PACKAGE}.runtimes.onnx_graph",
+    f"{_PACKAGE}.runtimes.onnx_lean",
     *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "qdq", "smooth", "weights")),
 )
 _GOOD_DB = 35.0
 """Noise of 1/3000 of the signal's power: no calibration in the tests that reached it changed a prediction."""
+_BROKEN_DB = 3.0
+"""Noise of half the signal's power: no rounding to eight bits does that, a wrong kernel or a ruined range does."""
 
 
 @QUANTIZERS.register(("int8", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=HELPERS, needs=("calibrator",))
@@ -44,17 +47,33 @@ def quantize(job: QuantizeJob) -> Quantized:
         choices["smoothed"] = True
     if sensitive:
         choices["kept"] = sensitive
-    return Quantized(static.warnings, choices)
+    return Quantized((*static.warnings, *chosen.warnings), choices)
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A graph with the ranges of its activations, how they were chosen, and those that smoothing made."""
+    """A graph with the ranges of its activations.
+
+    Attributes:
+        model: The graph, in float.
+        ranges: What its activations take.
+        calibrator: How the ranges were chosen.
+        smoothed: Those that smoothing made.
+        between: Names of nodes between the layers that stay in float.
+    """
 
     model: Any
     ranges: Ranges
     calibrator: str
     smoothed: Ranges = field(default_factory=dict)
+    between: frozenset[str] = frozenset()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of the choice."""
+        if not self.between:
+            return ()
+        return ("ONNX Runtime computes this model's int8 activations wrongly: between the layers it is float32",)
 
 
 @dataclass(frozen=True)
@@ -99,11 +118,16 @@ class Static:
 
     def calibrated(self, kept: Collection[str]) -> Calibrated:
         """The ranges that ``job.calibrator`` means."""
-        if self.job.calibrator != "auto":
-            return Calibrated(self.model, ranges_by(self.job.calibrator, self.seen), self.job.calibrator)
+        calibrator = "minmax" if self.job.calibrator == "auto" else self.job.calibrator
         reference = Reference(self.model, self.job)
-        best = Calibrated(self.model, ranges_by("minmax", self.seen), "minmax")
+        best = Calibrated(self.model, ranges_by(calibrator, self.seen), calibrator)
         quality = reference.sqnr_db(self.quantized(best, kept))
+        if quality < _BROKEN_DB:
+            apart = self._apart(best)
+            if (found := reference.sqnr_db(self.quantized(apart, kept))) >= _BROKEN_DB:
+                best, quality = apart, found
+        if self.job.calibrator != "auto":
+            return best
         for change in (self._smoothed, self._by_percentile, self._by_entropy):
             if quality >= _GOOD_DB:
                 break
@@ -113,9 +137,17 @@ class Static:
         self.job.report(f"calibrated by {best.calibrator}: {quality:.1f} dB on calibration samples")
         return best
 
+    def _apart(self, base: Calibrated) -> Calibrated:
+        """Without integers that flow from layer to layer: ONNX Runtime fuses some of what lies between wrongly."""
+        layers = {layer.node for layer in layers_of(self.model.graph)}
+        names = {node.name for node in nodes_to_quantize(self.model.graph, self.ignored)}
+        return replace(base, between=frozenset(names - layers))
+
     def _smoothed(self, base: Calibrated) -> Calibrated | None:
         found = smooth(base.model, self.seen)
-        return Calibrated(found.model, base.ranges | found.ranges, base.calibrator, found.ranges) if found else None
+        if found is None:
+            return None
+        return replace(base, model=found.model, ranges=base.ranges | found.ranges, smoothed=found.ranges)
 
     def _by_percentile(self, base: Calibrated) -> Calibrated:
         return replace(base, ranges=ranges_by("percentile", self.seen) | base.smoothed, calibrator="percentile")
@@ -125,7 +157,7 @@ class Static:
 
     def quantized(self, calibrated: Calibrated, kept: Collection[str]) -> Any:
         """The int8 graph, all but ignored and ``kept`` nodes."""
-        left = with_activations(self.model.graph, self.ignored.union(kept))
+        left = with_activations(self.model.graph, self.ignored.union(kept)) | calibrated.between
         names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
         model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
         read_floats(model.graph, left)

@@ -28,6 +28,7 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
     helpers=(
         f"{_PACKAGE}.quantize.onnx_file",
         f"{_PACKAGE}.runtimes.onnx_graph",
+        f"{_PACKAGE}.runtimes.onnx_lean",
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:

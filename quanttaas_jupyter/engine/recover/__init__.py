@@ -21,11 +21,12 @@ class RecoverJob:
         model: The pruned module.
         teacher: The original module, in eval mode.
         data: Training or calibration batches; targets may be missing.
-        is_classifier: Whether outputs are class scores along dimension 1.
+        class_dim: The dimension of the main output that holds one score a class, or None.
         epochs: Passes over the data, or None for a default by the size of the data.
         lr: Peak learning rate, or None for the default.
         seed: Seed of shuffling and dropout.
         report: Called with a line for the log.
+        warn: Called with a sentence for the person.
         effort: Multiplies the default number of epochs; a search spends more where it pays.
         precision: What the model will be quantized to; for recoveries that train with quantizers.
         ignore: Modules that are not quantized.
@@ -35,11 +36,12 @@ class RecoverJob:
     model: Any
     teacher: Any
     data: Batches
-    is_classifier: bool
+    class_dim: int | None
     epochs: int | None
     lr: float | None
     seed: int
     report: Callable[[str], None]
+    warn: Callable[[str], None] = lambda sentence: None
     effort: float = 1.0
     precision: str = ""
     ignore: tuple[Any, ...] = ()

@@ -11,8 +11,8 @@ from .training import train
 _LEARNING_RATE = 3e-3
 
 
-@RECOVERIES.register("distill", packages=("torch",), helpers=(f"{__package__}.training",))
+@RECOVERIES.register("distill", packages=("torch",), helpers=(f"{__package__}.training", f"{__package__}.batchnorm"))
 def recover(job: RecoverJob) -> dict[str, Any]:
     """Estimate BatchNorm statistics again, then train on the original model's answers. Raises StageError."""
-    estimate_again(job.model, job.data)
+    estimate_again(job.model, job.data, job.warn)
     return train(job, "distilling", _LEARNING_RATE)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..failures import StageError
 from . import RECOVERIES, RecoverJob
 from .training import train
 
@@ -25,10 +26,19 @@ _MEMORY = 0.95
 
 @RECOVERIES.register("qat", packages=("torch",), helpers=(f"{__package__}.training",))
 def recover(job: RecoverJob) -> dict[str, Any]:
-    """Train under the rounding of ``job.precision``; statistics of BatchNorm stay as they are. Raises StageError."""
+    """Train under the rounding of ``job.precision``; statistics of BatchNorm stay as they are.
+
+    Raises:
+        StageError: The precision rounds none of the weights, or the training fails.
+    """
     ignored = {id(module) for kept in job.ignore for module in kept.modules()}
     layers = [module for module in job.model.modules() if id(module) not in ignored]
     rounded = _Rounded(layers, _weight_rounding(job.precision))
+    if not rounded.weights:
+        raise StageError(
+            f"training with quantizers found no weight that {job.precision} rounds",
+            "use 'recover: distill', or ignore fewer modules",
+        )
     hooks = _round_inputs(layers) if job.precision in _ROUNDS_ACTIVATIONS else []
     try:
         facts = train(
@@ -90,8 +100,13 @@ def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any
     """Which weights a precision rounds, and how."""
     import torch
 
+    recurrent = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+
     def rounding(module: Any, name: str) -> Callable[[Any], Any] | None:
         is_matrix = isinstance(module, torch.nn.Linear) or name == "in_proj_weight"
+        if isinstance(module, recurrent) and name.startswith("weight"):
+            # All precisions store these as int8 with a scale a row, whatever they do with other layers.
+            return lambda weight: round_symmetric(weight, 0)
         if precision == "int4-weight":
             return round_blocks if is_matrix and name.endswith("weight") else None
         if is_matrix and name.endswith("weight"):
@@ -99,8 +114,6 @@ def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any
         if isinstance(module, torch.nn.modules.conv._ConvNd) and name == "weight":
             axis = 1 if isinstance(module, torch.nn.modules.conv._ConvTransposeNd) else 0
             return lambda weight: round_symmetric(weight, axis)
-        if isinstance(module, torch.nn.RNNBase) and name.startswith("weight") and precision != "int8":
-            return lambda weight: round_symmetric(weight, None)
         return None
 
     return rounding

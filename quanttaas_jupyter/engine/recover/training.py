@@ -2,9 +2,9 @@
 
 After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). Class scores are matched by
 the Kullback-Leibler divergence at a raised temperature, every other output by its mean squared error in units of the
-teacher's variance. Half of every batch is mixed with other samples and answered by the teacher anew: a small set of
-inputs then teaches like a larger one (Beyer et al., "Knowledge distillation: A good teacher is patient and
-consistent", CVPR 2022).
+teacher's variance (of a thousandth of its mean square where it hardly varies). Half of every batch is mixed with other
+samples and answered by the teacher anew: a small set of inputs then teaches like a larger one (Beyer et al.,
+"Knowledge distillation: A good teacher is patient and consistent", CVPR 2022).
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from ...bundle.batches import Batch, Batches, call
 from ...bundle.structure import flatten
 from ..failures import StageError
+from ..measure import main_output
 from . import RecoverJob
+from .batchnorm import NOTHING_TO_LEARN, layers_of, learnable
 
 _TEMPERATURE = 2.0
 _HELD_OUT = 0.1
@@ -26,6 +29,7 @@ _SAMPLE_PASSES = 120_000
 _FEWEST_EPOCHS, _MOST_EPOCHS = 2, 40
 _PATIENCE = 6
 _PROBED = 2
+_FLATTEST = 1e-3
 
 Pass = Callable[[], AbstractContextManager[None]]
 
@@ -54,11 +58,13 @@ def train(
     seen, held_out = job.data.split(_HELD_OUT, limit=2_000, seed=job.seed)
     if not seen.batches:
         seen = held_out
+    mode = _Mode(job, seen.head(_PROBED), keeps_statistics)
+    seen = mode.usable(seen.rebatched(_BATCH))
     layout = fast_layout(job.model, job.teacher, seen.head(_PROBED))
     for model in (job.model, job.teacher):
         model.to(device=training_device(), memory_format=layout)
-    lesson = _Lesson(job, seen.rebatched(_BATCH), layout, forward_and_back, keeps_statistics)
-    exam = _Lesson(job, held_out.rebatched(256), layout, forward_and_back, keeps_statistics)
+    lesson = _Lesson(job, seen, layout, forward_and_back)
+    exam = _Lesson(job, held_out.rebatched(256), layout, forward_and_back)
     epochs = job.epochs or default_epochs(seen.samples, job.effort)
 
     parameters = [p for p in job.model.parameters() if p.is_floating_point()]
@@ -73,6 +79,7 @@ def train(
     losses: list[float] = []
     epoch = 0
     for epoch in range(1, epochs + 1):
+        mode.enter(job.model)
         losses.append(lesson.teach(job.model, optimizer, schedule))
         held = exam.loss(job.model)
         job.report(f"{what}, epoch {epoch} of {epochs}, loss {losses[-1]:.3f}, held-out {held:.3f}")
@@ -130,38 +137,86 @@ def _laid_out(leaves: Sequence[Any], layout: Any) -> list[Any]:
     return [leaf.contiguous(memory_format=layout) if leaf.ndim == 4 else leaf for leaf in leaves]
 
 
+class _Mode:
+    """The mode in which a model is trained: training mode, as far as the model and the data allow it."""
+
+    def __init__(self, job: RecoverJob, probed: Batches, keeps_statistics: bool) -> None:
+        self._job, self._keeps_statistics = job, keeps_statistics
+        self._is_eval = not _answers_alike(job.model, probed)
+        if self._is_eval:
+            job.warn(
+                "in training mode the model returns something else than in eval mode, so it was trained in eval mode: "
+                "without dropout, the statistics of BatchNorm kept"
+            )
+
+    def usable(self, data: Batches) -> Batches:
+        """The batches to train on: all, unless BatchNorm learns from them and cannot from some."""
+        if self._is_eval or self._keeps_statistics:
+            return data
+        found = learnable(self._job.model, data)
+        if found:
+            return replace(data, batches=tuple(found))
+        self._keeps_statistics = True
+        self._job.warn(NOTHING_TO_LEARN)
+        return data
+
+    def enter(self, model: Any) -> None:
+        """Put a model into this mode."""
+        import torch
+
+        model.train(not self._is_eval)
+        if self._keeps_statistics:
+            for layer in layers_of(model):
+                layer.eval()
+        # On GPUs recurrent layers have gradients in training mode only; quantizers learn ranges at layers in that mode.
+        for module in model.modules():
+            if isinstance(module, (torch.nn.RNNBase, torch.nn.Linear, torch.nn.modules.conv._ConvNd)):
+                module.train()
+
+
+def _answers_alike(model: Any, probed: Batches) -> bool:
+    """Whether a model returns the same in training mode as in eval mode: some have outputs for training only."""
+    import torch
+
+    found = []
+    for training in (True, False):
+        model.train(training)
+        for layer in layers_of(model):
+            layer.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                leaves, structure = flatten(call(model, probed.inputs, probed.batches[0].inputs))
+            found.append((structure, [getattr(leaf, "shape", None) for _, leaf in leaves]))
+        except Exception:
+            # What cannot be run in training mode, such as for want of targets, is trained in eval mode.
+            found.append((None, []))
+    return found[0] == found[1]
+
+
 class _Lesson:
     """Batches with the teacher's answers, asked for once."""
 
-    def __init__(
-        self, job: RecoverJob, data: Batches, layout: Any, forward_and_back: Pass, keeps_statistics: bool
-    ) -> None:
+    def __init__(self, job: RecoverJob, data: Batches, layout: Any, forward_and_back: Pass) -> None:
         import torch
 
         self._layout, self._device = layout, training_device()
-        self._pass, self._keeps_statistics = forward_and_back, keeps_statistics
+        self._pass, self._class_dim = forward_and_back, job.class_dim
         self.batches = data.batches
         self._inputs, self._teacher = data.inputs, job.teacher
-        self._is_classifier = job.is_classifier
         self._can_shuffle_samples = data.is_sliceable()
         with torch.no_grad():
             self._answers = [self._outputs(job.teacher, batch.inputs) for batch in data.batches]
+            main = main_output(call(job.teacher, data.inputs, self._there(data.batches[0].inputs)))
         if not self._answers or not self._answers[0]:
             raise StageError("the model has no floating-point outputs to distil from", "use 'recover: batchnorm'")
-        self._scales = [
-            max(float(torch.cat([a[i].reshape(-1) for a in self._answers]).var()), 1e-8)
-            for i in range(len(self._answers[0]))
-        ]
+        self._classes = 0 if job.class_dim is None else main.shape[job.class_dim]
+        self._ndim = main.ndim
+        self._scales = [_scale(list(leaves)) for leaves in zip(*self._answers, strict=True)]
 
     def teach(self, model: Any, optimizer: Any, schedule: Any) -> float:
         """One pass over the batches in a new order; returns the mean loss."""
         import torch
 
-        model.train()
-        if self._keeps_statistics:
-            for module in model.modules():
-                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                    module.eval()
         total = 0.0
         pairs = self._shuffled()
         for batch, answers in map(self._half_mixed, pairs):
@@ -195,7 +250,7 @@ class _Lesson:
         shapes = {tuple(leaf.shape[1:] for leaf in (*batch.inputs, *answers)) for batch, answers in pairs}
         uniform = self._can_shuffle_samples and len(shapes) == 1
         if not uniform:
-            return [pairs[i] for i in torch.randperm(len(pairs)).tolist() if pairs[i][0].samples > 1 or len(pairs) == 1]
+            return [pairs[i] for i in torch.randperm(len(pairs)).tolist()]
         inputs = [torch.cat(column) for column in zip(*(b.inputs for b, _ in pairs), strict=True)]
         answers = [torch.cat(column) for column in zip(*(a for _, a in pairs), strict=True)]
         order = torch.randperm(len(inputs[0]))
@@ -223,8 +278,10 @@ class _Lesson:
         return Batch(inputs, []), [torch.cat([new, old[half:]]) for new, old in zip(fresh, answers, strict=True)]
 
     def _outputs(self, model: Any, leaves: Sequence[Any]) -> list[Any]:
-        there = [leaf.to(self._device) for leaf in _laid_out(leaves, self._layout)]
-        return _float_leaves(call(model, self._inputs, there))
+        return _float_leaves(call(model, self._inputs, self._there(leaves)))
+
+    def _there(self, leaves: Sequence[Any]) -> list[Any]:
+        return [leaf.to(self._device) for leaf in _laid_out(leaves, self._layout)]
 
     def _loss(self, model: Any, batch: Batch, answers: Sequence[Any]) -> Any:
         given = self._outputs(model, batch.inputs)
@@ -237,15 +294,25 @@ class _Lesson:
     def _leaf_loss(self, student: Any, teacher: Any, scale: float) -> Any:
         from torch.nn import functional
 
-        if self._is_classifier and teacher.ndim >= 2 and teacher.shape[1] > 1:
+        dim = self._class_dim
+        # Heads beside the main one hold class scores too where they are shaped alike; embeddings do not.
+        if dim is not None and teacher.ndim == self._ndim and teacher.shape[dim] == self._classes:
             divergence = functional.kl_div(
-                functional.log_softmax(student / _TEMPERATURE, dim=1),
-                functional.log_softmax(teacher / _TEMPERATURE, dim=1),
+                functional.log_softmax(student / _TEMPERATURE, dim=dim),
+                functional.log_softmax(teacher / _TEMPERATURE, dim=dim),
                 reduction="none",
                 log_target=True,
             )
-            return divergence.sum(1).mean() * _TEMPERATURE**2
+            return divergence.sum(dim).mean() * _TEMPERATURE**2
         return functional.mse_loss(student, teacher) / scale
+
+
+def _scale(answers: list[Any]) -> float:
+    """The variance of an output; of one that hardly varies, such as a constant, what is large beside its magnitude."""
+    import torch
+
+    values = torch.cat([leaf.detach().reshape(-1) for leaf in answers])
+    return max(float(values.var(correction=0)), _FLATTEST * float(values.square().mean())) or 1.0
 
 
 def _float_leaves(outputs: Any) -> list[Any]:

@@ -13,11 +13,19 @@ from ..registry import Registry
 
 @dataclass(frozen=True)
 class Layers:
-    """What of an artifact is quantized: counts, and the names of the layers that are not."""
+    """What of an artifact is quantized.
+
+    Attributes:
+        quantizable: Layers with weights.
+        quantized: Those with weights of less than four bytes a number; a model may be born with float16.
+        kept: Names of the others.
+        integers: Those with weights that are integers.
+    """
 
     quantizable: int
     quantized: int
     kept: tuple[str, ...] = ()
+    integers: int = 0
 
 
 @dataclass(frozen=True)

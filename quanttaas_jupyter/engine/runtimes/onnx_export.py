@@ -67,17 +67,33 @@ def export(
     plan = _Plan(flat, tuple(probes[0].inputs), names, outputs, varying(examples, probes))
     about = {"inputs": examples.inputs, "input_names": list(names), "outputs": structure}
 
-    def compare() -> float:
-        return difference(run(path, names), probes, answers)
+    def compare(file: Path = path) -> float:
+        return difference(run(file, names), probes, answers)
 
     first = _attempt(lambda: _trace(plan, path), compare)
     if first.error is not None:
-        return first.error, about
+        return _leaner(first.error, path, compare, report), about
     report(f"tracing does not reproduce the model ({first.problem}); trying torch.export")
     second = _attempt(lambda: _torch_export(plan, path), compare)
     if second.error is not None:
-        return second.error, about
+        return _leaner(second.error, path, compare, report), about
     raise StageError(f"ONNX cannot express this model: {_clearest(first, second)}", _hint(first, second))
+
+
+def _leaner(error: float, path: Path, compare: Callable[[Path], float], report: Callable[[str], None]) -> float:
+    """Take names and traces out of the file, unless it did something else then; returns its difference."""
+    from .onnx_lean import make_lean
+
+    lean = path.with_name(f"lean-{path.name}")
+    try:
+        with _quiet():
+            make_lean(path, lean)
+        error = compare(lean)
+        lean.replace(path)
+    except Exception as problem:
+        report(f"the file keeps its names: {named(problem)}")
+        lean.unlink(missing_ok=True)
+    return error
 
 
 def _identifier(name: str) -> str:

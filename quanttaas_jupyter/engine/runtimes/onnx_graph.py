@@ -27,6 +27,7 @@ _WEIGHT_NAME = re.compile(r"model\.(.+)\.weight")
 _WIDENING = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Identity", "Reshape")
 _FLOAT = 1
 _NARROW = (2, 3, 10, 16, 17, 18, 19, 20, 21, 22)  # uint8, int8, float16, bfloat16, the float8 kinds, (u)int4
+_INTEGERS = (2, 3, 21, 22)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Layer:
     op_type: str
     module: str
     is_quantized: bool
+    is_integer: bool = False
 
 
 def load_graph(path: Path) -> Any:
@@ -53,11 +55,11 @@ def layers_of(graph: Any) -> list[Layer]:
     found = []
     for node in graph.node:
         if node.op_type in _INTEGER:
-            found.append(Layer(node.name, _INTEGER[node.op_type], module_of(node), True))
+            found.append(Layer(node.name, _INTEGER[node.op_type], module_of(node), True, True))
         elif node.op_type in _WEIGHTED:
             kind = _weight_type(node, constants, producers)
             if kind is not None:
-                found.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW))
+                found.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW, kind in _INTEGERS))
     return found
 
 
@@ -77,7 +79,7 @@ def summarize(path: Path) -> Layers:
     """How many layers are quantized, and which are not."""
     layers = layers_of(load_graph(path))
     kept = tuple(layer.module for layer in layers if not layer.is_quantized)
-    return Layers(len(layers), len(layers) - len(kept), kept)
+    return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
 
 
 def module_of(node: Any) -> str:
@@ -90,22 +92,27 @@ def module_of(node: Any) -> str:
         if item.key == "pkg.torch.onnx.name_scopes":
             scopes = [part.strip(" '\"") for part in item.value.strip("[]").split(",")]
             return scopes[-2].removeprefix("model.") if len(scopes) > 1 else node.name
+    return scope_of(node) or re.split("[#/]", node.name)[0] or node.name
+
+
+def scope_of(node: Any) -> str:
+    """The dotted module path that a node's name tells, or an empty string."""
     path: list[str] = []
     previous = ""
     # Tracing names a node /model/features/features.0/Conv: children repeat the name of their container.
     for scope in node.name.split("/")[1:-1]:
         path.append(scope.removeprefix(f"{previous}.") if previous else scope)
         previous = scope
-    return ".".join(path).removeprefix("model.") or re.split("[#/]", node.name)[0] or node.name
+    return ".".join(path).removeprefix("model.")
 
 
 def ignored_nodes(graph: Any, ignore: tuple[str, ...]) -> list[str]:
-    """Names of the nodes of ignored modules: a module's path stands for all below it."""
+    """Names of the nodes of ignored modules: a module's path stands for all below it, an empty one for the model."""
     return [
         node.name
         for node in graph.node
         for name in ignore
-        if module_of(node) == name or module_of(node).startswith(f"{name}.")
+        if not name or module_of(node) == name or module_of(node).startswith(f"{name}.")
     ]
 
 

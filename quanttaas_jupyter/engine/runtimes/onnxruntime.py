@@ -52,5 +52,10 @@ class OnnxRuntime:
 RUNTIMES.register(
     "onnxruntime",
     packages=("torch", "onnx", "onnxruntime", "onnxscript"),
-    helpers=(f"{__package__}.comparing", f"{__package__}.onnx_export", f"{__package__}.onnx_graph"),
+    helpers=(
+        f"{__package__}.comparing",
+        f"{__package__}.onnx_export",
+        f"{__package__}.onnx_graph",
+        f"{__package__}.onnx_lean",
+    ),
 )(OnnxRuntime())

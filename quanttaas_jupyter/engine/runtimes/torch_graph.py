@@ -36,12 +36,14 @@ class Layer:
         module: Dotted path of the module that holds the weights.
         weights: The ``get_attr`` nodes of the weights, without biases and scales.
         is_quantized: Every weight has fewer than four bytes a number.
+        is_integer: Every weight is of integers.
     """
 
     node: Any
     module: str
     weights: tuple[Any, ...]
     is_quantized: bool
+    is_integer: bool
 
 
 def load(path: Path) -> Any:
@@ -95,8 +97,10 @@ def layers_of(module: Any) -> list[Layer]:
         sources = [_source(item) for item in (operand if isinstance(operand, (list, tuple)) else [operand])]
         weights = tuple(item for item in sources if item is not None and tensor_of(module, item).ndim > 1)
         if weights:
-            narrow = all(tensor_of(module, item).element_size() < 4 for item in weights)
-            found.append(Layer(node, _module_of(weights[0]), weights, narrow))
+            tensors = [tensor_of(module, item) for item in weights]
+            narrow = all(tensor.element_size() < 4 for tensor in tensors)
+            integers = not any(tensor.is_floating_point() for tensor in tensors)
+            found.append(Layer(node, _module_of(weights[0]), weights, narrow, integers))
     return found
 
 
@@ -104,7 +108,7 @@ def summarize(path: Path) -> Layers:
     """How many layers are quantized, and which are not."""
     layers = layers_of(load(path))
     kept = tuple(layer.module for layer in layers if not layer.is_quantized)
-    return Layers(len(layers), len(layers) - len(kept), kept)
+    return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
 
 
 def tensor_of(module: Any, node: Any) -> Any:
@@ -145,8 +149,8 @@ def fold(module: Any) -> None:
 
 
 def is_ignored(module: str, ignore: Iterable[str]) -> bool:
-    """Whether a module is, or lies below, one of those to leave alone."""
-    return any(module == name or module.startswith(f"{name}.") for name in ignore)
+    """Whether a module is, or lies below, one of those to leave alone; an empty name stands for the whole model."""
+    return any(not name or module == name or module.startswith(f"{name}.") for name in ignore)
 
 
 def _shapes_of(module: Any, dynamic: Sequence[dict[int, Any]]) -> Any:

@@ -10,15 +10,15 @@ NeurIPS 2011).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...recipe import Prune, Recipe
 from ..plan import baseline_config, built_quantizations, is_baseline
 from . import Config, Outcome, Seen
-from .moves import EFFORTS, Ground, carrier_of, next_move
+from .moves import EFFORTS, Ground, carrier_of, is_alone, is_same_size, meets, next_move
 from .settled import cost_of, has_settled
-from .start import first_trials, likely_quantizations
+from .start import first_trials, gentler, likely_quantizations
 
 _MOST_TRIALS = 80
 _OWN_EVERY = 5
@@ -37,6 +37,7 @@ class AutoSearch:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._goal = recipe.goal
+        self._method = recipe.recover.method if recipe.recover else "distill"
         self._amounts = [prune.amount for prune in recipe.prune if prune.method == "structured"]
         self._quantizations = {
             runtime: built_quantizations(recipe.quantize, runtime) or ["none"] for runtime in recipe.runtime
@@ -55,7 +56,8 @@ class AutoSearch:
             mine = [outcome for outcome in seen.outcomes if outcome.config["runtime"] == runtime]
             room = self._room(mine, slots)
             fresh = self._starters(seen, mine, runtime)
-            while len(fresh) < room and not self._is_over(mine, [*fresh, *found]):
+            is_open = self._is_carrier_open(mine, fresh)
+            while len(fresh) < room and not is_open and not self._is_over(mine, [*fresh, *found]):
                 config = self._ask(seen, mine, fresh, runtime)
                 if config is None:
                     break
@@ -71,12 +73,22 @@ class AutoSearch:
         for other in seen.outcomes:
             if other.screen is None or other.drop is None or other.drop <= limit:
                 continue
+            if not self._lost_by_pruning(seen, outcome, other):
+                continue
             if other.amount <= outcome.amount and other.screen <= outcome.screen and other.effort >= outcome.effort:
                 return (
                     f"cut after a first look: it lost {outcome.screen:.3g} there, "
                     f"{other.name} lost {other.screen:.3g} and missed the goal in the end ({other.drop:.3g})"
                 )
         return None
+
+    def _lost_by_pruning(self, seen: Seen, outcome: Outcome, other: Outcome) -> bool:
+        """Whether what another trial lost tells of this one: rounding that breaks the unpruned model tells nothing."""
+        mine, theirs = ((o.config["quantize"], o.config["runtime"]) for o in (outcome, other))
+        if mine == theirs or theirs[0] == "none":
+            return True
+        alone = [o for o in seen.outcomes if is_alone(o) and (o.config["quantize"], o.config["runtime"]) == theirs]
+        return any(meets(o, self._goal) for o in alone)
 
     def _left(self, seen: Seen) -> int:
         most = self._recipe.budget.trials or _MOST_TRIALS
@@ -99,9 +111,38 @@ class AutoSearch:
         tried = [outcome.config for outcome in mine]
         named = [prune for prune in self._recipe.prune if prune.method != "structured"]
         first = first_trials(
-            seen.weights, self._quantizations[runtime], max(self._amounts, default=0.0), named, runtime
+            seen.weights,
+            self._quantizations[runtime],
+            max(self._amounts, default=0.0),
+            named,
+            runtime,
+            self._goal.minimize,
         )
+        if self._nothing_carries(mine):
+            first += gentler(self._quantizations[runtime], tried, runtime)
         return [config for config in first if config not in tried]
+
+    def _nothing_carries(self, mine: list[Outcome]) -> bool:
+        """Whether all quantizations that were tried without pruning are known, and none of them meets the goal."""
+        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
+        return bool(alone) and all(self._is_known(o) and not meets(o, self._goal) for o in alone)
+
+    def _is_carrier_open(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+        """Whether those that are known are broken, and others still run: what to prune on top of shows then."""
+        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
+        known = [outcome for outcome in alone if self._is_known(outcome)]
+        is_more = len(known) < len(alone) or any(config["prune"] is None for config in fresh)
+        return bool(known) and is_more and not any(meets(outcome, self._goal) for outcome in known)
+
+    def _carrier(self, mine: list[Outcome], runtime: str, likely: list[str]) -> str:
+        """The quantization that carries the search; before any is known the likeliest.
+
+        Pruning on top of what is broken already leads nowhere: where none meets the goal, models are pruned only.
+        """
+        allowed = self._quantizations[runtime]
+        known = [o for o in mine if self._is_known(o) and o.config["quantize"] in allowed]
+        rest = "none" if "none" in allowed and self._nothing_carries(mine) else likely[0]
+        return carrier_of(known, self._goal, rest)
 
     def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
         """The next configuration, or None where only what was tried already comes up."""
@@ -111,16 +152,16 @@ class AutoSearch:
         move = None if is_own else next_move(ground, len(tried))
         used = [config["quantize"] for config in tried if not is_baseline(config)]
         used += [move["quantize"]] if move else []
-        space = self._space(seen, used, runtime)
+        space = self._space(seen, mine, used, runtime)
         study = self._study(mine, space)
+        own = {**space, "amount": self._amounts_of_interest(ground)}
+        spaces = [own] * _ATTEMPTS
         if move is not None:
             study.enqueue_trial(move)
-            space |= _space_of_moves()
-        else:
-            space["amount"] = self._amounts_of_interest(ground)
-        for _ in range(_ATTEMPTS):
-            config = _config(study.ask(space).params, runtime)
-            if config not in tried and config["quantize"] in self._quantizations[runtime]:
+            spaces = [space | _space_of_moves(), *spaces]
+        for choices in spaces:
+            config = _config(study.ask(choices).params, runtime)
+            if not _is_told(config, tried) and config["quantize"] in self._quantizations[runtime]:
                 return config
         return None
 
@@ -131,20 +172,25 @@ class AutoSearch:
             known=known,
             tried=tried,
             goal=self._goal,
-            carrier=carrier_of(known, self._goal, likely[0]),
+            carrier=self._carrier(mine, runtime, likely),
             most=max(self._amounts, default=0.0),
-            can_spread="prune" in seen.rankings,
-            can_mix="mixed" in self._quantizations[runtime],
+            can_spread=self._can_spread(seen, known),
+            can_mix="mixed" in self._quantizations[runtime] and not _is_idle(known, _without_mixed),
+            can_train=self._method in ("distill", "qat"),
+            can_train_quantized=self._method != "qat",
         )
 
-    def _space(self, seen: Seen, used: list[str], runtime: str) -> dict[str, Any]:
+    def _can_spread(self, seen: Seen, mine: list[Outcome]) -> bool:
+        return "prune" in seen.rankings and not _is_idle(mine, _without_spread)
+
+    def _space(self, seen: Seen, mine: list[Outcome], used: list[str], runtime: str) -> dict[str, Any]:
         """What the sampler may choose by itself; longer trainings are left to the moves, which know when they pay."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
         return {
             "amount": FloatDistribution(0.0, max(self._amounts, default=0.0), step=0.01),
-            "spread": FloatDistribution(0.0, _MOST_SPREAD if "prune" in seen.rankings else 0.0, step=0.25),
+            "spread": FloatDistribution(0.0, _MOST_SPREAD if self._can_spread(seen, mine) else 0.0, step=0.25),
             "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
         }
 
@@ -209,6 +255,36 @@ def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
     if is_trained and params.get("effort", 1.0) != 1.0:
         config["effort"] = params["effort"]
     return config
+
+
+def _is_told(config: Config, tried: list[Config]) -> bool:
+    """Whether a tried configuration tells what this one would: it differs in nothing but a little of the amount."""
+
+    def split(one: Config) -> tuple[float, dict[str, Any]]:
+        prune = dict(one["prune"] or {})
+        return float(prune.pop("amount", 0.0)), {**one, "prune": prune}
+
+    amount, rest = split(config)
+    return any(rest == others and is_same_size(amount, other) for other, others in map(split, tried))
+
+
+def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
+    """Whether a choice changed nothing where it was tried: the same bytes, the same answers as ``without`` it."""
+    found = [(outcome.config, (outcome.size_ratio, outcome.drop)) for outcome in known if outcome.drop is not None]
+    return any(
+        result == other and plain == without(config)
+        for config, result in found
+        if config != without(config)
+        for plain, other in found
+    )
+
+
+def _without_mixed(config: Config) -> Config:
+    return {**config, "quantize": "int8"} if config["quantize"] == "mixed" else config
+
+
+def _without_spread(config: Config) -> Config:
+    return {**config, "prune": {**config["prune"], "spread": 0.0}} if config["prune"] else config
 
 
 def _params(config: Config) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 from ...recipe import Goal
+from ..plan import is_baseline
 from . import Config, Outcome
 from .settled import cost_of
 
 _CLOSE = 0.02
 _STEP = 0.75
 _LEARNS = 0.4
+_SAME_SIZE = 0.035
 
 EFFORTS = (1.0, 3.0, 6.0)
 """How much longer than by default a recovery may train."""
@@ -34,6 +36,8 @@ class Ground:
         most: The largest amount that may be pruned.
         can_spread: Whether the sensitivity of layers to pruning is known.
         can_mix: Whether sensitive layers may stay in higher precision.
+        can_train: Whether what is pruned is trained, so that longer training makes a difference.
+        can_train_quantized: Whether training with quantizers is something else than what every trial does.
     """
 
     known: Sequence[Outcome]
@@ -43,6 +47,8 @@ class Ground:
     most: float
     can_spread: bool
     can_mix: bool
+    can_train: bool = True
+    can_train_quantized: bool = True
 
     @property
     def carried(self) -> list[Outcome]:
@@ -51,14 +57,12 @@ class Ground:
 
     def meets(self, outcome: Outcome) -> bool:
         """Whether an outcome meets the goal, cautiously."""
-        drop = outcome.cautious_drop
-        return drop is not None and drop <= self.goal.max_drop
+        return meets(outcome, self.goal)
 
-    @property
-    def rounding_hurts(self) -> bool:
-        """Whether quantization alone costs a good part of what the goal allows."""
-        alone = [o.cautious_drop for o in self.carried if o.amount == 0 and o.cautious_drop is not None]
-        return min(alone, default=0.0) > self.goal.max_drop / 2
+    def rounding_hurts(self, quantization: str) -> bool:
+        """Whether a quantization alone costs a good part of what the goal allows."""
+        drops = [o.cautious_drop for o in self.known if o.config["quantize"] == quantization and o.amount == 0]
+        return min((drop for drop in drops if drop is not None), default=0.0) > self.goal.max_drop / 2
 
     @property
     def allowed(self) -> float:
@@ -80,17 +84,30 @@ class Ground:
 
 
 def carrier_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
-    """The quantization that carries the search: of the unpruned, the cheapest that meets the goal."""
-    unpruned = [
-        ((outcome.cautious_drop or 0.0) > goal.max_drop, cost, outcome.config["quantize"])
+    """The quantization that carries the search: of the unpruned, the cheapest that meets the goal.
+
+    Where speed counts, no quantization is one of them: it makes no file smaller, but others may be slower.
+    """
+    costs = [
+        (1.0 if is_baseline(outcome.config) else cost_of(outcome, goal), outcome.config["quantize"])
         for outcome in known
-        if outcome.amount == 0
+        if is_alone(outcome)
         and not outcome.is_lost
-        and outcome.config["quantize"] != "none"
-        and outcome.drop is not None
-        and (cost := cost_of(outcome, goal)) is not None
+        and (outcome.config["quantize"] != "none" or goal.minimize == "latency")
+        and meets(outcome, goal)
     ]
-    return str(min(unpruned)[2]) if unpruned else otherwise
+    return min(((cost, str(name)) for cost, name in costs if cost is not None), default=(0.0, otherwise))[1]
+
+
+def is_alone(outcome: Outcome) -> bool:
+    """Whether it shows a quantization without pruning, and without training for it."""
+    return outcome.config["prune"] is None and "recover" not in outcome.config
+
+
+def meets(outcome: Outcome, goal: Goal) -> bool:
+    """Whether an outcome meets the goal, cautiously."""
+    drop = outcome.cautious_drop
+    return not outcome.is_lost and drop is not None and drop <= goal.max_drop
 
 
 def next_move(ground: Ground, turn: int) -> Params | None:
@@ -152,6 +169,8 @@ def _train_longer(ground: Ground) -> Params | None:
 
 def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
     """Near misses whose next longer training was not tried, the cheapest first."""
+    if not ground.can_train:
+        return []
     found = []
     for outcome in ground.near_misses:
         longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
@@ -169,12 +188,15 @@ def _likely_drop(outcome: Outcome, effort: float) -> float:
 
 def _change_the_kind(ground: Ground) -> Params | None:
     """The best near miss again: amounts by sensitivity, a mixed precision, or training with quantizers."""
+    can_qat = ground.can_train and ground.can_train_quantized
     for outcome in ground.near_misses:
         quantization = outcome.config["quantize"]
+        hurts = ground.rounding_hurts(quantization)
+        is_trained = outcome.effort > 1 or not ground.can_train
         changes: list[tuple[bool, Params]] = [
-            (outcome.amount > 0 and outcome.effort > 1 and ground.can_spread, {"spread": 0.5}),
-            (ground.rounding_hurts and quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
-            (ground.rounding_hurts and quantization.startswith("int"), {"recover": "qat"}),
+            (outcome.amount > 0 and is_trained and ground.can_spread, {"spread": 0.5}),
+            (hurts and quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
+            (hurts and quantization.startswith("int") and can_qat, {"recover": "qat"}),
         ]
         for applies, change in changes:
             if not applies:
@@ -221,8 +243,16 @@ def _params_of(outcome: Outcome) -> Params:
 def _is_tried(params: Params, tried: Sequence[Config]) -> bool:
     for config in tried:
         prune = config["prune"] or {}
-        mine = (prune.get("amount", 0.0), prune.get("spread", 0.0), config["quantize"], config.get("effort", 1.0))
-        is_same = mine == tuple(params[key] for key in ("amount", "spread", "quantize", "effort"))
-        if is_same and config.get("recover", "distill") == params["recover"]:
+        mine = (prune.get("spread", 0.0), config["quantize"], config.get("effort", 1.0))
+        is_same = mine == tuple(params[key] for key in ("spread", "quantize", "effort"))
+        is_same = is_same and config.get("recover", "distill") == params["recover"]
+        if is_same and is_same_size(prune.get("amount", 0.0), params["amount"]):
             return True
     return False
+
+
+def is_same_size(amount: float, other: float) -> bool:
+    """Whether two amounts leave so nearly the same that a second trial would tell nothing."""
+    if not amount or not other:
+        return amount == other
+    return abs(math.log((1 - amount) / (1 - other))) < _SAME_SIZE

@@ -9,10 +9,16 @@ from ...recipe import Prune
 
 _BY_CONVOLUTION = (0.75, 0.9, 0.5)
 _BY_OTHERS = (0.5, 0.75, 0.3)
+_GENTLER = ("mixed", "int8-weight", "fp16")
 
 
 def first_trials(
-    weights: Mapping[str, int], quantizations: Sequence[str], most: float, named: Iterable[Prune], runtime: str
+    weights: Mapping[str, int],
+    quantizations: Sequence[str],
+    most: float,
+    named: Iterable[Prune],
+    runtime: str,
+    minimize: str = "size",
 ) -> list[dict[str, Any]]:
     """Configurations to begin with, the likeliest first.
 
@@ -22,6 +28,7 @@ def first_trials(
         most: The largest amount that may be pruned; 0 for none.
         named: Prunings of other methods that the recipe names: each is tried with the likeliest quantization.
         runtime: Where the trials run.
+        minimize: What the goal minimizes, ``size`` or ``latency``.
     """
     likely = likely_quantizations(weights, quantizations)
     carrier = likely[0]
@@ -31,7 +38,16 @@ def first_trials(
     ]
     prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
     found += [{"prune": prune.model_dump(), "quantize": carrier, "runtime": runtime} for prune in (*prunings, *named)]
+    if minimize == "latency" and prunings and carrier != "none" and "none" in quantizations:
+        # Quantization makes many models smaller and slower: pruning alone may be the fastest.
+        found.append({"prune": prunings[0].model_dump(), "quantize": "none", "runtime": runtime})
     return found
+
+
+def gentler(allowed: Sequence[str], tried: Sequence[Mapping[str, Any]], runtime: str) -> list[dict[str, Any]]:
+    """Unpruned trials of what costs less accuracy, for models that none of the likely quantizations suits."""
+    found = [{"prune": None, "quantize": name, "runtime": runtime} for name in _GENTLER if name in allowed]
+    return [config for config in found if config not in tried]
 
 
 def likely_quantizations(weights: Mapping[str, int], allowed: Sequence[str]) -> list[str]:

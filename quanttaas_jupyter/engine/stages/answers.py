@@ -69,12 +69,14 @@ def refuse_ragged(metric: str, parts: list[Any]) -> None:
         )
 
 
-def drop_between(metric: dict[str, Any], function: Any, mine: Any, reference: Any, targets: Any) -> float:
+def drop_between(
+    metric: dict[str, Any], function: Any, mine: Any, reference: Any, targets: Any, class_dim: int | None
+) -> float:
     """How much worse ``mine`` is than ``reference``, in the metric's unit; 1 - agreement without targets."""
+    sides = [measure.Answers(side, targets, reference, class_dim) for side in (reference, mine)]
     if targets is None or metric["name"] == "agreement":
-        agreement = {"kind": "built-in", "name": "agreement"}
-        return 1.0 - measure.score(agreement, None, measure.Answers(mine, targets, reference)).value
-    scores = [measure.score(metric, function, measure.Answers(side, targets, reference)) for side in (reference, mine)]
+        return 1.0 - measure.score({"kind": "built-in", "name": "agreement"}, None, sides[1]).value
+    scores = [measure.score(metric, function, side) for side in sides]
     return (scores[0].value - scores[1].value) * (1.0 if metric["higher_is_better"] else -1.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,23 @@ from .context import Context
 from .facts import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
 
 _JUDGED_SAMPLES = 512
+_LOOKED_AT, _BROKEN_DB = 64, 3.0
 _SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
 
 
 def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str]:
     """Paths of the modules that names or class names mean; a module stands for all below it.
 
+    A name that no module bears is the class of the model itself, since unknown ones were refused when the study was
+    submitted: then everything is meant, under the path "".
+
     Args:
         names: What the recipe's ``ignore`` says.
         classes: Class name by module path.
     """
-    return [path for path, cls in classes.items() if path and (path in names or cls in names)]
+    known = {*classes, *classes.values()}
+    whole = [""] if any(name not in known for name in names) else []
+    return whole + [path for path, cls in classes.items() if path and (path in names or cls in names)]
 
 
 def sensitivity(context: Context) -> dict[str, Any]:
@@ -52,9 +59,12 @@ def prune(context: Context) -> dict[str, Any]:
     """Prune; the share that went is counted, not believed."""
     settings = context.settings
     job = _prune_job(context, settings["amount"])
-    before = nonzero_in(job.model)
+    # Channels are counted with the zeros they held; what the other methods remove is zeros and nothing else.
+    count = parameters_of if settings["method"] == "structured" else nonzero_in
+    whole, before = parameters_of(job.model), count(job.model)
     made = PRUNERS.get(settings["method"])(job)
-    share = 1 - nonzero_in(made.model) / before
+    left = count(made.model)
+    share = (before - left) / whole
     if share <= 0:
         raise StageError("pruning removed nothing", "ask for a larger amount, or ignore fewer modules")
     return {
@@ -70,11 +80,13 @@ def screen(context: Context) -> dict[str, Any]:
     lesson = context.data(context.settings["recover_on"])
     _, part = lesson.split(_SCREEN_SHARE, _SCREEN_SAMPLES, context.settings["seed"])
     epochs = min(_SCREEN_EPOCHS, context.settings["epochs"] or _SCREEN_EPOCHS)
-    recovered, _ = _taught(context, pruned, teacher, part, epochs)
+    # The full recovery goes on from this one, and warns of the same.
+    recovered, _ = _taught(context, pruned, teacher, part, epochs, warn=context.report)
     samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(answers.BATCH)
     mine, theirs = (answers.joined(answers.of_module(model, samples)) for model in (recovered, teacher))
     metric, function = context.settings["metric"], context.function("metric")
-    drop = answers.drop_between(metric, function, mine, theirs, answers.targets_of(samples))
+    targets, class_dim = answers.targets_of(samples), context.settings["class_dim"]
+    drop = answers.drop_between(metric, function, mine, theirs, targets, class_dim)
     return _model(context, recovered, {**context.inputs["pruned"]["facts"], "screen_drop": drop})
 
 
@@ -83,10 +95,11 @@ def recover(context: Context) -> dict[str, Any]:
     portable.refuse(context.settings["model"])
     before = context.inputs.get("pruned")
     model = context.model("pruned")
-    recovered, facts = _taught(
-        context, model, context.model(), context.data(context.settings["recover_on"]), context.settings["epochs"]
-    )
-    return _model(context, recovered, {**(before["facts"] if before else {}), "recover": facts})
+    warnings: list[str] = []
+    lesson, epochs = context.data(context.settings["recover_on"]), context.settings["epochs"]
+    recovered, facts = _taught(context, model, context.model(), lesson, epochs, warnings.append)
+    made = _model(context, recovered, {**(before["facts"] if before else {}), "recover": facts})
+    return {**made, "warnings": warnings}
 
 
 def export(context: Context) -> dict[str, Any]:
@@ -114,7 +127,8 @@ def quantize(context: Context) -> dict[str, Any]:
         job = _quantize_job(context, path, folder)
         done = QUANTIZERS.get((settings["quantization"], settings["runtime"]))(job)
         made = _artifact(context, runtime, job.target, source["facts"])
-    warnings = _quantization_warnings(settings["quantization"], made["facts"], source["facts"])
+        warnings = _quantization_warnings(settings["quantization"], made["facts"], source["facts"])
+        warnings += _broken_by(settings["quantization"], settings["runtime"], context, job)
     return {
         **made,
         "about": source["about"],
@@ -124,15 +138,16 @@ def quantize(context: Context) -> dict[str, Any]:
 
 
 class CalibrationJudge:
-    """Compares an artifact with the unquantized one on calibration data."""
+    """Looks at artifacts on calibration data: what they lose of the original model, how far they are from a source."""
 
     def __init__(self, context: Context, source: Path, samples: data.Batches) -> None:
         self._context, self._source, self._samples = context, source, samples
 
     def drop(self, path: Path) -> float:
-        """How much worse it is, in the metric's unit."""
+        """How much worse it is than the original, before any pruning, in the metric's unit."""
         metric, function = self._context.settings["metric"], self._context.function("metric")
-        return answers.drop_between(metric, function, self._outputs(path), self._reference, self._targets)
+        mine, class_dim = self._outputs(path), self._context.settings["class_dim"]
+        return answers.drop_between(metric, function, mine, self._original, self._targets, class_dim)
 
     def sqnr_db(self, path: Path) -> float:
         """Signal to quantization noise of its outputs."""
@@ -142,6 +157,15 @@ class CalibrationJudge:
     @cached_property
     def _reference(self) -> Any:
         return self._outputs(self._source)
+
+    @cached_property
+    def _original(self) -> Any:
+        inputs, store = self._context.inputs, self._context.store
+        original = inputs.get("original", inputs["source"])["blobs"]["artifact"]
+        if original == inputs["source"]["blobs"]["artifact"]:
+            return self._reference
+        with blobs.blob_file(store, original) as path:
+            return self._outputs(path)
 
     @cached_property
     def _targets(self) -> Any:
@@ -168,7 +192,7 @@ def _prune_job(context: Context, amount: float) -> PruneJob:
         scope=settings.get("scope", "global"),
         spread=settings.get("spread", 0.0),
         ranking=tuple((layer, decibels) for layer, decibels in ranking),
-        is_classifier=settings["is_classifier"],
+        class_dim=settings["class_dim"],
     )
 
 
@@ -192,7 +216,12 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
 
 
 def _taught(
-    context: Context, model: Any, teacher: Any, lesson: data.Batches, epochs: int | None
+    context: Context,
+    model: Any,
+    teacher: Any,
+    lesson: data.Batches,
+    epochs: int | None,
+    warn: Callable[[str], None],
 ) -> tuple[Any, dict[str, Any]]:
     settings = context.settings
     zeros = {name: p == 0 for name, p in model.named_parameters()} if settings["keep_zeros"] else {}
@@ -201,11 +230,12 @@ def _taught(
         model=_masked(model, zeros),
         teacher=teacher,
         data=lesson,
-        is_classifier=settings["is_classifier"],
+        class_dim=settings["class_dim"],
         epochs=epochs,
         lr=settings["lr"],
         seed=settings["seed"],
         report=context.report,
+        warn=warn,
         effort=settings["effort"],
         precision=settings.get("precision", ""),
         ignore=tuple(model.get_submodule(path) for path in ignored),
@@ -223,7 +253,11 @@ def _artifact(context: Context, runtime: Runtime, path: Path, facts: dict[str, A
     layers = runtime.layers(path)
     content = path.read_bytes()
     size = {"size_bytes": len(content), "size_gzip_bytes": len(gzip.compress(content, 6, mtime=0))}
-    counts = {"quantized_layers": layers.quantized, "quantizable_layers": layers.quantizable}
+    counts = {
+        "quantized_layers": layers.quantized,
+        "quantizable_layers": layers.quantizable,
+        "integer_layers": layers.integers,
+    }
     return {
         "blobs": {"artifact": blobs.put_file(context.store, path)},
         "facts": {**facts, **size, **counts},
@@ -234,7 +268,9 @@ def _artifact(context: Context, runtime: Runtime, path: Path, facts: dict[str, A
 
 def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict[str, Any]) -> list[str]:
     quantized, quantizable = made["quantized_layers"], made["quantizable_layers"]
-    if quantized == 0:
+    # A model of float16 has narrow weights before any quantization: only what is new counts.
+    counted = "integer_layers" if _makes_integers(quantization) else "quantized_layers"
+    if made[counted] <= source[counted]:
         raise StageError(
             f"{quantization} changed none of the {quantizable} layers with weights"
             if quantizable
@@ -247,6 +283,24 @@ def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict
     if made["size_bytes"] >= source["size_bytes"]:
         found.append(f"{quantization} made the file larger")
     return found
+
+
+def _makes_integers(quantization: str) -> bool:
+    return quantization.startswith("int") or quantization == "mixed"
+
+
+def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob) -> list[str]:
+    """A warning where the file says something else than its source: rounding alone does not do that."""
+    if not _makes_integers(quantization):
+        return []
+    few = job.calibration.head(_LOOKED_AT).rebatched(answers.BATCH)
+    decibels = CalibrationJudge(context, job.source, few).sqnr_db(job.target)
+    if decibels >= _BROKEN_DB:
+        return []
+    others = " or ".join(name for name in ("mixed", "int8-weight", "fp16") if name != quantization)
+    return [
+        f"outputs at {decibels:.1f} dB of the original: {quantization} breaks this model in {runtime}; try {others}"
+    ]
 
 
 def _masked(model: Any, zeros: dict[str, Any]) -> Any:

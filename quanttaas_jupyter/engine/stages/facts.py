@@ -19,7 +19,7 @@ def parameters_of(model: Any) -> int:
 
 
 def nonzero_in(model: Any) -> int:
-    """Parameters without the zero weights: what pruning of any kind leaves of a model."""
+    """Parameters without the zero weights: what pruning single weights leaves of a model."""
     return sum(int((p != 0).sum()) if p.ndim > 1 else p.numel() for p in model.parameters())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def preview(context: Context) -> dict[str, Any]:
     model, evaluation = context.model(), context.data("eval").rebatched(answers.BATCH)
     parts = answers.of_module(model, evaluation)
     answers.refuse_ragged(context.settings["metric"]["name"], parts)
-    whole, found = _scored(context, measure.Answers(answers.joined(parts), answers.targets_of(evaluation)))
+    whole, found = _scored(context, _answers(context, answers.joined(parts), evaluation))
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
     return {"facts": {**_metric_facts(whole, found), "samples": evaluation.samples, "size_bytes": size}}
 
@@ -36,7 +37,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     outputs = answers.joined(parts)
     baseline = context.inputs.get("baseline")
     reference = _outputs(data.read(context.store, baseline["outputs"])) if baseline else None
-    mine = measure.Answers(outputs, answers.targets_of(evaluation), reference)
+    mine = _answers(context, outputs, evaluation, reference)
     whole, found = _scored(context, mine)
     facts = {**_metric_facts(whole, found), "samples": evaluation.samples}
     if baseline is None:
@@ -49,8 +50,7 @@ def evaluate(context: Context) -> dict[str, Any]:
 
 def latency(context: Context) -> dict[str, Any]:
     """Median and p90 of an artifact's calls, in turns with the baseline's."""
-    size = context.settings["batch"]
-    sample = context.data("calibration").head(size).rebatched(size).batches[0]
+    sample = _sized(context.data("calibration"), context.settings["batch"])
     arrays = [leaf.numpy() for leaf in sample.inputs]
     # The baseline takes turns with a second session of itself, so that its figure is made like all others.
     roles = ["artifact", "baseline" if "baseline" in context.inputs else "artifact"]
@@ -66,21 +66,34 @@ def latency(context: Context) -> dict[str, Any]:
         "latency_ms": median * 1e3,
         "latency_p90_ms": float(np.percentile(seconds[0], 90)) * 1e3,
         "speedup": float(np.median(seconds[1])) / median if "baseline" in context.inputs else 1.0,
+        "latency_batch": sample.samples,
     }
     return {"facts": facts}
 
 
+def _sized(calibration: data.Batches, size: int) -> data.Batch:
+    """``size`` samples, again from the first where there are fewer; the first batch where batches cannot be cut."""
+    batch = calibration.head(size).rebatched(size).batches[0]
+    if batch.samples == size or not calibration.is_sliceable():
+        return batch
+    rows = np.arange(size) % batch.samples
+    return data.Batch([leaf[rows] for leaf in batch.inputs], [])
+
+
+def _answers(context: Context, outputs: Any, evaluation: data.Batches, reference: Any = None) -> measure.Answers:
+    return measure.Answers(outputs, answers.targets_of(evaluation), reference, context.settings["class_dim"])
+
+
 def _against(context: Context, mine: measure.Answers, whole: measure.Score) -> dict[str, Any]:
     metric, function = context.settings["metric"], context.function("metric")
-    theirs = measure.Answers(mine.reference, mine.targets, mine.reference)
-    original = measure.score(metric, function, theirs)
+    original = measure.score(metric, function, replace(mine, outputs=mine.reference))
     drop = measure.drop_of(metric, function, mine, whole, original, context.settings["seed"])
-    agreement = measure.score({"kind": "built-in", "name": "agreement"}, None, mine)
+    agreement = measure.agreement(mine)
     return {
         "drop": drop.value,
         "drop_low": drop.low,
         "drop_high": drop.high,
-        "agreement": agreement.value,
+        "agreement": None if agreement is None else float(np.mean(agreement)),
         "sqnr_db": measure.sqnr_db(mine.outputs, mine.reference),
     }
 

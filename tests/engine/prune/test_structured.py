@@ -261,3 +261,24 @@ def test_what_a_model_hangs_on_itself_while_it_runs_does_not_travel() -> None:
     pruned = prune(job(model, 0.3)).model
     assert not pruned.first._forward_hooks
     assert cloudpickle.loads(cloudpickle.dumps(pruned))(torch.randn(2, 1, 8, 8)).shape == (2, 4)
+
+
+class NarrowGroups(nn.Module):
+    """Groups of two channels, which pruning may leave with one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, groups=16)
+        self.mix, self.head = nn.Conv2d(32, 32, 1), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.mix(x)).mean((2, 3)))
+
+
+def test_groups_of_two_channels_become_groups_of_one() -> None:
+    found = prune(job(NarrowGroups(), 0.6))
+    grouped_layer = found.model.grouped
+    assert (grouped_layer.groups, grouped_layer.in_channels, grouped_layer.weight.shape[1]) == (16, 16, 1)
+    assert found.model.stem.out_channels == 16
+    assert not [warning for warning in found.warnings if "stayed whole" in warning]

@@ -12,7 +12,7 @@ from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.engine.failures import StageError
-from quanttaas_jupyter.engine.quantize import QUANTIZERS, RANKERS, QuantizeJob
+from quanttaas_jupyter.engine.quantize import QUANTIZERS, RANKERS, QuantizeJob, onnx_static
 from quanttaas_jupyter.engine.runtimes import RUNTIMES
 
 RUNTIME = RUNTIMES.get("onnxruntime")
@@ -146,3 +146,36 @@ def test_int8_keeps_the_head_of_the_ranking_in_float32(job: QuantizeJob) -> None
     made = QUANTIZERS.get(("int8", "onnxruntime"))(replace(job, ranking=ranking, keep=1))
     assert made.choices["kept"] == ["second"]
     assert RUNTIME.layers(job.target).kept == ("second",)
+
+
+def test_where_everything_is_ignored_mixed_says_that_nothing_is_left(job: QuantizeJob) -> None:
+    everything = replace(job, ignore=("",))
+    assert RANKERS.get("onnxruntime")(everything) == []
+    with pytest.raises(StageError, match="mixed finds no layer with weights that may be quantized.*ignore fewer"):
+        QUANTIZERS.get(("mixed", "onnxruntime"))(replace(everything, keep=None))
+
+
+class Wrong(onnx_static.Reference):
+    """An ONNX Runtime that computes integers between layers wrongly."""
+
+    def sqnr_db(self, model: onnx.ModelProto) -> float:
+        makers = {output: node.op_type for node in model.graph.node for output in node.output}
+        is_between = any(n.op_type == "Sigmoid" and makers[n.input[0]] == "DequantizeLinear" for n in model.graph.node)
+        return -0.04 if is_between else super().sqnr_db(model)
+
+
+def test_where_integers_between_layers_are_computed_wrongly_they_are_float_there(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 4, 3)
+    calibration = open_source((images, torch.zeros(len(images))), "--data", 512, 0).read()
+    RUNTIME.build(nn.Sequential(*layers).eval(), calibration, tmp_path / "m.onnx", lambda line: None)
+    job = QuantizeJob(tmp_path / "m.onnx", tmp_path / "q.onnx", calibration, ("input",), (), lambda line: None)
+    monkeypatch.setattr(onnx_static, "Reference", Wrong)
+    made = QUANTIZERS.get(("int8", "onnxruntime"))(job)
+    graph = onnx.load(str(job.target)).graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    assert [makers[node.input[0]] for node in graph.node if node.op_type == "Sigmoid"] == ["Conv", "Conv"]
+    assert set(kinds(job.target).values()) == {onnx.TensorProto.INT8}
+    assert "between the layers it is float32" in made.warnings[-1]

@@ -58,11 +58,11 @@ def test_ignored_layers_keep_their_names_and_their_floats(text: Path, tokens: to
 
 
 class Attention(nn.Module):
-    """Attention of PyTorch's own, on sequences of shape (batch, 10, 32)."""
+    """Attention of PyTorch's own, on sequences of shape (batch, 10, 64)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.encoder(x).mean(1)
@@ -71,13 +71,36 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("name", ["fp16", "bf16", "int8", "int8-dynamic", "int8-weight", "int4-weight"])
 def test_attention_of_pytorch_quantizes_whole_and_stays_close(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    x = torch.randn(32, 10, 32)
+    x = torch.randn(32, 10, 64)
     source = exported(Attention(), x, tmp_path / "m.onnx")
     path, _ = quantize(source, x, name)
     onnx.checker.check_model(str(path))
     assert RUNTIME.layers(path).kept == ()
     assert path.stat().st_size < (0.56 if name in ("fp16", "bf16") else 0.42) * source.stat().st_size
     assert sqnr_db(path, source, x) > (40 if name in ("fp16", "bf16") else 15)
+
+
+class TwoProducts(nn.Module):
+    """The attention whose float16 graph ONNX Runtime cannot load: it dies where it fuses Transpose with MatMul."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_no_product_reads_a_transpose_of_float16(tmp_path: Path) -> None:
+    x = torch.randn(32, 5, 32)
+    path, made = quantize(exported(TwoProducts(), x, tmp_path / "m.onnx"), x, "fp16")
+    graph = onnx.load(str(path)).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    read = [makers[name] for node in graph.node if node.op_type == "MatMul" for name in node.input if name in makers]
+    assert "Transpose" not in {maker.op_type for maker in read}
+    assert "Transpose" in {makers[m.input[0]].op_type for m in read if m.op_type == "Cast"}
+    assert RUNTIME.layers(path).kept == ()
+    assert made.warnings == ()
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

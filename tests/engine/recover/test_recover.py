@@ -207,9 +207,12 @@ def test_a_sequence_is_taught_the_same_wherever_its_classes_lie() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def warned(model: torch.nn.Module, data: object, how: object) -> tuple[list[str], dict]:
+def warned(model: torch.nn.Sequential, data: object, how: object) -> tuple[list[str], dict]:
     sentences: list[str] = []
-    job = recovery(model, copy.deepcopy(model).eval(), data, epochs=2, warn=sentences.append)
+    teacher = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        model[-1].weight.mul_(0.5)
+    job = recovery(model, teacher, data, epochs=2, warn=sentences.append)
     return sentences, how.recover(job)  # type: ignore[attr-defined]
 
 
@@ -251,7 +254,7 @@ def test_batches_of_one_value_a_channel_leave_batchnorm_as_it_was_and_say_so(how
     ).eval()
     with torch.no_grad():
         model[3].running_mean.fill_(2.5)
-    before, head = statistics(model), model[4].weight.detach().clone()
+    before, head = statistics(model), 0.5 * model[4].weight.detach()
     sentences, _ = warned(model, SINGLES, how)
     assert torch.equal(statistics(model), before)
     assert sentences

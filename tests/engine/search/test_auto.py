@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -195,11 +196,34 @@ def test_what_rounding_broke_tells_nothing_of_the_pruning() -> None:
     assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.3), missed)), tried(0.75, "int8", screen=0.2)) is not None
 
 
-def test_a_search_without_recovery_neither_trains_longer_nor_with_quantizers() -> None:
-    outcomes = run(search(recover="none"), 24, border=0.4)
-    assert not [o.config for o in outcomes if "effort" in o.config or "recover" in o.config]
-    asked = [(o.config["prune"], o.config["quantize"]) for o in outcomes]
-    assert len({str(item) for item in asked}) == len(asked)
+@pytest.mark.parametrize(("recover", "trains"), [("none", False), ("batchnorm", False), ("distill", True)])
+def test_only_a_search_with_recovery_trains_longer_and_with_quantizers(recover: str, trains: bool) -> None:
+    def near(config: Any) -> Outcome:
+        amount = config["prune"]["amount"] if config["prune"] else 0.0
+        size = (1 - amount) * (0.26 if config["quantize"] == "int8" else 1.0)
+        return Outcome(str(config), config, drop=0.008 if amount < 0.4 else 0.015, size_ratio=size)
+
+    auto = search(recover=recover, quantize=["none", "int8"])
+    outcomes = [near(config) for config in auto.start()]
+    for _ in range(8):
+        fresh = auto.propose(Seen(tuple(outcomes), {}, CONVOLUTIONS), slots=2)
+        outcomes += [near(config) for config in fresh]
+    assert any("effort" in o.config for o in outcomes) == trains
+    assert any("recover" in o.config for o in outcomes) == trains
+
+
+@pytest.mark.parametrize("choice", [{"quantize": "mixed"}, {"prune": Prune(amount=0.5, spread=0.5).model_dump()}])
+def test_a_choice_that_changed_nothing_is_not_tried_again(choice: dict[str, Any]) -> None:
+    plain = {"prune": Prune(amount=0.5).model_dump(), "quantize": "int8", "runtime": "onnxruntime"}
+    missed = Outcome("prune50-int8", plain, drop=0.012, size_ratio=0.13)
+    again = Outcome("again", {**plain, **choice}, drop=0.012, size_ratio=0.13)
+    alone = [answered({**plain, "prune": None}), answered({**plain, "prune": None, "quantize": "none"})]
+    seen = Seen((*alone, missed, again), {"prune": []}, CONVOLUTIONS)
+    tried = [outcome.config for outcome in seen.outcomes]
+    ground = search()._ground(seen, list(seen.outcomes), tried, "onnxruntime")
+    before = search()._ground(seen, list(seen.outcomes)[:3], tried[:3], "onnxruntime")
+    assert (before.can_mix, before.can_spread) == (True, True)
+    assert (ground.can_mix, ground.can_spread) == ("quantize" not in choice, "prune" not in choice)
 
 
 def test_two_amounts_that_leave_nearly_the_same_are_one_trial() -> None:
@@ -211,7 +235,7 @@ def test_two_amounts_that_leave_nearly_the_same_are_one_trial() -> None:
         o.amount for o in outcomes if o.amount and o.config["prune"]["spread"] == 0 and "effort" not in o.config
     )
     assert amounts
-    assert all(high - low > 0.015 for low, high in zip(plain, plain[1:], strict=False))
+    assert all(high - low > 0.015 for low, high in pairwise(plain))
 
 
 points = st.lists(st.tuples(st.floats(0, 1.2), st.floats(-0.05, 0.2)), max_size=12)
