@@ -28,12 +28,13 @@ test: lint
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
 
-# An hour and a half on two cores; needs npm, and Debian's dataset-fashion-mnist.
+# Two hours and a half on two cores; needs npm, and Debian's dataset-fashion-mnist.
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python -m benchmarks.architectures
 	$(BIN)/python benchmarks/auto.py
 	$(BIN)/python benchmarks/auto_vs_grid.py
+	$(BIN)/python benchmarks/cluster.py
 
 clean:
 	rm -rf $(VENV) artifacts .pytest_cache .mypy_cache .ruff_cache

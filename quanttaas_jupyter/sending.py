@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
@@ -68,6 +69,10 @@ class Submission:
             self.record = send(self._prepared, self._store, self.record, found, notes, self._tell, is_portable)
             sha256 = studies.create_study(self._store, self._prepared.id, self.record)
             self._cluster.hand_over(self._store, self._prepared.id, sha256)
+            self._done.set()
+            # From here on the study tells itself what it waits for.
+            with contextlib.suppress(QuantTaaSError):
+                self._cluster.see_taken(self._store, self._prepared.id)
         except QuantTaaSError as error:
             self._error = str(error)
         except Exception as error:

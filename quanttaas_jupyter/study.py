@@ -340,10 +340,10 @@ class Study:
                 f"study {self.id} was submitted by {self._record['who']}; resuming runs its code here. "
                 "If you trust it: study.resume(trusted=True)"
             )
-        status = self.status
-        if status in ("running", "queued"):
+        status, cluster = self.status, open_cluster(self._state.cluster)
+        # One that waits with somebody else's ticket, or with one of a machine that is gone, may wait for ever.
+        if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
             raise QuantTaaSError(f"study {self.id} is {status} already")
-        cluster = open_cluster(self._state.cluster)
         cluster.ensure_engine(self._store.uri)
         sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
         cluster.hand_over(self._store, self.id, sha256, is_resume=True)
@@ -394,6 +394,8 @@ class Study:
                 self._trouble = ""
             except QuantTaaSError as error:
                 self._trouble = str(error)
+            except Exception as error:
+                self._trouble = f"no engine could be started: {type(error).__name__}: {error}"
 
     def __repr__(self) -> str:
         from .text import study_text

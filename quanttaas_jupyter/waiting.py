@@ -12,6 +12,9 @@ from .state import StudyState
 if TYPE_CHECKING:
     from .study import Study
 
+# An engine that was kept from renewing its lease for a moment goes on; one that gave the study back does not.
+_GONE_SECONDS = 10.0
+
 
 def wait(study: Study, timeout: float | None) -> None:
     """See ``Study.wait``."""
@@ -23,7 +26,9 @@ def wait(study: Study, timeout: float | None) -> None:
     state = study.state
     try:
         with tqdm(total=len(state.trials) or None, desc=study.name, unit="trial", leave=False) as bar:
-            while not state.has_ended and state.status != "interrupted":
+            since = 0.0
+            gone = _GONE_SECONDS if state.status == "interrupted" else 0.0
+            while not state.has_ended and gone < _GONE_SECONDS:
                 _draw(bar, state)
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -35,6 +40,8 @@ def wait(study: Study, timeout: float | None) -> None:
                 changed.wait(min(1.0, left) if left is not None else 1.0)
                 changed.clear()
                 state = study.state
+                since = since or time.monotonic() if state.status == "interrupted" else 0.0
+                gone = time.monotonic() - since if since else 0.0
             _draw(bar, state)
     except KeyboardInterrupt:
         print(f"no longer waiting; study {study.id} goes on (study.cancel() stops it)")

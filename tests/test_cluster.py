@@ -24,7 +24,7 @@ from quanttaas_jupyter import sending
 from quanttaas_jupyter.compute import tickets
 from quanttaas_jupyter.compute.ray_cluster import RayCluster
 from quanttaas_jupyter.config import load_config
-from quanttaas_jupyter.errors import ClusterError, StudyFailed
+from quanttaas_jupyter.errors import ClusterError, QuantTaaSError, StudyFailed
 from quanttaas_jupyter.notebook.magics import load
 from quanttaas_jupyter.state import StudyState
 from quanttaas_jupyter.store import lease, open_store, studies
@@ -247,8 +247,10 @@ def test_a_cluster_of_this_machine_starts_without_a_token_and_stops_alone(
 
 def test_of_two_engines_one_gets_the_study(digits: Digits, loopback: Loopback) -> None:
     store = loopback.uri()
-    loopback.configure(warm_seconds=21.0).ensure_engine(store)
-    loopback.configure(warm_seconds=20.0).ensure_engine(store)
+    cluster = loopback.configure()
+    client, engine = cluster._client(), cluster.ensure_engine(store)["engine"]
+    client.submit_job(entrypoint=client.get_job_info(engine).entrypoint, submission_id=f"{engine}-twin")
+    until(lambda: "with 2 slots" in client.get_job_logs(f"{engine}-twin"))
     assert len(engines(store)) == 2
     study = send(digits, loopback, QUICK, store).wait(200)
     started = [e for e in studies.read_events(open_store(store), study.id) if e["type"] == "started"]
@@ -373,16 +375,63 @@ def test_a_ticket_that_the_user_did_not_sign_is_not_served(digits: Digits, loopb
     where = open_store(store)
     record = studies.read_study(where, study.id)
     forged = studies.create_study(where, "forged", {**record, "id": "forged"})
-    genuine = tickets.sign({"study": study.id, "sha256": forged, "resume": True, "time": time.time()})
+    engine = loopback.configure().ensure_engine(store)["engine"]
+    place = {"store": store, "cluster": NAME, "engine": engine}
+    genuine = tickets.sign({"study": study.id, "sha256": forged, "resume": True, "time": time.time(), **place})
     for ticket in (
-        {"study": "forged", "sha256": forged, "resume": False, "time": 0.0, "key": tickets.public_key()},
-        {**genuine, "study": "forged"},
-        genuine,
+        json.dumps({"study": "forged", "sha256": forged, "resume": False, **place, "key": tickets.public_key()}),
+        json.dumps({**genuine, "study": "forged"}),
+        json.dumps(genuine),
+        json.dumps(tickets.sign({**genuine, "study": "forged", "store": "gs://bucket/elsewhere"})),
+        "no json",
+        "5",
     ):
-        studies.enqueue(where, NAME, "forged", ticket)
+        where.replace(f"queue/{NAME}/forged", ticket.encode())
         second = send(digits, loopback, {**QUICK, "seed": 1}, store).wait(200)
         assert second.status == "finished"
         assert list(studies.read_events(where, "forged")) == []
+
+
+def test_an_engine_that_cannot_reach_the_store_says_so(digits: Digits, loopback: Loopback) -> None:
+    with pytest.raises(StudyFailed, match="the engine on cluster 'loopback' cannot work: from the cluster, .*bucket"):
+        send(digits, loopback, QUICK, store="gs://no-such-bucket/place").wait(60)
+
+
+def test_a_study_whose_ticket_nobody_can_serve_is_resumed(
+    digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = loopback.uri()
+    done = send(digits, loopback, {**QUICK, "prune": [0]}, store).wait(200)
+    where = open_store(store)
+    sha256 = studies.create_study(where, "waiting", {**studies.read_study(where, done.id), "id": "waiting"})
+    with monkeypatch.context() as gone:
+        gone.setenv("QUANTTAAS_RUNTIME_DIR", str(tmp_path / "gone"))
+        studies.enqueue(where, NAME, "waiting", tickets.sign({"study": "waiting", "sha256": sha256, "resume": False}))
+    study = qt.open("waiting", store=store)
+    assert study.status == "queued"
+    assert all_finished(study.resume().wait(200))
+    with pytest.raises(QuantTaaSError, match="running already"):
+        slow = send(digits, loopback, SLOW, store)
+        wait_until(slow, is_training)
+        slow.resume()
+
+
+def test_an_engine_with_settings_of_before_is_not_asked_and_can_be_stopped(digits: Digits, loopback: Loopback) -> None:
+    store = loopback.uri()
+    before = loopback.configure(warm_seconds=21.0).ensure_engine(store)["engine"]
+    study = send(digits, loopback, QUICK, store, cluster=NAME)
+    study.wait(200)
+    cluster = loopback.configure(warm_seconds=20.0)
+    again = send(digits, loopback, {**QUICK, "seed": 1}, store).wait(200)
+    assert cluster.ensure_engine(store)["engine"] != before
+    started = {
+        s.id: next(e for e in studies.read_events(open_store(store), s.id) if e["type"] == "started")
+        for s in (study, again)
+    }
+    assert started[study.id]["engine"] != started[again.id]["engine"]
+    assert len(engines(store)) == 2
+    assert cluster.stop_engine(store)
+    until(lambda: not engines(store), 20)
 
 
 def test_a_study_that_waits_for_a_gpu_says_so_and_goes_on_when_one_comes(digits: Digits, loopback: Loopback) -> None:

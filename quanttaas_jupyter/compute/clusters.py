@@ -29,8 +29,14 @@ class Cluster(Protocol):
     def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
         """Give a study to the engine. Raises QuantTaaSError."""
 
+    def see_taken(self, store: Store, study: str) -> None:
+        """Wait until an engine has taken a study, as long as it is worth it. Raises QuantTaaSError."""
+
     def see_to(self, store: Store, study: str) -> None:
         """Start an engine for a study of this user that nobody claims. Raises QuantTaaSError."""
+
+    def is_mine(self, store: Store, study: str) -> bool:
+        """Whether the study waits with a ticket of this user."""
 
     def engine_log(self, store: str) -> str:
         """What the engine printed. Raises QuantTaaSError."""
@@ -53,6 +59,13 @@ class ThisMachine:
         """Leave a ticket in the engine's folder, and one in the store for those who look at it."""
         studies.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
         resident.hand_over(store.uri, study, sha256, is_resume)
+
+    def see_taken(self, store: Store, study: str) -> None:
+        """The engine of this machine looks into its folder before it ends."""
+
+    def is_mine(self, store: Store, study: str) -> bool:
+        """Whether the engine's folder holds a ticket of the study."""
+        return resident.has_ticket(study)
 
     def see_to(self, store: Store, study: str) -> None:
         """Start an engine if a ticket of the study waits."""

@@ -34,7 +34,8 @@ def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
 
     Args:
         cpus: Processors that Ray may use; None for all.
-        token: Whether it asks for a token, without which every user of this machine can run code as this one.
+        token: Whether it asks for a token. Without one everybody who reaches this machine's network can run code as
+            this user: Ray listens on all interfaces.
 
     Raises:
         MissingDependency: Ray is not installed.

@@ -32,8 +32,14 @@ HELLO = "quanttaas engine "
 _UP = ("PENDING", "RUNNING")
 _HELLO_SECONDS = 180.0
 _POLL = 0.25
+_LOOK_AGAIN = 5.0
+_CLAIM_SECONDS = 60.0
 _REACH_SECONDS = 10.0
 _environment = threading.Lock()
+
+
+_hellos: dict[str, dict[str, str]] = {}
+"""What engines told when they started, by job; they stay as they are while they run."""
 
 
 class RayCluster:
@@ -41,28 +47,33 @@ class RayCluster:
 
     def __init__(self, name: str, config: ClusterConfig) -> None:
         self.name, self.config = name, config
-        self._hellos: dict[str, dict[str, str]] = {}
 
     def ensure_engine(self, store: str) -> dict[str, str]:
-        """Start the engine of this user and store unless it runs; returns its versions (see ``versions``).
+        """Start the engine of this user and store unless it runs.
+
+        Returns:
+            Its versions (see ``versions``), and as ``engine`` the name that tickets give it.
 
         Raises:
-            ClusterError: The cluster cannot be reached, refuses the token, is no Ray, or its image lacks a package.
+            ClusterError: The cluster cannot be reached, refuses the token, is no Ray, lacks a package, or cannot reach
+                the store.
             MissingDependency: Ray is not installed here.
         """
         client = self._client()
         modes = ("image", "upload") if self.config.package == "auto" else (self.config.package,)
-        for mode in modes:
+        running = [mode for mode in modes if self._is_up(client, self._job_id(store, mode))]
+        # One that runs was found good before: of those, what was sent along.
+        for mode in running[-1:] or modes:
             job = self._job_id(store, mode)
-            if not self._is_up(client, job):
+            if not running:
                 self._submit(client, job, store, mode)
             hello = self._hello(client, job)
-            if mode == modes[-1] or (hello and hello["source"] == source()):
-                break
+            if hello and "trouble" in hello:
+                raise ClusterError(f"the engine on cluster {self.name!r} cannot work: {hello['trouble']}")
+            if hello and (mode == modes[-1] or hello["source"] == source()):
+                return {**hello, "engine": job}
             self._stop(client, job)
-        if hello is None:
-            raise ClusterError(self._why_not(client, job))
-        return hello
+        raise ClusterError(self._why_not(client, job))
 
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
         """Raise ClusterError for a store that the cluster cannot reach, given its versions once they are known."""
@@ -79,33 +90,67 @@ class RayCluster:
         return urlparse(self.config.address).hostname in ("127.0.0.1", "localhost", "::1")
 
     def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
-        """Put a signed ticket into the queue of the store, where the engine finds it."""
+        """Put a signed ticket into the queue of the store, where the engine finds it. Raises like ``ensure_engine``."""
+        engine = self.ensure_engine(store.uri)["engine"]
         ticket = {"study": study, "sha256": sha256, "resume": is_resume, "time": time.time()}
-        studies.enqueue(store, self.name, study, tickets.sign(ticket))
+        place = {"store": store.uri, "cluster": self.name, "engine": engine}
+        studies.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
+
+    def see_taken(self, store: Store, study: str) -> None:
+        """Wait until an engine has taken a study, for a minute at most: one may end by itself while data is sent.
+
+        Raises:
+            ClusterError: As ``ensure_engine``.
+        """
+        deadline = time.monotonic() + _CLAIM_SECONDS
+        while time.monotonic() < deadline:
+            until = time.monotonic() + _LOOK_AGAIN
+            while time.monotonic() < until:
+                if studies.read_ticket(store, self.name, study) is None:
+                    return
+                time.sleep(_POLL)
+            self.see_to(store, study)
 
     def see_to(self, store: Store, study: str) -> None:
         """Start an engine for a study of this user that nobody claims. Raises like ``ensure_engine``."""
         ticket = studies.read_ticket(store, self.name, study)
-        if ticket is not None and ticket.get("key") == tickets.public_key():
-            self.ensure_engine(store.uri)
+        if ticket is None or ticket.get("key") != tickets.public_key():
+            return
+        if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
+            # The settings or this package are others than when it was handed over.
+            self.hand_over(store, study, str(ticket["sha256"]), bool(ticket["resume"]))
+
+    def is_mine(self, store: Store, study: str) -> bool:
+        """Whether the study waits with a ticket of this user."""
+        ticket = studies.read_ticket(store, self.name, study)
+        return ticket is not None and ticket.get("key") == tickets.public_key()
 
     def engine_log(self, store: str) -> str:
-        """What the engine of this user and store printed; empty where none runs. Raises ClusterError."""
+        """What engines of this user and store printed that the cluster still knows. Raises ClusterError."""
         client = self._client()
-        for mode in ("image", "upload"):
+        found = []
+        for job in self._engines(client, store):
             with self._words(), contextlib.suppress(RuntimeError):
-                return str(client.get_job_logs(self._job_id(store, mode)))
-        return ""
+                found.append(str(client.get_job_logs(job.submission_id)))
+        return "\n".join(found)
 
     def stop_engine(self, store: str) -> bool:
-        """End the engine of this user and store; whether one ran. Its studies can be resumed. Raises ClusterError."""
+        """End all engines of this user and store; whether one ran. Studies can be resumed. Raises ClusterError."""
         client = self._client()
-        running = [
-            job for job in (self._job_id(store, mode) for mode in ("image", "upload")) if self._is_up(client, job)
-        ]
+        running = [job for job in self._engines(client, store) if str(job.status.value) in _UP]
         for job in running:
-            self._stop(client, job)
+            self._stop(client, job.submission_id)
         return bool(running)
+
+    def _engines(self, client: Any, store: str) -> list[Any]:
+        """Jobs of this user and store, the oldest first, also those with settings of before."""
+        wanted = self._metadata(store)
+        with self._words():
+            jobs = [job for job in client.list_jobs() if (job.metadata or {}) == wanted]
+        return sorted(jobs, key=lambda job: job.start_time or 0)
+
+    def _metadata(self, store: str) -> dict[str, str]:
+        return {"quanttaas_store": store, "quanttaas_key": tickets.public_key()}
 
     def nodes(self) -> list[dict[str, Any]]:
         """Nodes that are up: ``is_head``, ``cpus``, ``gpus``, ``gpu`` (its name, if known). Raises ClusterError."""
@@ -121,34 +166,38 @@ class RayCluster:
 
     def _job_id(self, store: str, mode: str) -> str:
         """One engine for what would change what it does: user, store, this source and the cluster's settings."""
-        material = [self.name, store, tickets.public_key(), source(), mode, self._options(store)]
+        material = [self.name, store, tickets.public_key(), source(), mode, self._options(store, "")]
         return f"quanttaas-{hashlib.sha256(json.dumps(material).encode()).hexdigest()[:20]}"
 
-    def _options(self, store: str) -> str:
+    def _options(self, store: str, job: str) -> str:
         """What the engine is told; no secret is in it."""
         config = self.config.model_dump(mode="json", include={"slot", "max_slots", "warm_seconds", "prices"})
         engine = load_config().engine.model_dump(mode="json", exclude={"slots"})
-        options = {"cluster": self.name, "store": store, "key": tickets.public_key(), **config, "engine": engine}
+        who = {"cluster": self.name, "store": store, "key": tickets.public_key(), "id": job}
+        options = {**who, **config, "engine": engine}
         return json.dumps(options, sort_keys=True)
 
     def _is_up(self, client: Any, job: str) -> bool:
         with self._words():
             try:
                 return str(client.get_job_status(job).value) in _UP
-            except RuntimeError:
-                return False
+            except RuntimeError as error:
+                if "404" in str(error) or "does not exist" in str(error):
+                    return False
+                raise ClusterError(f"cluster {self.name!r} gives no good answer: {_first_line(error)}") from None
 
     def _submit(self, client: Any, job: str, store: str, mode: str) -> None:
         package = str(Path(__file__).resolve().parent.parent)
         environment = {"py_modules": [package], "excludes": ["**/__pycache__"]} if mode == "upload" else {}
-        command = f"python -u -m quanttaas_jupyter.engine {shlex.quote(self._options(store))}"
-        self._hellos.pop(job, None)
+        command = f"python -u -m quanttaas_jupyter.engine {shlex.quote(self._options(store, job))}"
+        _hellos.pop(job, None)
         with self._words():
             # An id can be used again only once its ended job is forgotten.
             with contextlib.suppress(RuntimeError):
                 client.delete_job(job)
             try:
-                client.submit_job(entrypoint=command, submission_id=job, runtime_env=environment)
+                about = self._metadata(store)
+                client.submit_job(entrypoint=command, submission_id=job, runtime_env=environment, metadata=about)
             except RuntimeError as error:
                 # Another kernel of this user was first, or an answer was lost and this is the second try.
                 if not self._is_up(client, job):
@@ -159,17 +208,19 @@ class RayCluster:
             client.stop_job(job)
 
     def _hello(self, client: Any, job: str) -> dict[str, str] | None:
-        """The versions that an engine tells when it starts; None if it ended before."""
-        if job in self._hellos:
-            return self._hellos[job]
+        """What an engine tells when it starts; None if it ended without a word."""
+        if job in _hellos:
+            return _hellos[job]
         deadline = time.monotonic() + _HELLO_SECONDS
         while time.monotonic() < deadline:
             is_up = self._is_up(client, job)
             with self._words(), contextlib.suppress(RuntimeError):
                 for line in str(client.get_job_logs(job)).splitlines():
                     if line.startswith(HELLO):
-                        self._hellos[job] = json.loads(line.removeprefix(HELLO))
-                        return self._hellos[job]
+                        hello: dict[str, str] = json.loads(line.removeprefix(HELLO))
+                        if is_up and "trouble" not in hello:
+                            _hellos[job] = hello
+                        return hello if is_up or "trouble" in hello else None
             if not is_up:
                 return None
             time.sleep(_POLL)

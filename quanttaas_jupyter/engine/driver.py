@@ -18,7 +18,7 @@ from ..frontier import best_trial
 from ..state import StudyState, TrialState
 from ..store import studies
 from ..store.base import Store
-from ..store.lease import RENEW_EVERY, Lease
+from ..store.lease import Lease
 from . import cache
 from .failures import explain
 from .plan import Planner, TrialPlan
@@ -34,7 +34,12 @@ _INTERVAL = 3.92  # Standard errors from end to end of a 95 % interval.
 log = logging.getLogger(__name__)
 
 
-_LEVELS = {"failed": logging.ERROR, "stage_failed": logging.ERROR, "stage_retried": logging.WARNING}
+_LEVELS = {
+    "failed": logging.ERROR,
+    "stage_failed": logging.ERROR,
+    "stage_retried": logging.WARNING,
+    "progress": logging.DEBUG,
+}
 
 
 class LeaseLost(Exception):
@@ -73,7 +78,7 @@ class Driver:
         self._begun = time.time()
         self._cpu_begun = _cpu_seconds()
         self._told_waiting = ""
-        self._cost, self._cost_at, self._cost_told = 0.0, time.monotonic(), 0.0
+        self._cost, self._cost_at, self._cost_told = self._events.state.cost, time.monotonic(), 0.0
         self._schedule: Schedule | None = None
 
     def run(self) -> None:
@@ -83,7 +88,8 @@ class Driver:
             StoreError: The store is out of reach for long. The study has not ended: another driver can go on.
         """
         try:
-            self._drive()
+            with self._lease.kept():
+                self._drive()
         except (LeaseLost, studies.LogTaken):
             log.warning("another engine drives the study now")
             self._stop()
@@ -128,7 +134,7 @@ class Driver:
 
     def _live(self) -> None:
         """What has to be done all the time. Raises LeaseLost, Stopped, Cancelled."""
-        if time.time() - self._lease.renewed >= RENEW_EVERY and not self._lease.renew():
+        if self._lease.is_lost:
             raise LeaseLost
         if self._is_stopping():
             raise Stopped

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..compute import resident, tickets
-from ..errors import QuantTaaSError
+from ..errors import QuantTaaSError, StoreError
 from ..store import open_store, studies
 from ..store.base import Store
 
-_FORGET_FOREIGN = 30.0
+_FORGET_FOREIGN = 10.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class QueueInbox:
 
     poll_seconds = 0.5
 
-    def __init__(self, store: Store, cluster: str, key: str) -> None:
-        """Look into ``queue/<cluster>`` for tickets signed with the private key of ``key``."""
-        self._store, self._cluster, self._key = store, cluster, key
+    def __init__(self, store: Store, cluster: str, key: str, engine: str) -> None:
+        """Look into ``queue/<cluster>`` for tickets to ``engine`` signed with the private key of ``key``."""
+        self._store, self._cluster, self._key, self._engine = store, cluster, key, engine
         self._foreign: dict[str, float] = {}
 
     def tickets(self) -> list[Ticket]:
@@ -77,9 +80,17 @@ class QueueInbox:
     def _ticket(self, study: str) -> Ticket | None:
         if study in self._foreign:
             return None
-        values: dict[str, Any] = studies.read_ticket(self._store, self._cluster, study) or {}
-        # The name it waits under is not signed: a ticket copied to another study's place must not open that one.
-        if values.get("study") != study or not tickets.is_signed_by(values, self._key):
-            self._foreign[study] = time.monotonic()
-            return None
-        return Ticket(self._store.uri, study, str(values["sha256"]), bool(values["resume"]))
+        # A ticket copied to another study's place, or from another store, must open nothing there; one for an engine
+        # of before, with other settings or another version of this package, is for that one.
+        place = {"study": study, "store": self._store.uri, "cluster": self._cluster, "engine": self._engine}
+        try:
+            values: dict[str, Any] = studies.read_ticket(self._store, self._cluster, study) or {}
+            is_ours = {**values, **place} == values and tickets.is_signed_by(values, self._key)
+            if is_ours:
+                return Ticket(self._store.uri, study, str(values["sha256"]), bool(values["resume"]))
+        except StoreError:
+            raise
+        except (ValueError, TypeError, KeyError, QuantTaaSError):
+            log.warning("queue/%s/%s is no ticket", self._cluster, study)
+        self._foreign[study] = time.monotonic()
+        return None

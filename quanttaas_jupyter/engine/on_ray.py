@@ -22,14 +22,22 @@ def serve(options: dict[str, object]) -> None:
     """Run the engine until it is idle for long, or told to end.
 
     Args:
-        options: ``cluster``, ``store`` (a URI), ``key`` (the user's public key), ``slot``, ``max_slots``,
-            ``warm_seconds``, ``prices`` and ``engine``, as ``ClusterConfig`` and ``EngineConfig`` have them.
+        options: ``cluster``, ``store`` (a URI), ``key`` (the user's public key), ``id`` (the engine's, which tickets
+            name), ``slot``, ``max_slots``, ``warm_seconds``, ``prices`` and ``engine``, as ``ClusterConfig`` and
+            ``EngineConfig`` have them.
     """
-    # Before anything slow: the client waits for it.
+    log_to_stdout()
+    store = open_store(str(options["store"]))
+    inbox = QueueInbox(store, str(options["cluster"]), str(options["key"]), str(options["id"]))
+    try:
+        inbox.tickets()
+    except Exception as error:
+        # The likeliest mistake on a new cluster: its machines may not read the bucket.
+        print(HELLO + json.dumps({**versions(), "trouble": f"from the cluster, {error}"}), flush=True)
+        raise SystemExit(1) from None
     print(HELLO + json.dumps(versions()), flush=True)
     import ray
 
-    log_to_stdout()
     ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
     # Connecting has set a handler that ends this process at once.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -42,7 +50,6 @@ def serve(options: dict[str, object]) -> None:
         warm_seconds=float(options["warm_seconds"]),  # type: ignore[arg-type]
         prices=prices,
     )
-    inbox = QueueInbox(open_store(str(options["store"])), str(options["cluster"]), str(options["key"]))
     config = EngineConfig.model_validate(options["engine"])
     name = f"{options['cluster']}:{ray.get_runtime_context().get_job_id()}"
     Resident(config, inbox, SharingExecutor(workers), workers.warm, name).run()

@@ -101,8 +101,8 @@ class Resident:
             if ticket.study in self._drivers:
                 continue
             try:
-                self._claim(ticket)
-                self._inbox.drop(ticket)
+                if self._claim(ticket):
+                    self._inbox.drop(ticket)
             except StoreError as error:
                 log.warning("study %s cannot be claimed now: %s", ticket.study, error)
             except QuantTaaSError as error:
@@ -112,7 +112,8 @@ class Resident:
                 log.exception("study %s cannot be driven", ticket.study)
                 self._inbox.drop(ticket)
 
-    def _claim(self, ticket: Ticket) -> None:
+    def _claim(self, ticket: Ticket) -> bool:
+        """Drive a study; False while another engine holds its lease, which may run out."""
         store, study = open_store(ticket.store), ticket.study
         data = studies.read_study_bytes(store, study)
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
@@ -122,13 +123,14 @@ class Resident:
         if not lease.take():
             holder = read_lease(store, study)
             log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")
-            return
+            return False
         studies.dequeue(store, record["cluster"], study)
         if ticket.is_resume:
             studies.clear_cancel(store, study)
         thread = threading.Thread(target=self._drive, args=(store, record, lease), name=f"study-{study}", daemon=True)
         self._drivers[study] = thread
         thread.start()
+        return True
 
     def _drive(self, store: Store, record: dict[str, Any], lease: Lease) -> None:
         """Drive a study to its end, through times in which the store is out of reach."""

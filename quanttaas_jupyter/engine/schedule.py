@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..compute.base import Executor, StageCall, WorkerDied
+from ..compute.base import Executor, NodeLost, StageCall, WorkerDied
 from ..config import EngineConfig
 from ..store.base import Store
 from . import cache
@@ -189,6 +189,10 @@ class Schedule:
             result = {"error": {"reason": f"{error}, {running.attempt} times", "hint": error.hint}}
         except (Exception, CancelledError) as error:
             result = {"error": explain(error)}
+        if result.get("is_passing") and running.attempt < NodeLost.attempts:
+            self._append("stage_retried", stage=stage.key, label=stage.label, reason=result["error"]["reason"])
+            self._submit(stage, running.attempt + 1)
+            return None
         if "error" in result:
             return Ended(stage, self._fail(stage, result["error"]))
         self._keep(stage, result)

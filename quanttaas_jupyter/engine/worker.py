@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..errors import StoreError
 from ..store import open_store
 from . import cache
 from .failures import explain
@@ -52,7 +53,7 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
 
     Returns:
         The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint",
-        "traceback"}}``.
+        "traceback"}}``, with ``is_passing`` where the store was out of reach.
     """
     import torch
 
@@ -74,6 +75,8 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
         result["seconds"] = time.perf_counter() - begun
         # Kept before anybody hears of it: whoever asks from now on finds it.
         cache.keep(context.store, job["key"], result)
+    except StoreError as error:
+        return {"error": explain(error), "is_passing": True}
     except Exception as error:
         return {"error": {**explain(error), "traceback": traceback.format_exc(limit=20)}}
     return result

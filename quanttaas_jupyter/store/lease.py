@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from ..errors import StoreError
 from .base import MissingKey, Store
 
 SECONDS = 30.0
@@ -32,7 +36,7 @@ class Lease:
         self._store, self._key = store, lease_key(study)
         self._owner, self._engine = owner, engine
         self._bytes = b""
-        self.renewed = 0.0
+        self.is_lost = False
 
     def take(self) -> bool:
         """Take the lease if nobody holds it."""
@@ -43,11 +47,33 @@ class Lease:
             present = None
         if present is not None and _parse(present).is_held(now):
             return False
+        self.is_lost = False
         return self._write(present, now + SECONDS)
 
     def renew(self) -> bool:
         """Hold the lease for another ``SECONDS``; False if another engine took it meanwhile."""
         return self._write(self._bytes, time.time() + SECONDS)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew the lease from a thread of its own: work, or a slow store, must not let it run out."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(RENEW_EVERY):
+                # A store that is out of reach may be back before the lease has run out.
+                with suppress(StoreError):
+                    if not self.renew():
+                        self.is_lost = True
+                        return
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def release(self) -> bool:
         """Give the lease back: it ends now."""
@@ -57,7 +83,7 @@ class Lease:
         wanted = json.dumps({"owner": self._owner, "engine": self._engine, "until": until}).encode()
         if not self._store.swap(self._key, wanted, expected):
             return False
-        self._bytes, self.renewed = wanted, time.time()
+        self._bytes = wanted
         return True
 
 
