@@ -410,9 +410,9 @@ def test_a_study_whose_ticket_nobody_can_serve_is_resumed(
     study = qt.open("waiting", store=store)
     assert study.status == "queued"
     assert all_finished(study.resume().wait(200))
+    slow = send(digits, loopback, SLOW, store)
+    wait_until(slow, is_training)
     with pytest.raises(QuantTaaSError, match="running already"):
-        slow = send(digits, loopback, SLOW, store)
-        wait_until(slow, is_training)
         slow.resume()
 
 

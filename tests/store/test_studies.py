@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from quanttaas_jupyter.errors import NotFound, QuantTaaSError
-from quanttaas_jupyter.store import Store, blobs, open_store, studies
+from quanttaas_jupyter.store import Store, blobs, lease, open_store, studies
 from quanttaas_jupyter.store.lease import Lease, read_lease
 from quanttaas_jupyter.store.local import LocalStore
 
@@ -137,3 +137,23 @@ def test_a_running_study_is_not_deleted(store: Store) -> None:
     Lease(store, "abcd1234", "a", "host:1").take()
     with pytest.raises(QuantTaaSError, match="is running"):
         studies.delete_study(store, "abcd1234")
+
+
+def test_a_lease_is_kept_beside_long_work_and_lost_when_another_takes_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY", 0.05)
+    mine = Lease(store, "abcd1234", "mine", "engine")
+    assert mine.take()
+    first = read_lease(store, "abcd1234")
+    with mine.kept():
+        deadline = time.monotonic() + 10
+        while (renewed := read_lease(store, "abcd1234")) == first:
+            assert time.monotonic() < deadline
+        assert renewed is not None
+        assert renewed.owner == "mine"
+        assert not mine.is_lost
+        store.replace("studies/abcd1234/lease.json", b'{"owner": "another", "engine": "e", "until": 9e9}')
+        while not mine.is_lost:
+            assert time.monotonic() < deadline
+    assert not mine.release()
