@@ -118,11 +118,11 @@ def send(
     is_portable: bool = False,
 ) -> dict[str, Any]:
     """Write all blobs, several at a time; returns the complete record. What the store has is not sent again."""
-    model = _portable(prepared, store, found, tell) if is_portable else _stored(prepared, store, tell)
-    references = {}
-    for key, batches in found.items():
-        tell(f"sending {batches.samples} samples")
-        references[key] = data.write(store, batches)
+    tell(f"sending the model and {sum(batches.samples for batches in found.values())} samples")
+    with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
+        written = {key: pool.submit(data.write, store, batches) for key, batches in found.items()}
+        model = _portable(prepared, store, found, tell) if is_portable else _stored(prepared, store, tell)
+        references = {key: reference.result() for key, reference in written.items()}
     if is_portable:
         notes = [*notes, f"{portable.WHY_NOT}; {portable.WHAT_INSTEAD}"]
     recipe = draft["recipe"]
@@ -173,7 +173,6 @@ def _portable(prepared: Prepared, store: Store, found: Mapping[str, data.Batches
 
 
 def _stored(prepared: Prepared, store: Store, tell: Tell) -> dict[str, Any]:
-    tell("sending the model")
     return {"blob": _store_model(store, prepared.snapshot, _megabytes(tell))}
 
 

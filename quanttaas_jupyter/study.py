@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import frontier as frontiers
-from .compute.clusters import open_cluster
+from .compute.clusters import is_configured, open_cluster
 from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError
 from .recipe import Recipe
 from .state import StudyState, TrialState, fold
@@ -390,7 +390,9 @@ class Study:
         """In a thread: a cluster may take its time to answer."""
         with self._is_seen_to:
             try:
-                open_cluster(self._state.cluster).see_to(self._store, self.id)
+                # Who only looks at a study of a teammate need not know its cluster.
+                if is_configured(self._state.cluster):
+                    open_cluster(self._state.cluster).see_to(self._store, self.id)
                 self._trouble = ""
             except QuantTaaSError as error:
                 self._trouble = str(error)

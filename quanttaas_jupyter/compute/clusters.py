@@ -95,6 +95,11 @@ def open_cluster(name: str | None = None) -> Cluster:
     return RayCluster(wanted, config.clusters[wanted])
 
 
+def is_configured(name: str) -> bool:
+    """Whether this machine knows how to reach a cluster."""
+    return name == resident.CLUSTER or name in load_config().clusters
+
+
 def store_for(cluster: Cluster, store: str | Path | None) -> str | Path | None:
     """The store that was named, else the cluster's own, else None for the configured default."""
     if store is None and isinstance(cluster, RayCluster):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from ..config import ClusterConfig, load_config
 from ..errors import ClusterError, MissingDependency
@@ -41,9 +42,11 @@ def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
         MissingDependency: Ray is not installed.
         ClusterError: It did not come up; the sentence names its log.
     """
-    running = find()
-    if running is not None:
-        return running
+    with FileLock(_folder() / "start.lock"):
+        return find() or _started(cpus, token)
+
+
+def _started(cpus: int | None, token: bool) -> ClusterConfig:
     folder = _folder()
     ports = _free_ports(3)
     dashboard = ports[1]

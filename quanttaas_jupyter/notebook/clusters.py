@@ -20,6 +20,7 @@ from ..config import ClusterConfig, load_config, save_cluster
 from ..errors import QuantTaaSError
 from ..store import open_store, studies
 
+_UNNAMED = "cluster"
 _HEADER = ("cluster", "state", "nodes", "CPUs", "GPUs", "running studies", "per hour")
 
 _OF_TEMPLATES = {
@@ -86,12 +87,16 @@ def _connect(args: Namespace) -> str:
         raise QuantTaaSError("connect takes [NAME] ADDRESS, such as: connect l4 http://127.0.0.1:8265")
     *name, address = args.names
     slot = {key: value for key, value in (("cpus", args.cpus), ("gpus", args.gpus)) if value is not None}
-    values = {"address": address, "store": args.store, "token_file": args.token_file, "max_slots": args.max_slots}
+    given = {"store": args.store, "token_file": args.token_file, "max_slots": args.max_slots}
+    # What the file says beside stays: prices, memory, how long workers stay warm.
+    known = load_config().clusters.get(name[0] if name else _UNNAMED)
+    before = known.model_dump() if known else {"slot": {}}
+    values = {**before, "address": address, **{key: value for key, value in given.items() if value is not None}}
     try:
-        config = ClusterConfig.model_validate({**values, "slot": slot})
+        config = ClusterConfig.model_validate({**values, "slot": {**before["slot"], **slot}})
     except ValidationError as error:
         raise QuantTaaSError(f"connect: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    cluster = RayCluster(name[0] if name else "cluster", config)
+    cluster = RayCluster(name[0] if name else _UNNAMED, config)
     found = cluster.nodes()
     save_cluster(cluster.name, config)
     return f"Connected: {_counted(found)}. Use it with --on {cluster.name}."
