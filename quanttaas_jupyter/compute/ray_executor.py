@@ -15,9 +15,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from functools import partial
 from typing import Any
 
@@ -25,51 +24,17 @@ from ..config import Prices, SlotConfig
 from ..errors import ClusterError
 from .base import NodeLost, StageCall, StageTimeout, WorkerDied
 from .device import Device
+from .ray_slots import Fleet, Job, Slot
 from .ray_worker import Run, StageWorker
 
 _TICK = 0.25
 _LOOK_EVERY = 1.0
-_PATIENCE = 120.0
-_GIVE_UP_TIMING = 120.0
+_WISH = 2.0
+_FORGET_AFTER = 10.0
 _MOST_FAILED_STARTS = 3
+_MOST_RESTARTS = 5
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Job:
-    call: StageCall
-    report: Callable[[str], None]
-    future: Future[dict[str, Any]]
-    submitted: float
-    number: int
-    started: float = 0.0
-    read: int = 0
-    is_asked: bool = False
-    ended_because: Exception | None = None
-
-    @property
-    def duty(self) -> str:
-        return "measure" if self.call.is_measurement else "build"
-
-    @property
-    def order(self) -> tuple[Any, ...]:
-        return self.call.priority, self.number
-
-
-@dataclass(eq=False)
-class _Slot:
-    has_gpu: bool
-    anchor: str
-    created: float
-    workers: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] | None = None
-    job: _Job | None = None
-    idle_since: float = field(default_factory=time.monotonic)
-
-    @property
-    def is_free(self) -> bool:
-        return self.about is not None and self.job is None
 
 
 class RayExecutor:
@@ -95,16 +60,13 @@ class RayExecutor:
             prices: What nodes cost an hour.
         """
         self._run, self._prepare, self._slot = run, prepare, slot
-        self._max_slots, self._warm, self._prices = max_slots, warm_seconds, prices or Prices()
-        self._slots: list[_Slot] = []
-        self._pending: list[_Job] = []
+        self._warm, self._prices = warm_seconds, prices or Prices()
+        self._fleet = Fleet(slot, max_slots)
         self._numbers = itertools.count()
-        self._device: Device | None = None
-        self._wants_device = False
+        self._device_asked = self._active = float("-inf")
         self._waits_for = ""
-        self._failed_starts, self._trouble = 0, ""
-        self._nodes: list[dict[str, Any]] = []
-        self._looked = 0.0
+        self._failed_starts, self._trouble = {True: 0, False: 0}, ""
+        self._looked = float("-inf")
         self._closed = False
         self._lock = threading.RLock()
         self._wake = threading.Event()
@@ -115,7 +77,15 @@ class RayExecutor:
     @property
     def slots(self) -> int:
         """Stages at once: what was configured, else what the nodes of the moment hold."""
-        return self._max_slots or max(1, sum(self._room_of(node) for node in self._nodes))
+        return self._fleet.limit
+
+    @property
+    def _slots(self) -> list[Slot]:
+        return self._fleet.slots
+
+    @property
+    def _pending(self) -> list[Job]:
+        return self._fleet.pending
 
     def device(self) -> Device | None:
         """The device of the first worker that came up; asks for one where none is.
@@ -124,12 +94,17 @@ class RayExecutor:
             ClusterError: Workers start and end again, each time.
         """
         with self._lock:
-            if self._trouble:
-                self._trouble, self._wants_device, trouble = "", False, self._trouble
+            trouble = self._trouble if self._wishes_device() else ""
+            self._trouble, self._device_asked = "", time.monotonic()
+            if trouble:
+                self._device_asked = float("-inf")
                 raise ClusterError(trouble)
-            self._wants_device = self._device is None
             self._wake.set()
-            return self._device
+            return self._fleet.device
+
+    def _wishes_device(self) -> bool:
+        """Whether somebody waits for a device: who does asks again and again, and a cancelled study no more."""
+        return self._fleet.device is None and time.monotonic() - self._device_asked < _WISH
 
     def waits_for(self) -> str:
         """What stages wait for that no node of the moment has."""
@@ -138,7 +113,7 @@ class RayExecutor:
     def rate(self) -> float:
         """What the nodes of the moment cost an hour."""
         prices = self._prices
-        resources = [node["Resources"] for node in self._nodes]
+        resources = [node["Resources"] for node in self._fleet.nodes]
         return sum(prices.node + prices.cpu * r.get("CPU", 0) + prices.gpu * r.get("GPU", 0) for r in resources)
 
     def warm(self, is_wanted: Callable[[], bool]) -> None:
@@ -146,12 +121,12 @@ class RayExecutor:
         with self._lock:
             if not is_wanted():
                 return
-            for _ in range(min(self.slots, sum(self._room_of(node) for node in self._nodes)) - len(self._slots)):
-                self._add_slot(has_gpu=self._slot.gpus > 0, anchor="measure")
+            for has_gpu in self._fleet.to_warm():
+                self._add_slot(has_gpu, anchor="measure")
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Queue a stage."""
-        job = _Job(call, report, Future(), time.monotonic(), next(self._numbers))
+        job = Job(call, report, Future(), time.monotonic(), next(self._numbers))
         with self._lock:
             self._pending.append(job)
             self._wake.set()
@@ -162,11 +137,12 @@ class RayExecutor:
         with self._lock:
             for slot in self._slots:
                 if slot.job is not None and slot.job.future is future:
-                    slot.job.ended_because = CancelledError()
-                    self._end_worker(slot, slot.job.duty)
+                    self._break_off(slot, slot.job, CancelledError())
                     return
-            self._pending = [job for job in self._pending if job.future is not future]
-        future.cancel()
+            self._pending[:] = [job for job in self._pending if job.future is not future]
+        if not future.cancel():
+            # It was begun before, in a worker that was gone, and waits to begin again.
+            _end(future, CancelledError())
 
     def close(self) -> None:
         """Give everything back."""
@@ -188,10 +164,10 @@ class RayExecutor:
                     self._scale()
                     self._release_idle()
                     self._stop_hung()
+                    self._ask_for_lines()
                 except Exception:
                     # A cluster that is out of reach for a moment must not end the thread that everything waits for.
                     log.exception("the cluster could not be looked at")
-                self._ask_for_lines()
                 tick = _TICK if self._pending or self._slots else _LOOK_EVERY
             self._wake.wait(tick)
             self._wake.clear()
@@ -225,110 +201,77 @@ class RayExecutor:
         if now - self._looked < _LOOK_EVERY:
             return
         self._looked = now
-        self._nodes = [node for node in ray.nodes() if node["Alive"]]
-        self._waits_for = self._missing()
+        self._fleet.nodes = [node for node in ray.nodes() if node["Alive"]]
+        for slot in self._fleet.lost():
+            job = slot.job
+            self._drop_slot(slot)
+            if job is not None:
+                self._tell_later(partial(self._free, slot, job, NodeLost("the node that ran it is gone"), None))
+        self._waits_for = self._fleet.missing(self._wishes_device())
 
-    def _missing(self) -> str:
-        starting = [slot for slot in self._slots if slot.about is None]
-        if not starting or any(slot.about for slot in self._slots):
-            return ""
-        gpus = self._slot.gpus if all(slot.has_gpu for slot in starting) else 0.0
-        if any(self._room_of(node, gpus) for node in self._nodes):
-            return ""
-        return "a GPU node" if gpus else "a node"
-
-    def _room_of(self, node: dict[str, Any], gpus: float = 0.0) -> int:
-        resources, slot = node["Resources"], self._slot
-        if gpus and resources.get("GPU", 0) < gpus:
-            return 0
-        fitting = [resources.get("CPU", 0) // slot.cpus]
-        if slot.memory_gb:
-            fitting.append(resources.get("memory", 0) // (slot.memory_gb * 2**30))
-        return int(min(fitting))
+    def _tell_later(self, news: Callable[[], None]) -> None:
+        """Futures end without the lock held: whoever waits for one may hold locks of its own."""
+        self._news.put(news)
+        self._wake.set()
 
     def _assign(self) -> None:
-        """Start what can start, by priority; see ``_timing_slot`` for stages that want a node for themselves."""
-        reserved = self._assign_exclusive()
+        """Start what can start, by priority; latency stages on nodes that are idle."""
+        fleet = self._fleet
+        device = fleet.device
+        for job in fleet.give_up_timing():
+            reason = f"no node of the kind that timed the others is left ({device and device.cpu})"
+            self._tell_later(partial(_end, job.future, StageTimeout(reason)))
+        pairs, reserved = fleet.timing_starts()
+        for slot, job in pairs:
+            self._start(slot, job)
         for job in sorted((job for job in self._pending if not job.call.is_exclusive), key=lambda job: job.order):
-            free = [slot for slot in self._slots if slot.is_free and self._node_of(slot) not in reserved]
-            fitting = [slot for slot in free if slot.has_gpu or not self._needs_gpu(job)]
-            if fitting:
-                # A slot without a GPU first: those with one are for trainings.
-                best = min(fitting, key=lambda slot: (slot.has_gpu, job.duty not in slot.workers))
+            if (best := fleet.best_slot(job, reserved)) is not None:
                 self._start(best, job)
-
-    def _assign_exclusive(self) -> set[str]:
-        """Start latency stages on nodes that are idle; returns nodes that must become or stay idle for them."""
-        waiting = sorted((job for job in self._pending if job.call.is_exclusive), key=lambda job: job.order)
-        busy = {self._node_of(slot) for slot in self._slots if slot.job is not None and slot.job.call.is_exclusive}
-        if not waiting:
-            return busy
-        able = [slot for slot in self._slots if slot.about and Device(**slot.about["device"]) == self._device]
-        nodes = {self._node_of(slot) for slot in able} - busy
-        idle = {node for node in nodes if all(s.job is None for s in self._slots if self._node_of(s) == node)}
-        is_last = all(job.call.is_exclusive for job in self._pending)
-        is_due = is_last or time.monotonic() - min(job.submitted for job in waiting) > _PATIENCE
-        if not (is_due or len(self._nodes_with_slots()) > 1):
-            return busy
-        for job, node in zip(waiting, sorted(idle), strict=False):
-            self._start(next(slot for slot in able if self._node_of(slot) == node), job)
-            busy.add(node)
-        if is_due and not busy and nodes:
-            busy.add(min(nodes))
-        if not able:
-            self._give_up_timing(waiting)
-        return busy
-
-    def _give_up_timing(self, waiting: Iterable[_Job]) -> None:
-        """Numbers of two kinds of machine must not be compared: without the first kind there is no timing."""
-        others = any(slot.about for slot in self._slots)
-        for job in waiting:
-            if others and time.monotonic() - job.submitted > _GIVE_UP_TIMING:
-                self._pending.remove(job)
-                reason = f"no node of the kind that timed the others is left ({self._device and self._device.cpu})"
-                job.future.set_exception(NodeLost(reason))
-
-    def _nodes_with_slots(self) -> set[str]:
-        return {self._node_of(slot) for slot in self._slots if slot.about}
-
-    def _node_of(self, slot: _Slot) -> str:
-        return str(slot.about["node"]) if slot.about else ""
-
-    def _needs_gpu(self, job: _Job) -> bool:
-        return job.call.wants_gpu and self._slot.gpus > 0
 
     def _scale(self) -> None:
         """As many slots as there is work for, up to the limit; idle ones make room for those with a GPU."""
-        if self._wants_device and not self._slots:
+        fleet = self._fleet
+        for slot in fleet.unwanted(self._wishes_device()):
+            self._drop_slot(slot)
+        if self._wishes_device() and not self._slots:
             self._add_slot(has_gpu=self._slot.gpus > 0, anchor="measure")
-        for needs_gpu in (True, False):
-            waiting = [job for job in self._pending if self._needs_gpu(job) == needs_gpu]
-            coming = [s for s in self._slots if s.has_gpu >= needs_gpu and (s.about is None or s.job is None)]
-            missing = min(len(waiting) - len(coming), self.slots - len(self._slots))
-            for job in sorted(waiting, key=lambda job: job.order)[: max(0, missing)]:
-                self._add_slot(has_gpu=needs_gpu, anchor=job.duty)
-            if needs_gpu and waiting and not any(slot.has_gpu for slot in self._slots):
-                self._make_room()
+        for has_gpu in (True, False):
+            for job in fleet.uncovered(has_gpu):
+                if fleet.has_place(has_gpu):
+                    self._add_slot(has_gpu, anchor=job.duty)
+        given, instead = fleet.exchange()
+        if given is not None:
+            self._drop_slot(given)
+        if instead is not None:
+            self._add_slot(fleet.needs_gpu(instead), anchor=instead.duty)
+        if fleet.should_start_timing():
+            self._start_timing()
 
-    def _make_room(self) -> None:
-        idle = next((slot for slot in self._slots if slot.is_free and not slot.has_gpu), None)
-        if idle is not None:
-            self._drop_slot(idle)
+    def _start_timing(self) -> None:
+        """A slot on the kind of machine that timed the others, since nothing else will do for what waits."""
+        if self._fleet.is_full():
+            if (given := self._fleet.to_give_for_timing()) is None:
+                return
+            self._drop_slot(given)
+        where = next(iter(self._fleet.nodes_to_time_on()), None)
+        self._add_slot(self._fleet.times_with_gpu, anchor="measure", node=where)
 
     def _release_idle(self) -> None:
-        now = time.monotonic()
-        if self._pending:
-            return
-        for slot in list(self._slots):
-            if slot.job is None and now - slot.idle_since > self._warm and not self._wants_device:
-                self._drop_slot(slot)
+        now, fleet = time.monotonic(), self._fleet
+        for slot in [] if self._wishes_device() else fleet.idle_for(self._warm):
+            self._drop_slot(slot)
+        if self._pending or any(slot.job for slot in self._slots):
+            self._active = now
+        # Not at once: a study whose only node vanished asks again in a moment, and goes on with the device it has.
+        if not self._slots and now - self._active > max(self._warm, _FORGET_AFTER):
+            fleet.device = None
 
-    def _add_slot(self, has_gpu: bool, anchor: str) -> None:
-        slot = _Slot(has_gpu, anchor, time.monotonic())
+    def _add_slot(self, has_gpu: bool, anchor: str, node: str | None = None) -> None:
+        slot = Slot(has_gpu, anchor, time.monotonic())
+        self._add_worker(slot, anchor, node)
         self._slots.append(slot)
-        self._add_worker(slot, anchor)
 
-    def _add_worker(self, slot: _Slot, duty: str) -> Any:
+    def _add_worker(self, slot: Slot, duty: str, node: str | None = None) -> Any:
         """A worker of a slot: the first one holds what the slot holds, the other one sits beside it."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -336,7 +279,8 @@ class RayExecutor:
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
         gpus = None
         if duty == slot.anchor:
-            options |= {"num_cpus": self._slot.cpus, "scheduling_strategy": "SPREAD"}
+            there = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
+            options |= {"num_cpus": self._slot.cpus, "scheduling_strategy": there}
             if slot.has_gpu:
                 options["num_gpus"] = self._slot.gpus
             if self._slot.memory_gb:
@@ -352,7 +296,7 @@ class RayExecutor:
             self._when_done(worker.about.remote(), partial(self._settle, slot))
         return worker
 
-    def _settle(self, slot: _Slot, done: Future[dict[str, Any]]) -> None:
+    def _settle(self, slot: Slot, done: Future[dict[str, Any]]) -> None:
         """The first worker of a slot is up, or could not come up."""
         with self._lock:
             if slot not in self._slots:
@@ -360,46 +304,73 @@ class RayExecutor:
             if (error := done.exception()) is not None:
                 log.warning("a worker did not come up: %s", error)
                 self._drop_slot(slot)
-                self._count_failed_start(error)
+                self._count_failed_start(slot.has_gpu, error)
             else:
-                self._failed_starts = 0
-                slot.about = done.result()
-                slot.idle_since = time.monotonic()
-                if self._device is None:
-                    self._device, self._wants_device = Device(**slot.about["device"]), False
-                self._add_worker(slot, "build" if slot.anchor == "measure" else "measure")
+                self._failed_starts[slot.has_gpu] = 0
+                self._fleet.come_up(slot, done.result())
+                # A start beside what is being timed would be timed with it; the first stage makes up for it.
+                if slot.node not in self._fleet.timing_nodes():
+                    self._add_worker(slot, "build" if slot.anchor == "measure" else "measure")
             self._wake.set()
 
-    def _count_failed_start(self, error: BaseException) -> None:
+    def _count_failed_start(self, has_gpu: bool, error: BaseException) -> None:
         """A cluster on which no worker comes up would be asked for workers for ever."""
-        self._failed_starts += 1
-        if self._failed_starts < _MOST_FAILED_STARTS or any(slot.about for slot in self._slots):
+        self._failed_starts[has_gpu] += 1
+        is_up = any(slot.about and slot.has_gpu >= has_gpu for slot in self._slots)
+        if self._failed_starts[has_gpu] < _MOST_FAILED_STARTS or is_up:
             return
         lines = str(error).strip().splitlines()
-        self._failed_starts = 0
-        self._trouble = f"no worker comes up on the cluster: {lines[-1] if lines else type(error).__name__}"
-        for job in self._pending:
-            job.future.set_exception(RuntimeError(self._trouble))
-        self._pending = []
+        self._failed_starts[has_gpu] = 0
+        reason = f"no worker comes up on the cluster: {lines[-1] if lines else type(error).__name__}"
+        self._trouble = reason if self._wishes_device() else ""
+        for job in self._fleet.waiting_at_all(has_gpu):
+            self._pending.remove(job)
+            self._tell_later(partial(_end, job.future, RuntimeError(reason)))
 
-    def _start(self, slot: _Slot, job: _Job) -> None:
+    def _start(self, slot: Slot, job: Job) -> None:
         self._pending.remove(job)
+        if not job.restarts and not job.future.set_running_or_notify_cancel():
+            return
         slot.job, job.started = job, time.monotonic()
-        job.future.set_running_or_notify_cancel()
-        worker = slot.workers.get(job.duty) or self._add_worker(slot, job.duty)
-        self._when_done(worker.run.remote(job.call.job, self._slot.cpus, job.number), partial(self._finish, slot, job))
+        try:
+            worker = slot.workers.get(job.duty) or self._add_worker(slot, job.duty)
+            job.hello = worker.lines.remote(job.number, 0)
+            run = worker.run.remote(job.call.job, self._slot.cpus, job.number)
+            self._when_done(run, partial(self._finish, slot, job))
+        except Exception as error:
+            self._tell_later(partial(self._free, slot, job, error, None))
 
-    def _finish(self, slot: _Slot, job: _Job, done: Future[dict[str, Any]]) -> None:
+    def _finish(self, slot: Slot, job: Job, done: Future[dict[str, Any]]) -> None:
         error = job.ended_because or done.exception()
-        if error is None:
-            self._pass_on_last_lines(slot, job, lambda: self._free(slot, job, None, done.result()))
-        else:
-            self._free(slot, job, error, None)
+        try:
+            if error is None:
+                self._pass_on_last_lines(slot, job, lambda: self._free(slot, job, None, done.result()))
+            elif job.ended_because is None and job.restarts < _MOST_RESTARTS:
+                self._when_done(job.hello, partial(self._judge, slot, job, error))
+            else:
+                self._free(slot, job, error, None)
+        except Exception as failure:
+            self._free(slot, job, error or failure, None)
 
-    def _pass_on_last_lines(self, slot: _Slot, job: _Job, then: Callable[[], None]) -> None:
+    def _judge(self, slot: Slot, job: Job, error: BaseException, hello: Future[list[str]]) -> None:
+        """A worker that was gone before the stage came to it, as its silence tells, costs the stage nothing."""
+        if hello.exception() is None or job.ended_because is not None:
+            self._free(slot, job, job.ended_because or error, None)
+            return
+        with self._lock:
+            if slot.job is job:
+                slot.job, slot.idle_since = None, time.monotonic()
+                job.restarts += 1
+                self._end_worker(slot, job.duty)
+                self._pending.append(job)
+                self._wake.set()
+
+    def _pass_on_last_lines(self, slot: Slot, job: Job, then: Callable[[], None]) -> None:
         def told(start: int, lines: Future[list[str]]) -> None:
-            self._take_lines(job, start, lines)
-            then()
+            try:
+                self._take_lines(job, start, lines)
+            finally:
+                then()
 
         worker = slot.workers.get(job.duty)
         if worker is None:
@@ -407,60 +378,48 @@ class RayExecutor:
         else:
             self._when_done(worker.lines.remote(job.number, job.read), partial(told, job.read))
 
-    def _free(self, slot: _Slot, job: _Job, error: BaseException | None, result: dict[str, Any] | None) -> None:
+    def _free(self, slot: Slot, job: Job, error: BaseException | None, result: dict[str, Any] | None) -> None:
         with self._lock:
+            if slot.job is not job:
+                return
             slot.job, slot.idle_since = None, time.monotonic()
             if error is not None:
                 self._end_worker(slot, job.duty)
             self._wake.set()
         if result is not None:
             job.future.set_result(result)
-        elif isinstance(error, (CancelledError, StageTimeout)):
+        elif isinstance(error, (CancelledError, StageTimeout, NodeLost)):
             job.future.set_exception(error)
         else:
-            job.future.set_exception(self._death(slot, error))
-
-    def _death(self, slot: _Slot, error: BaseException | None) -> Exception:
-        """What the end of a worker means for its stage."""
-        import ray
-        from ray.exceptions import OutOfMemoryError, RayActorError
-
-        text = " ".join(str(error).split())
-        if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
-            return WorkerDied("its worker process ran out of memory")
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        if self._node_of(slot) not in alive or "its node has died" in text:
-            return NodeLost("the node that ran it is gone")
-        if isinstance(error, RayActorError):
-            return WorkerDied("its worker process ended")
-        return WorkerDied(f"its worker process failed ({type(error).__name__}: {text[:200]})")
+            job.future.set_exception(_death(slot.node, self._fleet.nodes, error))
 
     def _stop_hung(self) -> None:
         for slot in list(self._slots):
             job = slot.job
             if job is None or job.ended_because or time.monotonic() - job.started < job.call.timeout:
                 continue
-            job.ended_because = StageTimeout(f"stopped after {job.call.timeout:g} s without an end")
-            self._end_worker(slot, job.duty)
+            self._break_off(slot, job, StageTimeout(f"stopped after {job.call.timeout:g} s without an end"))
 
-    def _end_worker(self, slot: _Slot, duty: str) -> None:
-        """End one worker; with the first one the slot goes, since that holds its processors."""
-        import ray
-
-        if duty == slot.anchor:
+    def _break_off(self, slot: Slot, job: Job, because: Exception) -> None:
+        """End the worker of a stage; its future ends with it, or without it where Ray cannot be told."""
+        job.ended_because = because
+        if not self._end_worker(slot, job.duty):
             self._drop_slot(slot)
-        elif (worker := slot.workers.pop(duty, None)) is not None:
-            ray.kill(worker)
+            self._tell_later(partial(self._free, slot, job, because, None))
 
-    def _drop_slot(self, slot: _Slot) -> None:
-        import ray
+    def _end_worker(self, slot: Slot, duty: str) -> bool:
+        """End one worker; with the first one the slot goes, since that holds its processors."""
+        if duty == slot.anchor:
+            return self._drop_slot(slot)
+        worker = slot.workers.pop(duty, None)
+        return worker is None or _kill(worker)
 
+    def _drop_slot(self, slot: Slot) -> bool:
         if slot in self._slots:
             self._slots.remove(slot)
-        for worker in slot.workers.values():
-            with contextlib.suppress(Exception):
-                ray.kill(worker)
+        are_ended = [_kill(worker) for worker in slot.workers.values()]
         slot.workers.clear()
+        return all(are_ended)
 
     def _ask_for_lines(self) -> None:
         for slot in self._slots:
@@ -471,10 +430,45 @@ class RayExecutor:
             job.is_asked = True
             self._when_done(worker.lines.remote(job.number, job.read), partial(self._take_lines, job, job.read))
 
-    def _take_lines(self, job: _Job, start: int, done: Future[list[str]]) -> None:
+    def _take_lines(self, job: Job, start: int, done: Future[list[str]]) -> None:
         job.is_asked = False
         if done.exception() is None:
             fresh = done.result()[job.read - start :]
             job.read += len(fresh)
             for line in fresh:
                 job.report(line)
+
+
+def _kill(worker: Any) -> bool:
+    """End an actor; tells whether Ray took the order."""
+    import ray
+
+    try:
+        ray.kill(worker)
+    except Exception as error:
+        log.warning("a worker could not be ended: %s", error)
+        return False
+    return True
+
+
+def _end(future: Future[dict[str, Any]], error: Exception) -> None:
+    """End a future that somebody may have cancelled meanwhile."""
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
+
+
+def _death(node: str, nodes: list[dict[str, Any]], error: BaseException | None) -> Exception:
+    """What the end of a worker means for its stage."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+        return WorkerDied("its worker process ran out of memory")
+    with contextlib.suppress(Exception):
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+    if node not in {node["NodeID"] for node in nodes} or "its node has died" in text:
+        return NodeLost("the node that ran it is gone")
+    if isinstance(error, RayActorError):
+        return WorkerDied("its worker process ended")
+    return WorkerDied(f"its worker process failed ({type(error).__name__}: {text[:200]})")

@@ -56,7 +56,13 @@ class SharingExecutor:
                 run.waiting[outer] = report
                 return outer
             run = self._runs[key] = _Run(Future(), {outer: report})
+        # Without the lock: the executor has locks of its own. Nobody can stop this run yet, since ``outer`` waits for
+        # it and is known here alone.
+        try:
             run.inner = self._executor.submit(call, lambda line: self._tell(run, line))
+        except Exception as error:
+            # Whoever joined meanwhile must not wait for ever.
+            run.inner.set_exception(error)
         run.inner.add_done_callback(lambda done: self._finish(key, run, done))
         return outer
 

@@ -1,6 +1,9 @@
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+
+import pytest
 
 from quanttaas_jupyter.compute.base import StageCall
 from quanttaas_jupyter.compute.device import Device, this_device
@@ -88,3 +91,36 @@ def test_a_newcomer_does_not_join_a_run_that_is_being_stopped() -> None:
     third = shared.submit(call(), ignore)
     assert len(inner.futures) == 3
     assert not third.done()
+
+
+def test_the_executor_is_called_without_a_lock_that_the_end_of_a_stage_needs() -> None:
+    inner = ByHand()
+    shared = SharingExecutor(inner)
+    first = shared.submit(call("first"), ignore)
+    submit = inner.submit
+
+    def ends_the_first_meanwhile(asked: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
+        ending = threading.Thread(target=inner.futures[0].set_result, args=({"done": 1},), daemon=True)
+        ending.start()
+        assert first.result(5) == {"done": 1}
+        return submit(asked, report)
+
+    inner.submit = ends_the_first_meanwhile  # type: ignore[method-assign]
+    second = shared.submit(call("second"), ignore)
+    inner.futures[1].set_result({"done": 2})
+    assert second.result(1) == {"done": 2}
+
+
+def test_whoever_joined_a_run_that_could_not_be_submitted_is_told() -> None:
+    inner = ByHand()
+    shared = SharingExecutor(inner)
+    joined: list[Future[dict[str, Any]]] = []
+
+    def fails(asked: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
+        joined.append(shared.submit(call(), ignore))
+        raise RuntimeError("out of reach")
+
+    inner.submit = fails  # type: ignore[method-assign]
+    for future in (shared.submit(call(), ignore), joined[0]):
+        with pytest.raises(RuntimeError, match="out of reach"):
+            future.result(1)
