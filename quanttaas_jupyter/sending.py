@@ -62,7 +62,8 @@ class Submission:
             engine = side.submit(self._cluster.ensure_engine, self._store.uri)
             side.shutdown(wait=False)
             found, notes = read(self._prepared, self._tell)
-            self._tell(f"waiting for an engine on {self._cluster.name}")
+            if not engine.done():
+                self._tell(f"waiting for an engine on {self._cluster.name}")
             there = engine.result()
             self._cluster.refuse_store(self._store.uri, there)
             is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)

@@ -28,7 +28,10 @@ from ..errors import QuantTaaSError, StoreError
 from ..store import open_store, studies
 from ..store.base import Store
 from ..store.lease import Lease, read_lease
-from . import worker
+
+# Stages are imported here, not by the first drivers that need them: modules that two threads import at once, and that
+# import each other, may be seen half made.
+from . import stages, worker  # noqa: F401
 from .driver import Driver
 from .inbox import FolderInbox, Inbox, Ticket
 from .logs import STUDY

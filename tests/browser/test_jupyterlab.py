@@ -114,18 +114,23 @@ def open_notebook(page: Page, address: str) -> None:
     page.wait_for_selector(".jp-Notebook")
     page.wait_for_function("window.jupyterapp !== undefined")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", state="attached")
+    # Before its session is there, running a cell asks for a kernel.
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
 
 
 def run_all_cells(page: Page) -> None:
     # A notebook that has just opened may not take the command yet, and does not say so.
     first = page.locator(".jp-Notebook .jp-InputPrompt").first
-    for _ in range(6):
+    for _ in range(3):
         execute(page, "notebook:run-all-cells")
         try:
-            expect(first).not_to_have_text("[ ]:", timeout=5_000)
-            return
+            expect(first).not_to_have_text("[ ]:", timeout=20_000)
         except AssertionError:
             continue
+        break
+    ask = page.get_by_role("button", name="Select", exact=True)
+    if ask.count():
+        ask.click()
 
 
 def points(page: Page) -> int:
