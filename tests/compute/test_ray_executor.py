@@ -44,10 +44,14 @@ def connected(ray_head: Loopback) -> Iterator[Loopback]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(ray_head.config.token_file))
         import ray
+        from ray._private.authentication_test_utils import reset_auth_token_state
 
+        # Ray reads how to authenticate once in a process, and another test may have made it do so before.
+        reset_auth_token_state()
         ray.init(address=ray_head.gcs_address, log_to_driver=False)
         yield ray_head
         ray.shutdown()
+    reset_auth_token_state()
 
 
 @pytest.fixture
