@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from ..recipe import Budget, Prune, Recipe
 from ..state import StudyState, TrialState, seconds_left
-from . import format as fmt
-from .scene import Scene, is_percent, max_drop, shown
-from .summary import is_open_question, recommended, summary
+from ..views import format as fmt
+from ..views.scene import Scene, is_percent, max_drop, shown
+from ..views.summary import is_open_question, recommended, summary
 
 _SHAPES = {
     "circle": '<circle cx="6" cy="6" r="4.2"/>',

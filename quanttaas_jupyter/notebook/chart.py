@@ -8,8 +8,8 @@ from typing import Any
 import bqplot
 import numpy as np
 
-from . import format as fmt
-from .scene import Point, Scene, steps
+from ..views import format as fmt
+from ..views.scene import Point, Scene, steps
 
 FG, DIM, EDGE, ACCENT = "var(--qt-fg)", "var(--qt-dim)", "var(--qt-edge)", "var(--qt-accent)"
 

@@ -22,8 +22,8 @@ from IPython.utils.process import arg_split
 from .. import api
 from ..errors import NotFound, QuantTaaSError
 from ..recipe import RECOVERIES, from_yaml
+from ..views.format import clock, variable
 from . import clusters, completion
-from .format import clock, variable
 
 Command = Callable[..., Any]
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..state import StudyState, TrialState
-from . import format as fmt
-from .scene import Scene, compose, is_percent, max_drop, shown, steps
-from .summary import is_open_question, recommended, summary
+from ..views import format as fmt
+from ..views.scene import Scene, compose, is_percent, max_drop, shown, steps
+from ..views.summary import is_open_question, recommended, summary
 
 __all__ = ["StillView", "figure", "html", "mimebundle", "summary", "text"]
 

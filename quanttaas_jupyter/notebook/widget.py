@@ -13,10 +13,11 @@ import ipywidgets
 from ..errors import QuantTaaSError
 from ..recipe import Recipe
 from ..state import StudyState, TrialState
-from . import card, colab, summary
-from . import format as fmt
+from ..views import format as fmt
+from ..views import summary
+from ..views.scene import View, compose
+from . import card, colab
 from .chart import Chart
-from .scene import View, compose
 
 _RESUMABLE = ("interrupted", "cancelled", "failed")
 _STOPPABLE = ("queued", "running")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.notebook import scene, static
+from quanttaas_jupyter.notebook import static
 from quanttaas_jupyter.state import StudyState, apply
+from quanttaas_jupyter.views import scene
 from tests.notebook.fakes import ROWS, START, Script, artifact, empty, folded, metrics
 
 EVIL = '<img src=x onerror="alert(1)">&\'$x^$'

@@ -1,4 +1,4 @@
-"""How numbers, names and configurations read; shared by the live and the still views."""
+"""How numbers, names and configurations read; shared by all views."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttaas_jupyter.notebook import format as fmt
 from quanttaas_jupyter.recipe import PRUNE_METHODS, QUANTIZATIONS
+from quanttaas_jupyter.views import format as fmt
 
 
 @pytest.mark.parametrize(
