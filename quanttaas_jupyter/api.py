@@ -17,7 +17,7 @@ from .compute.clusters import Cluster, open_cluster, store_for
 from .config import load_config
 from .errors import NotFound, StoreError
 from .recipe import Recipe
-from .sending import Submission, bundle
+from .sending import Submission, bundle, nobody
 from .store import Store, open_store
 from .store import studies as stored
 from .study import Study, whoami
@@ -137,7 +137,7 @@ def plan(
 
     target, where = _place(cluster, store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
-    record = bundle(prepared, where, prepared.draft(target.name, whoami()), lambda message: None)
+    record = bundle(prepared, where, prepared.draft(target.name, whoami()), nobody)
     made = first_plan(record)
     cached = {key for key in made.stages if cache.find(where, key) is not None}
     return PlanView(

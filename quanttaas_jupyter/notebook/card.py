@@ -68,8 +68,7 @@ def progress(state: StudyState) -> str:
     """A bar and its words: trials done and failed, what runs, the time left."""
     total = len(state.trials)
     if not total:
-        waiting = '<div class="qt-progress"><div class="qt-bar"></div>'
-        return f"{waiting}<span>{escape(state.status)}</span></div>"
+        return _sending(state)
     measured = sum(trial.status == "measured" for trial in state.trials.values())
     words = [f"{state.done} of {total} trials"]
     if state.status == "running" and state.running:
@@ -98,6 +97,18 @@ def progress(state: StudyState) -> str:
         f'<div class="qt-progress"><div class="qt-bar" role="progressbar" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{now:.0f}" aria-label="trials done">{parts}</div>'
         f"<span>{' · '.join(words)}</span></div>"
+    )
+
+
+def _sending(state: StudyState) -> str:
+    """The bar of a study without trials: how much of model and data was sent."""
+    if state.sent is None:
+        return f'<div class="qt-progress"><div class="qt-bar"></div><span>{escape(state.status)}</span></div>'
+    return (
+        '<div class="qt-progress"><div class="qt-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{100 * state.sent:.0f}" aria-label="sent">'
+        f'<i class="done" style="width:{100 * state.sent:.1f}%"></i></div>'
+        f"<span>{100 * state.sent:.0f} % sent</span></div>"
     )
 
 

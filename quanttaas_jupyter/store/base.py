@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -105,6 +106,28 @@ class Store(ABC):
         """Write the bytes under a key to a file. Raises MissingKey, StoreError."""
         with self.as_file(key) as source:
             shutil.copyfile(source, path)
+
+
+class Together:
+    """The progress of several uploads at once, told as one; ``total`` is what they come to in bytes."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress = total, progress
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def part(self) -> Progress:
+        """What one of the uploads tells."""
+        before = 0
+
+        def tell(done: int, _: int) -> None:
+            nonlocal before
+            with self._lock:
+                self._done += done - before
+                before = done
+                self._progress(min(self._done, self._total), self._total)
+
+        return tell
 
 
 class Counted:
