@@ -107,7 +107,12 @@ export class Api {
     return this.ask('clusters/stop', 'POST', { name });
   }
 
-  connectCluster(values: { name: string; address: string; token_file: string; store: string }): Promise<void> {
+  connectCluster(values: {
+    name: string;
+    address: string;
+    token_file: string;
+    store: string;
+  }): Promise<void> {
     const given = Object.entries(values).filter(([, value]) => value !== '');
     return this.ask('clusters/connect', 'POST', Object.fromEntries(given));
   }
@@ -116,13 +121,9 @@ export class Api {
     return this.ask(`clusters/template/${encodeURIComponent(kind)}`);
   }
 
-  check(form: Form): Promise<Checked> {
-    return this.ask('recipe/validate', 'POST', form);
-  }
+  readonly check = (form: Form): Promise<Checked> => this.ask('recipe/validate', 'POST', form);
 
-  plan(form: Form): Promise<Planned> {
-    return this.ask('recipe/plan', 'POST', form);
-  }
+  readonly plan = (form: Form): Promise<Planned> => this.ask('recipe/plan', 'POST', form);
 
   private url(path: string, query: Record<string, string> = {}): string {
     const asked = Object.entries(query).filter(([, value]) => value !== '');
@@ -167,13 +168,17 @@ export class Api {
 async function refused(answer: Response): Promise<Error> {
   const said: unknown = await answer.json().catch(() => null);
   if (isRefusal(said)) {
-    return new ApiError({ ...said, insert: said.insert ?? '', needs_trust: said.needs_trust ?? false }, answer.status);
+    return new ApiError(said, answer.status);
   }
   // Only a server without our extension knows nothing of these paths.
   return answer.status === 404
     ? new MissingServer()
     : new ApiError(
-        { message: `The server answered ${answer.status} ${answer.statusText}.`, insert: '', needs_trust: false },
+        {
+          message: `The server answered ${answer.status} ${answer.statusText}.`,
+          insert: '',
+          needs_trust: false
+        },
         answer.status
       );
 }

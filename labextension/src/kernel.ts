@@ -154,19 +154,27 @@ export class KernelVariables implements IDisposable {
   private isAsking = false;
 }
 
+interface Shown {
+  data?: { 'application/json'?: Variables };
+}
+
 /** The variables, or null where the kernel has no package of ours. */
 async function questioned(kernel: Kernel.IKernelConnection): Promise<Variables | null> {
   const future = kernel.requestExecute(
-    { code: '', silent: true, store_history: false, user_expressions: { found: QUESTION }, stop_on_error: false },
+    {
+      code: '',
+      silent: true,
+      store_history: false,
+      user_expressions: { found: QUESTION },
+      stop_on_error: false
+    },
     true
   );
   const reply = await future.done;
   if (reply.content.status !== 'ok') {
     return null;
   }
-  const found = reply.content.user_expressions['found'] as {
-    status: string;
-    data?: { 'application/json'?: Variables };
-  };
+  // The expression gave an object that shows itself as JSON, or an error.
+  const found = reply.content.user_expressions['found'] as unknown as Shown;
   return found.data?.['application/json'] ?? null;
 }
