@@ -132,8 +132,7 @@ export class Api {
   }
 
   private async send(url: string, init: RequestInit): Promise<Response> {
-    // The server's extension says what a tag is worth; the browser's cache would answer 200 for its 304.
-    const answer = await ServerConnection.makeRequest(url, { cache: 'no-store', ...init }, this.settings);
+    const answer = await ServerConnection.makeRequest(url, init, this.settings);
     if (answer.ok || answer.status === 304) {
       return answer;
     }
