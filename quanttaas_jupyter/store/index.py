@@ -34,7 +34,7 @@ class _Entry:
 
 
 class StudyIndex:
-    """The summaries of a store, for one thread at a time.
+    """The summaries of a store; one thread looks at a time, others may suspect.
 
     A store that tells what changed is asked for that alone. Of others the studies that are queued or running are read
     at every look, the rest a few at a time in turns, so that what somebody resumed elsewhere shows up after a while.
@@ -50,7 +50,10 @@ class StudyIndex:
         """Summaries of all studies as they stand, newest first. Raises StoreError; then nothing is forgotten."""
         names = list(self._store.list("studies"))
         now = time.monotonic()
-        self._suspects = {name: until for name, until in self._suspects.items() if until > now}
+        # A copy: another thread may add one meanwhile.
+        for name, until in dict(self._suspects).items():
+            if until < now:
+                self._suspects.pop(name, None)
         due = self._due(names)
         found = self._store.each(lambda name: self._seen(name, name in due), names)
         self._entries = dict(zip(names, found, strict=True))
