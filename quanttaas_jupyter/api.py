@@ -133,7 +133,7 @@ def plan(
 ) -> PlanView:
     """What ``compress`` with these arguments would do: trials, stages, and what is cached already."""
     from .engine import cache
-    from .engine.search import first_plan
+    from .engine.search import GOES_ON, first_plan
 
     target, where = _place(cluster, store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
@@ -147,11 +147,8 @@ def plan(
         ),
         stages=len(made.stages),
         cached=len(cached),
-        notes=(*record["notes"], *((_AUTO,) if prepared.recipe.search == "auto" else ())),
+        notes=(*record["notes"], *((GOES_ON,) if prepared.recipe.search == "auto" else ())),
     )
-
-
-_AUTO = "search: auto proposes further trials from what these show, until the budget or the frontier ends it"
 
 
 def warm() -> None:

@@ -85,6 +85,17 @@ class Store(ABC):
         """Seconds since a key was written, or None where nothing is stored."""
 
     @abstractmethod
+    def weight(self, prefix: str) -> int:
+        """Bytes under all keys below ``prefix``."""
+
+    def stamp(self, key: str) -> str | None:
+        """What changes whenever the bytes under a key do: empty where nothing is stored, None where only reading tells.
+
+        Stores for which it would cost as much as reading do not tell.
+        """
+        return None
+
+    @abstractmethod
     def touch(self, key: str) -> None:
         """Make a key young again, so that a sweep leaves it."""
 

@@ -57,8 +57,8 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
 
   return (
     <div className="qt-form">
-      {field('model', 'Model', variable('model', models, ''))}
-      {field('data', 'Data', variable('data', data, 'none: compare with the model itself'))}
+      {field('model', 'Model', variable('model', models, 'choose…'))}
+      {field('data', 'Data', variable('data', data, 'choose…'))}
       {field('train', 'Train', variable('train', data, 'none'))}
       {field('search', 'Search', choice('search', options.searches))}
       {form.search === 'grid' && (
