@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test]' torch==$(TORCH)
 	# An editable install leaves out what lies outside of Python: the panel and its routes.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-builder develop --overwrite .
-	$(BIN)/jupyter server extension enable --sys-prefix quanttaas_jupyter
+	ln -sf $(CURDIR)/labextension/jupyter-config/jupyter_server_config.d/*.json $(VENV)/etc/jupyter/jupyter_server_config.d/
 	touch $@
 
 labextension/node_modules: labextension/yarn.lock $(VENV)/.installed
