@@ -34,6 +34,7 @@ export interface KernelState {
 
 const QUESTION = "__import__('quanttaas_jupyter.notebook.variables', fromlist=['_']).found(get_ipython())";
 const QUIET_MILLISECONDS = 250;
+const LATE_MILLISECONDS = 1000;
 const NOTHING: KernelState = { obstacle: 'no-notebook', variables: null, isBusy: false, seen: 0 };
 
 /** Follows the active notebook's kernel while the panel is shown. */
@@ -130,6 +131,8 @@ export class KernelVariables implements IDisposable {
       return;
     }
     this.isAsking = true;
+    // A question that came behind a cell waits for it to end.
+    const waiting = setTimeout(() => this.tell({ ...this.current, isBusy: true }), LATE_MILLISECONDS);
     try {
       const answer = await questioned(kernel);
       if (panel === this.panel) {
@@ -137,6 +140,7 @@ export class KernelVariables implements IDisposable {
         this.tell({ obstacle, variables: answer, isBusy: false, seen: Date.now() });
       }
     } finally {
+      clearTimeout(waiting);
       this.isAsking = false;
     }
   }

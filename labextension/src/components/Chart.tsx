@@ -174,7 +174,7 @@ function Mark({
   onClick,
   onKeyDown
 }: MarkProps): JSX.Element {
-  const kinds = ['qt-point', isSelected && 'qt-selected', point.uncertain && 'qt-uncertain'];
+  const kinds = ['qt-point', isSelected && 'qt-selected'];
   return (
     <g
       className={kinds.filter(Boolean).join(' ')}
@@ -188,6 +188,7 @@ function Mark({
     >
       <title>{point.facts}</title>
       {ends && <line className="qt-whisker" x1={x} x2={x} y1={ends[0]} y2={ends[1]} />}
+      {point.uncertain && <circle className="qt-ring" cx={x} cy={y} r="8" />}
       <circle className="qt-target" cx={x} cy={y} r="12" />
       <path d={outline(point.marker)} fill={point.color} transform={`translate(${x} ${y})`} />
     </g>

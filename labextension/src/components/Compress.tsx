@@ -64,9 +64,6 @@ function Filled(props: CompressProps & { service: Service; form: Form }): JSX.El
           onChange={props.onChange}
         />
       </div>
-      <div className="qt-line" role="status">
-        <b>{planned && isReady ? planned.words : ''}</b>
-      </div>
       {isReady &&
         planned?.notes.map(note => (
           <p key={note} className="qt-dim">
@@ -74,7 +71,8 @@ function Filled(props: CompressProps & { service: Service; form: Form }): JSX.El
           </p>
         ))}
       {error && <Problem error={error} />}
-      <div className="qt-line">
+      <div className="qt-line qt-foot">
+        <b role="status">{planned && isReady ? planned.words : ''}</b>
         <button
           type="button"
           className="qt-button"

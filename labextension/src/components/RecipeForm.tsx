@@ -95,7 +95,8 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
         <Pick
           id={id}
           value={form.cluster}
-          of={service.clusters.map(name => ({ name, words: name === 'local' ? 'this machine' : '' }))}
+          of={service.clusters.map(name => ({ name, words: '' }))}
+          titles={{ local: 'this machine' }}
           onChange={cluster => onChange({ cluster })}
         />
       ))}
@@ -155,12 +156,15 @@ function Pick({
   value,
   of,
   none,
+  titles = {},
   onChange
 }: {
   id: string;
   value: string;
   of: readonly Variable[];
   none?: string;
+  /** What to say instead of a name. */
+  titles?: Record<string, string>;
   onChange: (value: string) => void;
 }): JSX.Element {
   const isGone = value !== '' && !of.some(variable => variable.name === value);
@@ -170,7 +174,7 @@ function Pick({
       {isGone && <option value={value}>{value} (not there now)</option>}
       {of.map(({ name, words }) => (
         <option key={name} value={name}>
-          {words ? `${name} · ${words}` : name}
+          {titles[name] ?? (words ? `${name} · ${words}` : name)}
         </option>
       ))}
     </select>

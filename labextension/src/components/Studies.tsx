@@ -50,7 +50,7 @@ function StudyItem({ line, actions }: { line: StudyLine; actions: StudyActions }
       >
         <span className="qt-study-head">
           <b>{line.name || line.id}</b>
-          <span className="qt-dim">{line.model}</span>
+          {line.model !== line.name && <span className="qt-dim">{line.model}</span>}
           <MiniFrontier points={line.frontier} />
         </span>
         <span className="qt-study-words">

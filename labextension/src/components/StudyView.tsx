@@ -53,7 +53,7 @@ function Page({
   const trial = page.trials.find(row => row.name === selected);
   return (
     <div className="qt-page">
-      <header className="qt-line">
+      <header className="qt-line qt-apart">
         <span>
           <b className="qt-name">{page.name || page.id}</b> <span className="qt-dim">{page.heading}</span>
         </span>
@@ -61,14 +61,14 @@ function Page({
       </header>
       {error && <Problem error={error} retry={refresh} />}
       <Notices notices={page.notices} />
-      <ProgressBar progress={page.progress} />
+      <div className="qt-line qt-apart">
+        <ProgressBar progress={page.progress} />
+        <AxisButtons choice={choice} onChoose={onChoose} />
+      </div>
       <div className="qt-body">
         <div className="qt-main-part">
           <Chart scene={page.chart} selected={selected} onSelect={setSelected} />
-          <div className="qt-line">
-            <Legend keys={page.chart.legend} />
-            <AxisButtons choice={choice} onChoose={onChoose} />
-          </div>
+          <Legend keys={page.chart.legend} />
         </div>
         {trial && (
           <TrialCard
