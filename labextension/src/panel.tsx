@@ -5,7 +5,7 @@ import type { JSX } from 'react';
 import { ReactWidget, SidePanel } from '@jupyterlab/ui-components';
 import type { Message } from '@lumino/messaging';
 import { Signal } from '@lumino/signaling';
-import type { AccordionPanel } from '@lumino/widgets';
+import { AccordionPanel } from '@lumino/widgets';
 
 import type { Actions } from './actions';
 import type { Api } from './api';
@@ -42,7 +42,9 @@ export class QuantPanel extends SidePanel {
     this.addWidget(section('Studies', <StudiesSection model={model} />));
     this.addWidget(section('Clusters', <ClustersSection model={model} />));
     // The form needs the most of it; a person may drag the borders.
-    (this.content as AccordionPanel).setRelativeSizes([5, 4, 2]);
+    if (this.content instanceof AccordionPanel) {
+      this.content.setRelativeSizes([5, 4, 2]);
+    }
   }
 
   /** Emitted when the panel is shown or hidden. */
