@@ -151,10 +151,10 @@ def test_a_failure_of_ours_shows_no_traceback(tmp_path: Path) -> None:
 
 def test_settings_restrict_stores_and_clusters_and_add_none(tmp_path: Path) -> None:
     configure(tmp_path)
-    allowed = tmp_path / "store"
-    given = f"['{allowed}','/elsewhere']"
-    options = [f"--QuantTaaS.stores={given}", "--QuantTaaS.clusters=['local','other']"]
-    with server(tmp_path, *options, **settings(tmp_path)) as client:
+    allowed = [str(tmp_path / "store"), "/elsewhere"]
+    python = f"c.QuantTaaS.stores = {allowed}\nc.QuantTaaS.clusters = ['local', 'other']"
+    (tmp_path / "jupyter_server_config.py").write_text(python)
+    with server(tmp_path, **settings(tmp_path)) as client:
         house = House(client, tmp_path)
         write(house.store, "abcd1234", finished())
         write(house.far, "faraway1", finished())
