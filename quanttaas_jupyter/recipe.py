@@ -293,7 +293,7 @@ class Recipe(_Part):
         for key in ("recover", "goal", "latency", "budget"):
             if isinstance(values.get(key), dict):
                 values[key] = {k: v for k, v in values[key].items() if v is not None}
-        return as_yaml(values) if values else ""
+        return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None)) if values else ""
 
 
 def recover_function(source: Any) -> Callable[..., Any] | None:
@@ -368,9 +368,10 @@ def complaints(values: Mapping[str, Any]) -> list[tuple[tuple[int | str, ...], s
     return []
 
 
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """Values of a recipe as YAML that ``Recipe.parse`` reads back."""
-    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=math.inf))
+def inline(value: Any) -> str:
+    """A value of a recipe on one line of YAML."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf)
+    return str(text).removesuffix("...\n").strip()
 
 
 def _sentence(first: ErrorDetails) -> str:

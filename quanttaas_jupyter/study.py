@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import frontier as frontiers
 from .compute.clusters import is_configured, open_cluster
-from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError
+from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
 from .recipe import Recipe
 from .state import StudyState, TrialState, fold
 from .store import MissingKey, Store, blobs, studies
@@ -333,7 +333,7 @@ class Study:
 
         Raises:
             NotTrusted: Another user submitted it.
-            QuantTaaSError: It is running or queued.
+            StudyIsBusy: It is running or queued.
         """
         if self._record["who"] != whoami() and not trusted:
             raise NotTrusted(
@@ -343,7 +343,7 @@ class Study:
         status, cluster = self.status, open_cluster(self._state.cluster)
         # One that waits with somebody else's ticket, or with one of a machine that is gone, may wait for ever.
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
-            raise QuantTaaSError(f"study {self.id} is {status} already")
+            raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
         sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
         cluster.hand_over(self._store, self.id, sha256, is_resume=True)

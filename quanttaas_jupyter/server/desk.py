@@ -57,6 +57,7 @@ class Desk:
                 before = "its studies stand as they were last seen" if uri in self._last else "its studies are missing"
                 silent.append(f"{why}; {before}")
         found = [(uri, summary) for uri, summaries in self._last.items() for summary in summaries]
+        self._close_all_but({(uri, str(summary["id"])) for uri, summary in found})
         return Listed(sorted(found, key=lambda item: -float(item[1]["created"])), silent)
 
     def running(self) -> Counter[str]:
@@ -95,7 +96,7 @@ class Desk:
         return await self.ask(study, "weight", partial(deletion.weigh, self.places.store(study.store), study.id))
 
     async def delete(self, study: Study) -> tuple[int, str]:
-        """Delete a study; returns the bytes freed so far, and a sentence. Raises QuantTaaSError while it runs."""
+        """Delete a study; returns the bytes freed so far, and a sentence. Raises StudyIsBusy while it runs."""
         store = self.places.store(study.store)
         freed = await self.workers.run(store.uri, partial(deletion.remove_study, store, study.id))
         self._open.pop((store.uri, study.id), None)
@@ -106,6 +107,11 @@ class Desk:
             return freed, f"{fmt.size(freed)} freed; files that no other study needs follow in the background."
         freed += sweeping.result()
         return freed, f"{fmt.size(freed)} freed; files that other studies need, or younger than a day, stay."
+
+    def _close_all_but(self, known: set[tuple[str, str]]) -> None:
+        """What somebody deleted elsewhere is not to be shown from memory."""
+        for key in [key for key in self._open if key not in known]:
+            del self._open[key]
 
     def _keep(self, key: tuple[str, str], study: Study) -> None:
         self._open[key] = study

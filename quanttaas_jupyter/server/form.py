@@ -15,7 +15,7 @@ from ..config import load_config
 from ..engine.plan import refuse_unbuilt
 from ..errors import QuantTaaSError, RecipeError
 from ..names import check_variable, parse
-from ..recipe import Goal, Recipe, as_yaml, complaints
+from ..recipe import Goal, Recipe, complaints, inline
 from ..store import open_store
 from .places import Places
 
@@ -125,9 +125,9 @@ def cell(form: Form, places: Places) -> str:
     values = recipe_values(form)
     if values == {"search": "auto"}:
         return f"%quanttaas compress {' '.join(words)}"
-    pairs = [as_yaml({key: value}).strip().partition(": ") for key, value in values.items()]
-    width = max(len(key) for key, _, _ in pairs) + 1
-    return "\n".join([f"%%quanttaas {' '.join(words)}", *(f"{key + ':':<{width}} {text}" for key, _, text in pairs)])
+    width = max(map(len, values)) + 1
+    lines = [f"{key + ':':<{width}} {inline(value)}" for key, value in values.items()]
+    return "\n".join([f"%%quanttaas {' '.join(words)}", *lines])
 
 
 def _prunings(form: Form) -> list[Any]:

@@ -12,7 +12,7 @@ from jupyter_server.base.handlers import APIHandler
 from pydantic import BaseModel, ValidationError
 from tornado import web
 
-from ..errors import ClusterError, MissingDependency, NotFound, NotTrusted, QuantTaaSError, StoreError
+from ..errors import ClusterError, MissingDependency, NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
 from .desk import Desk
 
 M = TypeVar("M", bound=BaseModel)
@@ -20,6 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 _STATUS: tuple[tuple[type[QuantTaaSError], HTTPStatus], ...] = (
     (NotFound, HTTPStatus.NOT_FOUND),
     (NotTrusted, HTTPStatus.CONFLICT),
+    (StudyIsBusy, HTTPStatus.CONFLICT),
     (MissingDependency, HTTPStatus.CONFLICT),
     (StoreError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ClusterError, HTTPStatus.BAD_GATEWAY),

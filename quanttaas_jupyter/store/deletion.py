@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..errors import QuantTaaSError
+from ..errors import StudyIsBusy
 from .base import Store
 from .lease import read_lease
 from .studies import dequeue, read_study, read_study_bytes
@@ -15,10 +15,6 @@ from .studies import dequeue, read_study, read_study_bytes
 GRACE_SECONDS = 24 * 3600.0
 
 _SHA = re.compile(r"[0-9a-f]{64}")
-
-
-class StudyIsRunning(QuantTaaSError):
-    """What was asked waits until the study no longer runs."""
 
 
 class Weight(NamedTuple):
@@ -49,13 +45,13 @@ def remove_study(store: Store, study: str) -> int:
     """Remove a study's folder; its blobs stay until a sweep. Returns the bytes freed.
 
     Raises:
-        StudyIsRunning: It is running.
+        StudyIsBusy: It is running.
         NotFound: There is no such study.
     """
     record = read_study(store, study)
     lease = read_lease(store, study)
     if lease and lease.is_held(time.time()):
-        raise StudyIsRunning(f"study {study} is running; cancel it first")
+        raise StudyIsBusy(f"study {study} is running; cancel it first")
     dequeue(store, record["cluster"], study)
     freed = store.weight(f"studies/{study}")
     *keys, last = sorted(store.walk(f"studies/{study}"), key=lambda key: key.endswith("study.json"))
