@@ -75,6 +75,15 @@ def command(*arguments: Callable[[Command], Command]) -> Callable[[Command], Com
     return register
 
 
+_NO_PANEL = (
+    "The side panel is part of JupyterLab; %quanttaas studies lists the studies, %quanttaas attach ID shows one."
+)
+# JupyterLab runs a command that an element names; what else shows a notebook shows a button that does nothing.
+_PANEL = (
+    '<button data-commandlinker-command="quanttaas:open-panel" '
+    'title="In JupyterLab: also under View, and in the left area">Open the side panel</button>'
+)
+
 STUDY = argument("id", metavar="ID", help="id of the study, or a variable that holds it")
 TRIAL = argument("trial", metavar="TRIAL", help="name of the trial, such as prune50-int8")
 STORE = argument("--store", metavar="URI", help="where studies live; the configured store when left out")
@@ -194,8 +203,8 @@ class QuantTaaSMagics(Magics):
 
     @command()
     def panel(self, args: Namespace) -> None:
-        """Say where the side panel is."""
-        print("There is no side panel yet; %quanttaas studies lists the studies, %quanttaas attach ID shows one.")
+        """Show the way to JupyterLab's side panel."""
+        display({"text/html": _PANEL, "text/plain": _NO_PANEL}, raw=True)
 
     @command(
         argument(

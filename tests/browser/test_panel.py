@@ -201,3 +201,13 @@ def test_a_study_is_deleted_after_saying_how_much_it_keeps(lab: Lab, page: Page)
     dialog.get_by_role("button", name="Delete").click()
     expect(panel(page).get_by_text("No study yet")).to_be_visible()
     assert not qt.studies(store=lab.home / "store")
+
+
+def test_the_magic_opens_the_panel(lab: Lab, page: Page) -> None:
+    page.get_by_role("tab", name="QuantTaaS: compress models").click()
+    expect(panel(page)).not_to_be_visible()
+    execute(page, "notebook:insert-cell-below")
+    page.locator(".jp-Notebook .jp-CodeCell.jp-mod-active .cm-content").fill("%quanttaas panel")
+    execute(page, "notebook:run-cell")
+    page.get_by_role("button", name="Open the side panel").last.click()
+    expect(panel(page)).to_be_visible()
