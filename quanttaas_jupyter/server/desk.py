@@ -52,12 +52,12 @@ class Desk:
         for uri, answer in asked.items():
             try:
                 self._last[uri] = answer.result()
+                self._close_deleted(uri)
             except (StoreError, asyncio.InvalidStateError) as error:
                 why = str(error) if isinstance(error, StoreError) else f"the store {uri} does not answer"
                 before = "its studies stand as they were last seen" if uri in self._last else "its studies are missing"
                 silent.append(f"{why}; {before}")
         found = [(uri, summary) for uri, summaries in self._last.items() for summary in summaries]
-        self._close_all_but({(uri, str(summary["id"])) for uri, summary in found})
         return Listed(sorted(found, key=lambda item: -float(item[1]["created"])), silent)
 
     def running(self) -> Counter[str]:
@@ -108,9 +108,10 @@ class Desk:
         freed += sweeping.result()
         return freed, f"{fmt.size(freed)} freed; files that other studies need, or younger than a day, stay."
 
-    def _close_all_but(self, known: set[tuple[str, str]]) -> None:
+    def _close_deleted(self, uri: str) -> None:
         """What somebody deleted elsewhere is not to be shown from memory."""
-        for key in [key for key in self._open if key not in known]:
+        known = {summary["id"] for summary in self._last[uri]}
+        for key in [key for key in self._open if key[0] == uri and key[1] not in known]:
             del self._open[key]
 
     def _keep(self, key: tuple[str, str], study: Study) -> None:

@@ -18,7 +18,7 @@ from ..store import MissingKey, blobs, deletion, studies
 from ..study import Study
 from ..views import format as fmt
 from .handler import Handler, Refused, protected
-from .lines import line
+from .lines import actions, line
 from .page import file_name, page
 
 _CHUNK = 1 << 20
@@ -105,7 +105,7 @@ class CancelHandler(Handler):
         """Ask its engine to stop; what is measured stays."""
         opened = await self.desk.open(study, self.query(_Where).store)
         state = await self.desk.ask(opened, "look", opened.look)
-        if not state.status == "queued" and not state.status == "running":
+        if not actions(state.status)["cancel"]:
             raise Refused(f"study {study} is {state.status} already; there is nothing to cancel")
         store = self.desk.places.store(opened.store)
         await self.desk.act(opened, partial(studies.ask_to_cancel, store, study))

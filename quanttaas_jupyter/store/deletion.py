@@ -54,9 +54,10 @@ def remove_study(store: Store, study: str) -> int:
         raise StudyIsBusy(f"study {study} is running; cancel it first")
     dequeue(store, record["cluster"], study)
     freed = store.weight(f"studies/{study}")
-    *keys, last = sorted(store.walk(f"studies/{study}"), key=lambda key: key.endswith("study.json"))
-    for _ in store.each(store.delete, keys):
+    last = f"studies/{study}/study.json"
+    for _ in store.each(store.delete, [key for key in store.walk(f"studies/{study}") if key != last]):
         pass
+    # Only now: until here a deletion that was cut off can be asked for again.
     store.delete(last)
     return freed
 

@@ -182,6 +182,23 @@ def test_settings_restrict_stores_and_clusters_and_add_none(tmp_path: Path) -> N
         assert client.post("studies/resumed1/resume").status == 404
 
 
+def test_who_may_only_read_changes_nothing(tmp_path: Path) -> None:
+    configure(tmp_path)
+    (tmp_path / "jupyter_server_config.py").write_text(
+        "from jupyter_server.auth import Authorizer\n"
+        "class OnlyReads(Authorizer):\n"
+        "    def is_authorized(self, handler, user, action, resource):\n"
+        "        return resource != 'quanttaas' or action == 'read'\n"
+        "c.ServerApp.authorizer_class = OnlyReads"
+    )
+    with server(tmp_path, **settings(tmp_path)) as client:
+        write(House(client, tmp_path).store, "abcd1234", cancelled())
+        for method, path in addresses():
+            if method != "GET":
+                assert client.ask(method, path, {} if method == "POST" else None).status == 403
+        assert client.get("studies/abcd1234").status == 200
+
+
 def test_the_extension_is_found_by_its_configuration_alone(house: House) -> None:
     assert "quanttaas_jupyter | extension was successfully loaded" in (house.folder / "server.log").read_text()
     assert json.loads(house.client.get("service").body)["version"]

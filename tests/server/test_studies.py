@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.store import blobs, deletion, studies
+from quanttaas_jupyter.store import blobs, deletion, open_store, studies
 from quanttaas_jupyter.store.lease import Lease
 from quanttaas_jupyter.store.local import LocalStore
+from tests.cloud import Cloud, FlakyProxy
 from tests.notebook.fakes import ROWS, Script, artifact, metrics
 from tests.server.conftest import NO_ENGINE, House, cancelled, configure, finished, settings, write
 from tests.server.contract import check
@@ -313,6 +314,47 @@ def test_a_slow_store_keeps_nobody_else_waiting(tmp_path: Path) -> None:
         assert "does not answer" in listed["silent"][0]
         for thread in hung:
             thread.join()
+
+
+def test_what_was_deleted_elsewhere_is_not_shown_from_memory(house: House) -> None:
+    write(house.store, "abcd1234", finished())
+    assert house.client.get("studies/abcd1234").status == 200
+    deletion.remove_study(house.store, "abcd1234")
+    assert lines(house.client) == {}
+    assert house.client.get("studies/abcd1234").status == 404
+
+
+def test_a_bucket_serves_as_well_as_a_folder(gcs: Cloud, tmp_path: Path) -> None:
+    uri = gcs.uri()
+    store = open_store(uri)
+    sha = blobs.put_bytes(store, b"compressed")
+    made = Script().start()
+    made.add("trial_finished", trial="int8", metrics=metrics(ROWS[2]), artifact={**artifact(ROWS[2]), "blob": sha})
+    write(store, "abcd1234", made.add("cancelled", reason="enough"))
+    with server(tmp_path, code=NO_ENGINE, **{**settings(tmp_path), "QUANTTAAS_STORE": uri}) as client:
+        assert lines(client)["abcd1234"]["status"] == "cancelled"
+        check(client.get("studies/abcd1234", store=uri).json, "StudyPage")
+        assert client.get("studies/abcd1234/artifacts/int8").body == b"compressed"
+        assert client.post("studies/abcd1234/resume").status == 204
+        assert lines(client)["abcd1234"]["status"] == "queued"
+        assert client.get("studies/abcd1234/weight").json["bytes"] > len(b"compressed")
+        assert client.ask("DELETE", "studies/abcd1234").status == 200
+        assert lines(client) == {}
+
+
+def test_a_bucket_out_of_reach_shows_what_it_last_held(proxy: FlakyProxy, gcs: Cloud, tmp_path: Path) -> None:
+    uri = gcs.uri()
+    write(open_store(uri), "abcd1234", finished())
+    code = "import quanttaas_jupyter.server.desk as desk; desk._PATIENCE = 2.0"
+    with server(tmp_path, code=code, **{**settings(tmp_path), "QUANTTAAS_STORE": uri}) as client:
+        assert list(lines(client)) == ["abcd1234"]
+        proxy.down()
+        begun = time.monotonic()
+        listed = client.get("studies").json
+        assert time.monotonic() - begun < 4
+        assert [line["id"] for line in listed["studies"]] == ["abcd1234"]
+        assert listed["silent"] == [f"the store {uri} does not answer; its studies stand as they were last seen"]
+        proxy.up()
 
 
 @pytest.mark.slow
