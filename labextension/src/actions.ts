@@ -75,7 +75,7 @@ export class Actions implements StudyActions, ClusterActions {
   };
 
   readonly insertTemplate = (kind: string): void => {
-    void this.insert(`%quanttaas cluster template ${kind}`, true);
+    void this.told(this.templated(kind));
   };
 
   /** Put code below the active cell; where no notebook is open it goes to the clipboard. */
@@ -130,6 +130,12 @@ export class Actions implements StudyActions, ClusterActions {
   private async started(): Promise<string> {
     await this.options.api.startCluster();
     return 'The Ray cluster of this machine runs.';
+  }
+
+  /** The cell is not run: a person fills in project, zone and bucket first. */
+  private async templated(kind: string): Promise<string> {
+    await this.insert((await this.options.api.template(kind)).cell, false);
+    return 'Put your project, zone and bucket into the cell, then run it.';
   }
 
   private async stopped(name: string): Promise<string> {

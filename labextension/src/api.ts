@@ -117,7 +117,8 @@ export class Api {
     return this.ask('clusters/connect', 'POST', Object.fromEntries(given));
   }
 
-  template(kind: string): Promise<{ text: string }> {
+  /** A template, and the cell that writes it into a file. */
+  template(kind: string): Promise<{ text: string; cell: string }> {
     return this.ask(`clusters/template/${encodeURIComponent(kind)}`);
   }
 

@@ -20,6 +20,7 @@ _TEMPLATES = {
     "vertex": "Ray on Vertex AI, by a short Python script",
     "docker": "the image of head and workers",
 }
+_FILES = {"gce": "cluster.yaml", "gke": "cluster.yaml", "vertex": "cluster.py", "docker": "Dockerfile"}
 # What a person fills in; the template's own first lines say so.
 _EXAMPLE = {"project": "my-project", "zone": "us-central1-a", "bucket": "my-bucket"}
 
@@ -104,10 +105,12 @@ class TemplateHandler(Handler):
 
     @protected
     async def get(self, kind: str) -> None:
-        """It, filled with the options of the query; what is left out is an example to be replaced."""
+        """It, and the cell that writes it, with the options of the query; what is left out is an example to replace."""
         given = {name: self.get_query_argument(name, None) for name in TemplateOptions.model_fields}
         values = {**_EXAMPLE, **{name: value for name, value in given.items() if value is not None}}
-        self.finish({"text": render(kind, values)})
+        text = render(kind, values)
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+        self.finish({"text": text, "cell": f"%quanttaas cluster template {kind} {options} --out {_FILES[kind]}"})
 
 
 ROUTES: tuple[tuple[str, type[Any]], ...] = (

@@ -7,13 +7,16 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from quanttaas_jupyter.compute import head
 from quanttaas_jupyter.compute.connecting import Look
 from quanttaas_jupyter.compute.template import TEMPLATES
 from quanttaas_jupyter.server import cluster_lines
 from quanttaas_jupyter.store.lease import Lease
+from tests.loopback import until
 from tests.notebook.fakes import Script
 from tests.server.conftest import House, configure, settings, write
 from tests.server.contract import check
@@ -106,7 +109,9 @@ def test_an_unknown_cluster_is_not_stopped(house: House) -> None:
 
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_a_template_comes_filled_with_an_example_or_with_what_is_asked(house: House, kind: str) -> None:
-    assert house.client.get(f"clusters/template/{kind}").json["text"]
+    made = house.client.get(f"clusters/template/{kind}").json
+    assert made["text"]
+    assert made["cell"].startswith(f"%quanttaas cluster template {kind} --project my-project")
     filled = house.client.get(f"clusters/template/{kind}", project="other-project", zone="europe-west4-a")
     assert "europe-west4" in filled.json["text"] or kind == "docker"
 
@@ -114,3 +119,18 @@ def test_a_template_comes_filled_with_an_example_or_with_what_is_asked(house: Ho
 def test_a_wrong_template_is_told(house: House) -> None:
     assert house.client.get("clusters/template/aws").status == 400
     assert "project" in house.client.get("clusters/template/gce", project="$(rm)").json["message"]
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_this_machine_is_started_used_for_the_list_and_stopped(tmp_path: Path) -> None:
+    with server(tmp_path, **settings(tmp_path)) as client:
+
+        def look() -> dict[str, Any]:
+            return next(item for item in client.get("clusters").json["clusters"] if item["name"] == head.NAME)
+
+        assert client.post("clusters/start", {"cpus": 2}).status == 204
+        # Its head answers before its node has joined.
+        until(lambda: "2 CPUs" in look()["words"])
+        assert (look()["state"], look()["can_stop"]) == ("up", True)
+        assert client.post("clusters/stop", {"name": head.NAME}).status == 204
+        assert (look()["state"], look()["can_start"]) == ("stopped", True)
