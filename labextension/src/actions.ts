@@ -32,6 +32,8 @@ export interface ActionsOptions {
   tracker: INotebookTracker;
   kernel: KernelVariables;
   open: (study: StudyName) => void;
+  /** Close its page, if it is open. */
+  close: (study: StudyName) => void;
   /** Something changed on the server: ask it now. */
   refresh: () => void;
 }
@@ -81,10 +83,12 @@ export class Actions implements StudyActions, ClusterActions {
   /** Put code below the active cell; where no notebook is open it goes to the clipboard. */
   readonly insert = async (code: string, run: boolean): Promise<void> => {
     const { tracker, kernel } = this.options;
-    const needsLoading = kernel.state.variables?.is_loaded !== true;
-    if (!(await insert(tracker, code, { needsLoading, run }))) {
+    const { obstacle, variables } = kernel.state;
+    const needsLoading = variables?.is_loaded !== true;
+    if (obstacle === 'not-python' || !(await insert(tracker, code, { needsLoading, run }))) {
       Clipboard.copyToSystem(code);
-      Notification.info('No notebook is open: the code is on the clipboard.', { autoClose: 4000 });
+      const why = obstacle === 'not-python' ? 'This notebook is not Python' : 'No notebook is open';
+      Notification.info(`${why}: the code is on the clipboard.`, { autoClose: 4000 });
     }
   };
 
@@ -124,7 +128,8 @@ export class Actions implements StudyActions, ClusterActions {
       return '';
     }
     const freed = await this.options.api.remove(study);
-    return `Deleted ${name}. ${freed.words}`;
+    this.options.close(study);
+    return `Deleted: ${freed.words}`;
   }
 
   private async started(): Promise<string> {

@@ -35,6 +35,13 @@ export class MissingServer extends Error {
   readonly command = 'pip install quanttaas-jupyter';
 }
 
+/** The server does not answer at all. */
+export class Silent extends Error {
+  constructor() {
+    super('The Jupyter server does not answer; what it said last is shown. It is asked again.');
+  }
+}
+
 /** What a study's page shows on its horizontal axis. */
 export interface AxisChoice {
   axis: 'size' | 'latency';
@@ -133,7 +140,9 @@ export class Api {
   }
 
   private async send(url: string, init: RequestInit): Promise<Response> {
-    const answer = await ServerConnection.makeRequest(url, init, this.settings);
+    const answer = await ServerConnection.makeRequest(url, init, this.settings).catch((error: unknown) => {
+      throw error instanceof ServerConnection.NetworkError ? new Silent() : error;
+    });
     if (answer.ok || answer.status === 304) {
       return answer;
     }

@@ -22,10 +22,18 @@ export async function insert(
     return false;
   }
   const { content: notebook, sessionContext } = panel;
-  for (const source of options.needsLoading ? [LOAD, code] : [code]) {
+  // A cell that was inserted and not run yet loads it, unless this one runs before that.
+  const isThere = notebook.widgets.some(cell => cell.model.sharedModel.source.includes(LOAD));
+  const needsLoading = options.needsLoading && (options.run || !isThere);
+  for (const source of needsLoading ? [LOAD, code] : [code]) {
     // An empty cell is where a person would type.
     if (notebook.activeCell?.model.sharedModel.source.trim() || notebook.activeCell?.model.type !== 'code') {
       NotebookActions.insertBelow(notebook);
+    }
+    // The setting of a default cell may say otherwise, and others may be selected.
+    notebook.deselectAll();
+    if (notebook.activeCell?.model.type !== 'code') {
+      NotebookActions.changeCellType(notebook, 'code');
     }
     notebook.activeCell?.model.sharedModel.setSource(source);
     if (options.run) {

@@ -42,7 +42,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const pages = new WidgetTracker<StudyWidget>({ namespace: 'quanttaas-studies' });
 
     const open = (study: StudyName): void => {
-      const known = pages.find(page => page.study.id === study.id && page.study.store === study.store);
+      const known = pages.find(page => isSame(page.study, study));
       if (known) {
         app.shell.activateById(known.id);
         return;
@@ -53,11 +53,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
       app.shell.activateById(page.id);
     };
     const refresh = (): void => {
+      void service.refresh();
       void studies.refresh();
       void clusters.refresh();
       pages.forEach(page => page.refreshStudy());
     };
-    const actions = new Actions({ api, tracker, kernel, open, refresh });
+    const close = (study: StudyName): void => {
+      pages.filter(page => isSame(page.study, study)).forEach(page => page.dispose());
+    };
+    const actions = new Actions({ api, tracker, kernel, open, close, refresh });
 
     const isWatched = (): boolean => panel.isVisible;
     const service = new Live<Service>({
@@ -79,13 +83,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
       isWatched
     });
     const form = new FormState(database);
-    const model: PanelModel = { api, actions, kernel, form, service, studies, clusters };
+    const resetForm = (): void => {
+      void form.reset(settings().defaults).then(suggest);
+    };
+    const model: PanelModel = { api, actions, kernel, form, service, studies, clusters, resetForm };
     const panel = new QuantPanel(model);
 
     panel.shown.connect((_, shown) => {
       kernel.isShown = shown;
       if (shown) {
-        void service.refresh();
         refresh();
       }
     });
@@ -102,6 +108,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
     kernel.changed.connect(suggest);
     loaded?.changed.connect(() => {
       studies.interval = settings().pollMilliseconds;
+      pages.forEach(page => (page.interval = settings().pollMilliseconds));
+      form.usual(settings().defaults);
       void studies.renew();
       void clusters.renew();
     });
@@ -121,5 +129,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
     });
   }
 };
+
+function isSame(one: StudyName, other: StudyName): boolean {
+  return one.id === other.id && one.store === other.store;
+}
 
 export default plugin;

@@ -132,7 +132,11 @@ export class KernelVariables implements IDisposable {
     }
     this.isAsking = true;
     // A question that came behind a cell waits for it to end.
-    const waiting = setTimeout(() => this.tell({ ...this.current, isBusy: true }), LATE_MILLISECONDS);
+    const waiting = setTimeout(() => {
+      if (panel === this.panel) {
+        this.tell({ ...this.current, isBusy: true });
+      }
+    }, LATE_MILLISECONDS);
     try {
       const answer = await questioned(kernel);
       if (panel === this.panel) {

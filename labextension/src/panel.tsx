@@ -27,6 +27,8 @@ export interface PanelModel {
   service: Live<Service>;
   studies: Live<StudyList>;
   clusters: Live<ClusterList>;
+  /** Forget what a person chose in the form. */
+  resetForm: () => void;
 }
 
 export class QuantPanel extends SidePanel {
@@ -83,6 +85,7 @@ function CompressSection({ model }: { model: PanelModel }): JSX.Element {
       plan={model.api.plan}
       insert={(cell, run) => void model.actions.insert(cell, run)}
       retry={() => void model.service.refresh()}
+      reset={model.resetForm}
     />
   );
 }

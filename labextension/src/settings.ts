@@ -37,8 +37,12 @@ export function shownStudies(
   if (!answer || stores.length === 0) {
     return answer;
   }
-  const studies = answer.value.studies.filter(line => stores.includes(line.store));
-  return { ...answer, value: { ...answer.value, studies } };
+  const all = answer.value.studies;
+  const studies = all.filter(line => stores.includes(line.store));
+  const known = [...new Set(all.map(line => line.store))].join(', ');
+  const hidden = `The setting Stores leaves out all ${all.length} studies; they are in ${known}.`;
+  const silent = all.length && !studies.length ? [...answer.value.silent, hidden] : answer.value.silent;
+  return { ...answer, value: { studies, silent } };
 }
 
 /** An answer without the clusters that nobody wants to see. */

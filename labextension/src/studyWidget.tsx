@@ -30,7 +30,7 @@ class StudyContent extends ReactWidget {
     });
     this.addClass('qt-scroll');
     this.title.icon = icon;
-    this.title.label = study.name || study.id;
+    this.title.label = shortened(study.name || study.id);
     this.title.caption = `Study ${study.id}`;
   }
 
@@ -90,7 +90,7 @@ function Connected({ content }: { content: StudyContent }): JSX.Element {
 export class StudyWidget extends MainAreaWidget<StudyContent> {
   constructor(study: StudyName, api: Api, actions: Actions, interval: number) {
     super({ content: new StudyContent(study, api, actions, interval) });
-    this.id = `quanttaas-study-${study.id}`;
+    this.id = `quanttaas-study-${study.id}-${study.store}`;
     this.toolbar.hide();
   }
 
@@ -98,8 +98,18 @@ export class StudyWidget extends MainAreaWidget<StudyContent> {
     return this.content.study;
   }
 
+  /** Milliseconds between two looks. */
+  set interval(milliseconds: number) {
+    this.content.live.interval = milliseconds;
+  }
+
   /** Ask the server now. */
   refreshStudy(): void {
     this.content.refresh();
   }
+}
+
+/** A name for a tab and the status bar. */
+function shortened(name: string): string {
+  return name.length > 40 ? `${name.slice(0, 39)}…` : name;
 }

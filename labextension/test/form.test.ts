@@ -45,6 +45,38 @@ describe('FormState', () => {
     expect(state.form?.model).toBe('net');
   });
 
+  it('keeps its names while a kernel starts anew, and gives a notebook its own back', async () => {
+    const state = await begun();
+    state.set({ model: 'net', data: 'digits' });
+    state.suggest(variables([], []));
+    expect(state.form).toMatchObject({ model: 'net', data: 'digits' });
+    state.suggest(variables(['other'], ['test_set']));
+    expect(state.form).toMatchObject({ model: 'other', data: 'test_set' });
+    state.suggest(variables(['net'], ['digits', 'test_set']));
+    expect(state.form).toMatchObject({ model: 'net', data: 'digits' });
+  });
+
+  it('takes no word for a duty that only holds its letters', async () => {
+    const state = await begun();
+    state.suggest(variables(['net'], ['latest_values', 'val_set']));
+    expect(state.form?.data).toBe('val_set');
+  });
+
+  it('takes changed defaults for what nobody changed, and forgets all on demand', async () => {
+    const state = await begun();
+    state.set({ max_drop: 0.02 });
+    state.usual({ max_drop: 0.5, amounts: [0.9] });
+    expect(state.form).toMatchObject({ max_drop: 0.02, amounts: [0.9] });
+    await state.reset({ max_drop: 0.5 });
+    expect(state.form?.max_drop).toBe(0.5);
+  });
+
+  it('leaves out what a form of another version kept', async () => {
+    const database = new StateDB();
+    await database.save('quanttaas:form', { gone: 1, amounts: 'many', name: 'mine' });
+    expect((await begun(database)).form).toEqual({ ...EMPTY, name: 'mine' });
+  });
+
   it('is there again after a reload', async () => {
     const database = new StateDB();
     (await begun(database)).set({ max_drop: 0.02 });

@@ -33,7 +33,7 @@ def found(shell: Any) -> Found:
         return [{"name": name, "words": _quietly(words, space[name])} for name in variables(shell, fits)]
 
     return Found(
-        models=described(is_model, _of_model),
+        models=described(_is_trained, _of_model),
         data=described(is_data, _of_data),
         functions=variables(shell, is_own_function),
         is_loaded="quanttaas" in shell.magics_manager.magics["cell"],
@@ -86,7 +86,19 @@ def is_own_function(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    # Losses and scores that a loop collected have no dimension.
+    return hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape) > 0
+
+
+def _is_trained(value: Any) -> bool:
+    """Whether there is anything to compress: loss functions and activations are modules, too."""
+    return is_model(value) and next(_parameters(value), None) is not None
+
+
+def _parameters(model: Any) -> Any:
+    # Of the base class, as nothing that a person wrote is run to look at it.
+    module = sys.modules["torch"].nn.Module
+    return (parameter for _, parameter in module.named_parameters(model))
 
 
 def _quietly(words: Callable[[Any], str], value: Any) -> str:
@@ -98,8 +110,10 @@ def _quietly(words: Callable[[Any], str], value: Any) -> str:
 
 
 def _of_model(model: Any) -> str:
-    leaves = [*model.parameters(), *model.buffers()]
-    count = sum(parameter.numel() for parameter in model.parameters())
+    parameters = list(_parameters(model))
+    buffers = [buffer for _, buffer in sys.modules["torch"].nn.Module.named_buffers(model)]
+    leaves = [*parameters, *buffers]
+    count = sum(parameter.numel() for parameter in parameters)
     size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     devices = sorted({str(leaf.device) for leaf in leaves})
     return " · ".join([type(model).__name__, fmt.count(count), fmt.size(size), *devices])
@@ -110,4 +124,7 @@ def _of_data(value: Any) -> str:
         first = value[0]
         return f"{len(first):,} samples" if _is_array(first) else f"{len(value):,} batches"
     kind, source = type(value).__name__, getattr(value, "dataset", value)
-    return f"{kind} · {len(source):,} samples" if hasattr(source, "__len__") else kind
+    # A length that the notebook itself computes may take its time, or print.
+    length = getattr(type(source), "__len__", None)
+    is_own = getattr(length, "__module__", None) == "__main__"
+    return kind if length is None or is_own else f"{kind} · {len(source):,} samples"

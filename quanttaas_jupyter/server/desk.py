@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 _OPEN = 16
 _PATIENCE = 10.0
+# For a store that did not answer in time before: the others must not wait for it again and again.
+_LITTLE_PATIENCE = 0.5
+_LONG_PATIENCE = 120.0
 
 
 class Listed(NamedTuple):
@@ -38,6 +41,7 @@ class Desk:
         self.places, self.workers, self.looks = places, workers, Looks(workers)
         self._indexes: dict[str, StudyIndex] = {}
         self._last: dict[str, list[dict[str, Any]]] = {}
+        self._slow: set[str] = set()
         self._open: OrderedDict[tuple[str, str], Study] = OrderedDict()
 
     async def lists(self) -> Listed:
@@ -46,8 +50,10 @@ class Desk:
         self._indexes = {uri: self._indexes.get(uri) or StudyIndex(store) for uri, store in stores.items()}
         self._last = {uri: found for uri, found in self._last.items() if uri in stores}
         asked = {uri: self.workers.shared(("list", uri), uri, index.look) for uri, index in self._indexes.items()}
-        if asked:
-            await asyncio.wait(asked.values(), timeout=_PATIENCE)
+        for patience, is_slow in ((_PATIENCE, False), (_LITTLE_PATIENCE, True)):
+            if waiting := [answer for uri, answer in asked.items() if (uri in self._slow) is is_slow]:
+                await asyncio.wait(waiting, timeout=patience)
+        self._slow = {uri for uri, answer in asked.items() if not answer.done()}
         silent = []
         for uri, answer in asked.items():
             try:
@@ -74,15 +80,18 @@ class Desk:
             if key not in self._open:
                 is_last = place is where[-1]
                 with contextlib.suppress(*(() if is_last else (NotFound, StoreError))):
-                    self._keep(key, await self.workers.shared(("open", *key), place.uri, partial(_open, place, study)))
+                    opening = self.workers.shared(("open", *key), place.uri, partial(_open, place, study))
+                    self._keep(key, await _in_time(opening, place.uri, _PATIENCE))
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
         raise NotFound(f"no study {study} in the stores that this server may use")
 
-    def ask(self, study: Study, what: str, act: Callable[[], T]) -> asyncio.Future[T]:
-        """Ask something of a study's store, once for all who ask the same meanwhile."""
-        return self.workers.shared((what, study.store, study.id), study.store, act)
+    async def ask(self, study: Study, what: str, act: Callable[[], T], patience: float = _PATIENCE) -> T:
+        """Ask something of a study's store, once for all who ask the same meanwhile. Raises StoreError."""
+        return await _in_time(
+            self.workers.shared((what, study.store, study.id), study.store, act), study.store, patience
+        )
 
     async def act(self, study: Study, act: Callable[[], T]) -> T:
         """Do something to a study; lists then look at it until it shows."""
@@ -93,7 +102,8 @@ class Desk:
 
     async def weigh(self, study: Study) -> deletion.Weight:
         """What a study keeps in its store."""
-        return await self.ask(study, "weight", partial(deletion.weigh, self.places.store(study.store), study.id))
+        weigh = partial(deletion.weigh, self.places.store(study.store), study.id)
+        return await self.ask(study, "weight", weigh, _LONG_PATIENCE)
 
     async def delete(self, study: Study) -> tuple[int, str]:
         """Delete a study; returns the bytes freed so far, and a sentence. Raises StudyIsBusy while it runs."""
@@ -118,6 +128,13 @@ class Desk:
         self._open[key] = study
         while len(self._open) > _OPEN:
             self._open.popitem(last=False)
+
+
+async def _in_time(answer: asyncio.Future[T], store: str, patience: float) -> T:
+    try:
+        return await asyncio.wait_for(answer, patience)
+    except asyncio.TimeoutError:
+        raise StoreError(f"the store {store} does not answer; asked again, it may") from None
 
 
 def _open(store: Store, study: str) -> Study:

@@ -13,8 +13,9 @@ from tornado.escape import json_encode
 from tornado.iostream import StreamClosedError
 
 from ..compute import resident
-from ..errors import MissingDependency, NotFound, NotTrusted
-from ..store import MissingKey, blobs, deletion, studies
+from ..compute.clusters import open_cluster
+from ..errors import MissingDependency, NotFound, NotTrusted, QuantTaaSError
+from ..store import MissingKey, Store, blobs, deletion, studies
 from ..study import Study
 from ..views import format as fmt
 from .handler import Handler, Refused, protected
@@ -108,7 +109,7 @@ class CancelHandler(Handler):
         if not actions(state.status)["cancel"]:
             raise Refused(f"study {study} is {state.status} already; there is nothing to cancel")
         store = self.desk.places.store(opened.store)
-        await self.desk.act(opened, partial(studies.ask_to_cancel, store, study))
+        await self.desk.act(opened, partial(_cancel, store, study, state.status, state.cluster))
         self.set_status(204)
 
 
@@ -175,6 +176,14 @@ def cannot_run() -> str:
     """Why the server's environment runs no engine, in a sentence; empty where it can."""
     # Looked for, not imported: torch takes seconds and hundreds of megabytes.
     return "" if find_spec("torch") else "PyTorch is not installed where the Jupyter server runs."
+
+
+def _cancel(store: Store, study: str, status: str, cluster: str) -> None:
+    studies.ask_to_cancel(store, study)
+    if status == "queued" and not (cluster == resident.CLUSTER and cannot_run()):
+        # The engine that it was handed to may have ended: only one that runs sees the sign.
+        with contextlib.suppress(QuantTaaSError):
+            open_cluster(cluster).see_to(store, study)
 
 
 def _page(study: Study, asked: _PageQuery) -> str:

@@ -28,6 +28,14 @@ def open_store(uri: str | Path | None = None) -> Store:
         StoreError: The kind of store is unknown, or the URI malformed.
     """
     address = str(uri if uri is not None else load_config().store)
+    try:
+        return _opened(address)
+    except (ValueError, RuntimeError) as error:
+        # A home of nobody, brackets that are no address.
+        raise StoreError(f"{address!r} is no store: {error}") from None
+
+
+def _opened(address: str) -> Store:
     scheme = urlparse(address).scheme if re.match(r"[a-z][a-z0-9+]+://", address) else ""
     if scheme == "":
         return LocalStore(Path(address))

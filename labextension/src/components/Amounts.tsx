@@ -41,6 +41,7 @@ export function Amounts({ amounts, onChange }: AmountsProps): JSX.Element {
           value={text}
           placeholder="%"
           onChange={event => setText(event.target.value.trim())}
+          onBlur={add}
           onKeyDown={event => {
             if (event.key === 'Enter') {
               event.preventDefault();

@@ -7,6 +7,9 @@ import { Problem } from './Problem';
 import { RecipeForm } from './RecipeForm';
 
 const SETTLE_MILLISECONDS = 250;
+const AGAIN_MILLISECONDS = 5000;
+// Somebody who clicks twice wants one study.
+const PAUSE_MILLISECONDS = 2000;
 
 export interface CompressProps {
   service: Service | null;
@@ -18,6 +21,7 @@ export interface CompressProps {
   plan: (form: Form) => Promise<Planned>;
   insert: (cell: string, run: boolean) => void;
   retry: () => void;
+  reset: () => void;
 }
 
 /** From a model in the notebook to a cell that compresses it. */
@@ -51,19 +55,26 @@ export function Compress(props: CompressProps): JSX.Element {
 function Filled(props: CompressProps & { service: Service; form: Form }): JSX.Element {
   const { service, kernel, form } = props;
   const { checked, planned, error } = useAnswers(form, props.check, props.plan);
-  const isReady = checked?.ok === true && checked.cell !== '';
+  const missing = missingNames(form, kernel);
+  const isReady = checked?.ok === true && checked.cell !== '' && missing.length === 0;
+  const [isPausing, setPausing] = useState(false);
+  const write = (run: boolean): void => {
+    if (checked) {
+      setPausing(true);
+      setTimeout(() => setPausing(false), PAUSE_MILLISECONDS);
+      props.insert(checked.cell, run);
+    }
+  };
   return (
     <form className="qt-section" onSubmit={event => event.preventDefault()}>
       {busy(kernel)}
-      <div className={kernel.isBusy ? 'qt-dimmed' : ''}>
-        <RecipeForm
-          service={service}
-          kernel={kernel}
-          form={form}
-          problems={checked?.problems ?? []}
-          onChange={props.onChange}
-        />
-      </div>
+      <RecipeForm
+        service={service}
+        kernel={kernel}
+        form={form}
+        problems={[...(checked?.problems ?? []), ...missing]}
+        onChange={props.onChange}
+      />
       {isReady &&
         planned?.notes.map(note => (
           <p key={note} className="qt-dim">
@@ -76,20 +87,23 @@ function Filled(props: CompressProps & { service: Service; form: Form }): JSX.El
         <button
           type="button"
           className="qt-button"
-          disabled={!isReady}
+          disabled={!isReady || isPausing}
           title="Write the cell below the active one"
-          onClick={() => checked && props.insert(checked.cell, false)}
+          onClick={() => write(false)}
         >
           Insert cell
         </button>
         <button
           type="button"
           className="qt-button qt-main"
-          disabled={!isReady}
+          disabled={!isReady || isPausing}
           title="Write the cell and run it"
-          onClick={() => checked && props.insert(checked.cell, true)}
+          onClick={() => write(true)}
         >
           Run
+        </button>
+        <button type="button" className="qt-link qt-dim" onClick={props.reset}>
+          Reset
         </button>
       </div>
     </form>
@@ -113,6 +127,7 @@ function useAnswers(form: Form, check: CompressProps['check'], plan: CompressPro
   });
   useEffect(() => {
     let isCurrent = true;
+    let again: ReturnType<typeof setTimeout> | undefined;
     const ask = async (): Promise<void> => {
       try {
         const checked = await check(settled);
@@ -123,15 +138,27 @@ function useAnswers(form: Form, check: CompressProps['check'], plan: CompressPro
       } catch (error) {
         if (isCurrent) {
           setFound({ of: settled, checked: null, planned: null, error: error as Error });
+          again = setTimeout(() => void ask(), AGAIN_MILLISECONDS);
         }
       }
     };
     void ask();
     return () => {
       isCurrent = false;
+      clearTimeout(again);
     };
   }, [settled, check, plan]);
   return found.of === form ? found : { checked: null, planned: null, error: null };
+}
+
+/** Variables that the form names and the kernel lacks. */
+function missingNames(form: Form, { variables }: KernelState): Checked['problems'] {
+  const { models = [], data = [] } = variables ?? {};
+  const names = new Set([...models, ...data].map(({ name }) => name));
+  const fields = ['model', 'data', 'train', 'calibration'] as const;
+  return fields
+    .filter(field => form[field] !== '' && !names.has(form[field]))
+    .map(field => ({ field, text: `there is no ${form[field]} in this kernel now` }));
 }
 
 function busy(kernel: KernelState): JSX.Element | null {

@@ -1,4 +1,4 @@
-import type { JSX } from 'react';
+import { type JSX, useState } from 'react';
 
 import type { StudyActions } from '../actions';
 import type { Known } from '../live';
@@ -12,9 +12,12 @@ export interface StudiesProps {
   refresh: () => void;
 }
 
+const STEP = 30;
+
 /** All studies of the configured stores, newest first. */
 export function Studies({ known, actions, refresh }: StudiesProps): JSX.Element {
   const { value, error } = known;
+  const [shown, setShown] = useState(STEP);
   return (
     <div className="qt-section">
       {error && <Problem error={error} retry={refresh} />}
@@ -29,10 +32,15 @@ export function Studies({ known, actions, refresh }: StudiesProps): JSX.Element 
       )}
       {value && value.studies.length > 0 && (
         <ul className="qt-studies" aria-label="studies">
-          {value.studies.map(line => (
+          {value.studies.slice(0, shown).map(line => (
             <StudyItem key={`${line.store} ${line.id}`} line={line} actions={actions} />
           ))}
         </ul>
+      )}
+      {value && value.studies.length > shown && (
+        <button type="button" className="qt-button" onClick={() => setShown(shown + STEP)}>
+          {value.studies.length - shown} more
+        </button>
       )}
     </div>
   );
@@ -45,7 +53,7 @@ function StudyItem({ line, actions }: { line: StudyLine; actions: StudyActions }
         type="button"
         className="qt-study-open"
         onClick={() => actions.open(line)}
-        aria-label={`open study ${line.name || line.id}, ${line.status}`}
+        aria-label={[`open study ${line.name || line.id}`, line.words, line.best].filter(Boolean).join(', ')}
         title={`${line.id} in ${line.store}`}
       >
         <span className="qt-study-head">

@@ -1,7 +1,7 @@
 import { type JSX, useState } from 'react';
 
 import type { StudyActions } from '../actions';
-import type { AxisChoice } from '../api';
+import { ApiError, type AxisChoice } from '../api';
 import type { Known } from '../live';
 import type { StudyPage } from '../types';
 import { Chart } from './Chart';
@@ -26,6 +26,15 @@ export interface StudyViewProps {
 /** A study in the main area: chart, table of trials, log, and what may be done. */
 export function StudyView(props: StudyViewProps): JSX.Element {
   const { value: page, error } = props.known;
+  if (error instanceof ApiError && error.status === 404) {
+    return (
+      <div className="qt-page">
+        <p className="qt-notice qt-warn" role="alert">
+          This study is not there any more: it was deleted, or its store is no longer configured.
+        </p>
+      </div>
+    );
+  }
   if (!page) {
     return (
       <div className="qt-page">
@@ -52,7 +61,9 @@ function Page({
   const [selected, setSelected] = useState('');
   const trial = page.trials.find(row => row.name === selected);
   return (
-    <div className="qt-page">
+    // Escape closes the card from wherever the focus is.
+    // eslint-disable-next-line jsx-a11y/no-static-element-interactions
+    <div className="qt-page" onKeyDown={event => event.key === 'Escape' && setSelected('')}>
       <header className="qt-line qt-apart">
         <span>
           <b className="qt-name">{page.name || page.id}</b> <span className="qt-dim">{page.heading}</span>

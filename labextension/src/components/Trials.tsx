@@ -122,6 +122,13 @@ function Head({
   const isOrdered = order?.key === column.key;
   const direction = !isOrdered ? 'none' : order.isDown ? 'descending' : 'ascending';
   // A third click gives the study's own order back.
+  if (!column.title) {
+    return (
+      <th scope="col">
+        <span className="qt-hidden">remark</span>
+      </th>
+    );
+  }
   const next = !isOrdered
     ? { key: column.key, isDown: false }
     : order.isDown

@@ -24,6 +24,13 @@ const KERNEL: KernelState = {
   }
 };
 
+const OTHERS = {
+  models: [{ name: 'model', words: '' }],
+  data: [{ name: 'other', words: '' }],
+  functions: [],
+  is_loaded: true
+};
+
 function shown(values: Partial<CompressProps> = {}) {
   const insert = vi.fn();
   const check = vi.fn((form: Form): Promise<Checked> => {
@@ -48,6 +55,7 @@ function shown(values: Partial<CompressProps> = {}) {
         plan={plan}
         insert={insert}
         retry={vi.fn()}
+        reset={vi.fn()}
         {...values}
       />
     );
@@ -62,12 +70,10 @@ describe('Compress', () => {
   it('counts trials and stages, and writes the cell that the server made', async () => {
     const { insert } = shown();
     await screen.findByText('4 trials, 7 stages');
-    await userEvent.click(button('Insert cell'));
     await userEvent.click(button('Run'));
-    expect(insert.mock.calls).toEqual([
-      ['%%quanttaas model\namounts: 0 0.5', false],
-      ['%%quanttaas model\namounts: 0 0.5', true]
-    ]);
+    // Somebody who clicks twice wants one study.
+    await userEvent.click(button('Run'));
+    expect(insert.mock.calls).toEqual([['%%quanttaas model\namounts: 0 0.5', true]]);
   });
 
   it('writes nothing while an answer to the form as it stands is missing', async () => {
@@ -95,6 +101,21 @@ describe('Compress', () => {
     await userEvent.click(button('leave out 50 %'));
     await waitFor(() => expect(check.mock.lastCall?.[0].amounts).toEqual([0]));
   });
+
+  it('writes nothing with a variable that is not there', async () => {
+    shown({ kernel: { ...KERNEL, variables: OTHERS } });
+    expect(await screen.findByText('there is no test_loader in this kernel now')).toBeTruthy();
+    expect(button('Run').disabled).toBe(true);
+  });
+
+  it('asks again after the server was away', async () => {
+    let isAway = true;
+    const fine = { ok: true, problems: [], cell: '%%quanttaas model' };
+    shown({ check: vi.fn(() => (isAway ? Promise.reject(new Error('away')) : Promise.resolve(fine))) });
+    await screen.findByText('away');
+    isAway = false;
+    await screen.findByText('4 trials, 7 stages', {}, { timeout: 8000 });
+  }, 12_000);
 
   it('asks for no amounts in a search', async () => {
     shown();
