@@ -58,7 +58,10 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
     if minor(here["torch"]) != minor(there["torch"]):
         found.append(f"torch is {here['torch']} here and {there['torch'] or 'missing'} there")
     if here["source"] != there["source"]:
-        found.append(f"quanttaas-jupyter is {here['quanttaas']} here and {there['quanttaas']} there")
+        if here["quanttaas"] == there["quanttaas"]:
+            found.append(f"quanttaas-jupyter is {here['quanttaas']} on both sides, but with another source here")
+        else:
+            found.append(f"quanttaas-jupyter is {here['quanttaas']} here and {there['quanttaas']} there")
     return found
 
 

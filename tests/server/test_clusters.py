@@ -128,9 +128,12 @@ def test_a_ray_cluster_of_this_machine_is_started_used_for_the_list_and_stopped(
         def look() -> dict[str, Any]:
             return next(item for item in client.get("clusters").json["clusters"] if item["name"] == head.NAME)
 
-        assert client.post("clusters/start", {"cpus": 2}).status == 204
-        # Its head answers before its node has joined.
-        until(lambda: "2 CPUs" in look()["words"])
-        assert (look()["state"], look()["can_stop"]) == ("up", True)
-        assert client.post("clusters/stop", {"name": head.NAME}).status == 204
+        try:
+            assert client.post("clusters/start", {"cpus": 2}).status == 204
+            # Its head answers before its node has joined.
+            until(lambda: "2 CPUs" in look()["words"])
+            assert (look()["state"], look()["can_stop"]) == ("up", True)
+        finally:
+            stopped = client.post("clusters/stop", {"name": head.NAME})
+        assert stopped.status == 204
         assert (look()["state"], look()["can_start"]) == ("stopped", True)
