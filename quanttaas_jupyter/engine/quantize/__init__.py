@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ...bundle.batches import Batches
 from ..registry import Registry
+from ..runtimes import Session
 
 Ranking = Sequence[tuple[str, float]]
 """Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is quantized; worst first."""
@@ -24,6 +25,9 @@ class Judge(Protocol):
 
     def drop(self, path: Path) -> float:
         """How much worse it is than the original model, pruned or not; 1 - agreement where there are no targets."""
+
+    def drop_of(self, session: Session) -> float:
+        """``drop`` of a model that is open already."""
 
     def sqnr_db(self, path: Path) -> float:
         """Signal to quantization noise of its outputs against the unquantized ones; infinite where they are equal."""

@@ -19,7 +19,7 @@ from ..prune import RANKERS as PRUNE_RANKERS
 from ..quantize import QUANTIZERS, QuantizeJob
 from ..quantize import RANKERS as QUANTIZE_RANKERS
 from ..recover import RECOVERIES, RecoverJob
-from ..runtimes import Runtime
+from ..runtimes import Runtime, Session
 from . import answers
 from .context import Context
 from .facts import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
@@ -145,8 +145,12 @@ class CalibrationJudge:
 
     def drop(self, path: Path) -> float:
         """How much worse it is than the original, before any pruning, in the metric's unit."""
+        return self.drop_of(self._opened(path))
+
+    def drop_of(self, session: Session) -> float:
+        """``drop`` of a model that is open already."""
         metric, function = self._context.settings["metric"], self._context.function("metric")
-        mine, class_dim = self._outputs(path), self._context.settings["class_dim"]
+        mine, class_dim = self._said(session), self._context.settings["class_dim"]
         return answers.drop_between(metric, function, mine, self._original, self._targets, class_dim)
 
     def sqnr_db(self, path: Path) -> float:
@@ -172,9 +176,14 @@ class CalibrationJudge:
         return answers.targets_of(self._samples)
 
     def _outputs(self, path: Path) -> Any:
-        about = self._context.inputs["source"]["about"]
-        parts = answers.of_artifact(self._context.runtime, path, about, self._samples, self._context.threads)
-        return answers.joined(parts)
+        return self._said(self._opened(path))
+
+    def _opened(self, path: Path) -> Session:
+        names = self._context.inputs["source"]["about"]["input_names"]
+        return self._context.runtime.open(path, self._context.threads, names)
+
+    def _said(self, session: Session) -> Any:
+        return answers.joined(answers.of_session(session, self._context.inputs["source"]["about"], self._samples))
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:

@@ -30,9 +30,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     evaluation = context.data(context.settings["judged_on"]).rebatched(answers.BATCH)
     made = context.inputs["artifact"]
     with blobs.blob_file(context.store, made["blobs"]["artifact"]) as path:
-        parts = answers.of_artifact(
-            context.runtime, path, made["about"], evaluation, context.threads, report=context.report
-        )
+        session = context.runtime.open(path, context.threads, made["about"]["input_names"])
+    parts = answers.of_session(session, made["about"], evaluation, context.report)
     answers.refuse_ragged(context.settings["metric"]["name"], parts)
     outputs = answers.joined(parts)
     baseline = context.inputs.get("baseline")
