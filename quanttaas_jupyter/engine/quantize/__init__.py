@@ -38,7 +38,7 @@ class QuantizeJob:
     """What a quantization is given.
 
     Attributes:
-        source: The unquantized artifact of the runtime.
+        source: The unquantized artifact of the runtime, or its graph where it has one.
         target: Where the quantized artifact goes.
         calibration: Samples that set the ranges.
         names: Names of the artifact's inputs, in the order of the samples' leaves.
@@ -49,6 +49,7 @@ class QuantizeJob:
         ranking: Sensitivity of the layers, made by the runtime's ranker; empty where nothing asks for it.
         max_drop: What the person allows, in the metric's unit.
         judge: Compares artifacts on calibration data; None where there is nothing to decide.
+        targets: GPU architectures to build for, for runtimes with that need; empty for the usual.
     """
 
     source: Path
@@ -62,14 +63,16 @@ class QuantizeJob:
     ranking: Ranking = ()
     max_drop: float = 0.01
     judge: Judge | None = None
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantization returns: sentences for the person, and what it chose by itself (small JSON)."""
+    """What a quantization returns: sentences for the person, what it chose by itself (small JSON), the file's graph."""
 
     warnings: tuple[str, ...] = ()
     choices: dict[str, Any] = field(default_factory=dict)
+    graph: Path | None = None
 
 
 QUANTIZERS: Registry[Callable[[QuantizeJob], Quantized]] = Registry(__name__)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.batches import Batches
-from . import RUNTIMES, Built, Layers, Session
+from . import RUNTIMES, Built, Layers, Runtime, Session
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """Builds with ``torch.onnx``, runs with ONNX Runtime's CPU provider."""
 
     suffix = ".onnx"

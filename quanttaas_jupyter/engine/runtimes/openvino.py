@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...bundle.batches import Batches
-from . import RUNTIMES, Built, Layers, Session
+from . import RUNTIMES, Built, Layers, Runtime, Session
 
 
-class OpenVino:
+class OpenVino(Runtime):
     """Builds through ONNX, runs with OpenVINO's CPU plugin."""
 
     suffix = ".openvino.zip"

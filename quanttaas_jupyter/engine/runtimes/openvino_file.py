@@ -29,7 +29,8 @@ _WEIGHTED = {
     "GRUSequence": (3, 4),
     "RNNSequence": (3, 4),
 }
-_WIDENING = frozenset("Convert Multiply Subtract FakeQuantize Reshape Transpose Squeeze Unsqueeze Split Concat".split())
+_SHAPING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Concat")
+_WIDENING = ("Convert", "Multiply", "Subtract", "FakeQuantize", *_SHAPING)
 _INTEGERS = ("i8", "u8", "i4", "u4")
 _NARROW = (*_INTEGERS, "f16", "bf16")
 _FLOATS = ("f32", "f64")

@@ -85,21 +85,25 @@ class Contract:
         return RUNTIMES.get(self.runtime)
 
     def build(self, model: nn.Module, x: torch.Tensor, folder: Path) -> Any:
-        self.path = folder / f"model{self.place.suffix}"
+        self.path = self.source = folder / f"model{self.place.suffix}"
         self.built = self.place.build(model.eval(), batches(x), self.path, print)
+        self.source = self.built.graph or self.path
         return self.built
 
     def quantize(self, name: str, x: torch.Tensor, **more: Any) -> tuple[Path, Quantized]:
         target = self.path.with_name(f"{name}{self.place.suffix}")
         names = tuple(self.built.about["input_names"])
-        job = QuantizeJob(self.path, target, batches(x), names, more.pop("ignore", ()), print, **more)
+        job = QuantizeJob(self.source, target, batches(x), names, more.pop("ignore", ()), print, **more)
         return target, QUANTIZERS.get((name, self.runtime))(job)
 
     def run(self, path: Path, x: torch.Tensor) -> np.ndarray:
         return np.asarray(self.place.open(path, 1, self.built.about["input_names"])([x.numpy()])[0])
 
-    def integer_layers(self, path: Path) -> set[str]:
-        """Modules that the runtime itself says it computes in integers."""
+    def layers_of(self, path: Path) -> Any:
+        return self.place.layers(path)
+
+    def integer_layers(self, path: Path) -> list[str]:
+        """Layers that the runtime or its file says are computed in integers."""
         raise NotImplementedError
 
     @pytest.mark.parametrize("network", [ResidualNet, Transformer])
@@ -127,14 +131,14 @@ class Contract:
             print(f"{self.runtime} {type(model).__name__} {name}: {ratio:.3f} of the bytes, {quality:.1f} dB")
             assert ratio <= most, name
             assert quality >= least_db, name
-            layers = self.place.layers(target)
+            layers = self.layers_of(target)
             assert layers.quantized == layers.quantizable > 0, (name, layers.kept)
 
     @pytest.mark.parametrize("network", [ResidualNet, Transformer])
     def test_int8_is_computed_in_int8(self, network: Callable[[], nn.Module], tmp_path: Path) -> None:
         self.build(network(), images(), tmp_path)
         target, _ = self.quantize("int8", images())
-        layers = self.place.layers(target)
+        layers = self.layers_of(target)
         assert len(self.integer_layers(target)) == layers.integers == layers.quantizable
         assert not self.integer_layers(self.path)
 
@@ -153,7 +157,7 @@ class Contract:
     def test_ignored_modules_stay_in_float(self, tmp_path: Path) -> None:
         self.build(ResidualNet(), images(), tmp_path)
         for name in self.precisions:
-            kept = self.place.layers(self.quantize(name, images(), ignore=("blocks.1", "stem"))[0]).kept
+            kept = self.layers_of(self.quantize(name, images(), ignore=("blocks.1", "stem"))[0]).kept
             assert set(kept) == {"stem.0", "blocks.1.conv1", "blocks.1.conv2", "blocks.1.skip.0"}, name
 
     def test_an_operator_that_cannot_be_expressed_is_named(self, tmp_path: Path) -> None:

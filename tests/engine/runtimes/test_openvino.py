@@ -25,14 +25,14 @@ class TestOpenVino(Contract):
         "bf16": (0.55, 35),
     }
 
-    def integer_layers(self, path: Path) -> set[str]:
+    def integer_layers(self, path: Path) -> list[str]:
         compiled = openvino().Core().compile_model(load(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = set()
         for node in compiled.get_runtime_model().get_ordered_ops():
             about = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
             if about["layerType"] in ("Convolution", "FullyConnected") and "8" in about["runtimePrecision"]:
                 found.add(module_of(node.get_friendly_name()))
-        return found
+        return sorted(found)
 
     def test_int4_makes_a_transformer_smaller_than_int8_does(self, tmp_path: Path) -> None:
         self.build(Transformer(256), images(), tmp_path)
