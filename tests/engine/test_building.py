@@ -112,7 +112,10 @@ def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_p
             np.save(file, array)
     about = {"input_names": ["x"], "outputs": "tensor"}
     blobs_of = {name: {"artifact": blobs.put_file(store, tmp_path / name)} for name in answers}
-    inputs = {"source": {"blobs": blobs_of["pruned"], "about": about}, "original": {"blobs": blobs_of["original"]}}
+    inputs = {
+        "source": {"blobs": blobs_of["pruned"], "about": about},
+        "original": {"blobs": blobs_of["original"], "about": about},
+    }
     samples = Batches((Batch([torch.zeros(10, 1)], [torch.from_numpy(right.argmax(1))]),), ("x",), "tensor", "tensor")
     judge = building.CalibrationJudge(context_of(store, inputs, monkeypatch), samples)
     assert judge.drop(tmp_path / "quantized") == pytest.approx(0.3)

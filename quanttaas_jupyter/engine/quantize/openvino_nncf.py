@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..failures import StageError, optional
+from ..runtimes import Session
 from ..runtimes.openvino_file import feed_of, ignored_nodes, layers_of, load, openvino, save, session_of, store_as
 from . import QUANTIZERS, Quantized, QuantizeJob
+from .fidelity import sqnr_db
 
-_HELPERS = ("quanttaas_jupyter.engine.runtimes.openvino_file",)
+_HELPERS = ("quanttaas_jupyter.engine.runtimes.openvino_file", "quanttaas_jupyter.engine.quantize.fidelity")
 _PACKAGES = ("openvino", "nncf")
-_SAMPLES, _COMPARED, _BATCH = 300, 128, 32
+_SAMPLES, _BATCH = 300, 32
 _OUTSIDE = 5e-5
-_GOOD_DB, _LOSSLESS_DB = 35.0, 120.0
+_GOOD_DB = 35.0
 _RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 
 
@@ -32,12 +34,13 @@ def quantize(job: QuantizeJob) -> Quantized:
         StageError: NNCF cannot quantize the graph, or does not know the calibrator.
     """
     nncf = _nncf()
+    source = _opened(load(job.source), job)
     best, quality, chosen = None, -math.inf, ""
     for name, options in _candidates(nncf, job):
         model = load(job.source)
         with _in_one_sentence():
             made = nncf.quantize(model, _samples(nncf, job, model), **_options(nncf, model, job, **options))
-        if (found := _sqnr_db(made, job)) > quality:
+        if (found := sqnr_db(_opened(made, job), source, job)) > quality:
             best, quality, chosen = made, found, name
         if quality >= _GOOD_DB:
             break
@@ -195,19 +198,8 @@ def _has_attention(model: Any) -> bool:
     return any(node.get_type_name() == "Softmax" for node in model.get_ops())
 
 
-def _sqnr_db(made: Any, job: QuantizeJob) -> float:
-    """Signal to quantization noise of a model's outputs on calibration samples."""
-    few = job.calibration.head(_COMPARED).rebatched(_BATCH).batches
-    signal = noise = 0.0
-    core = openvino().Core()
-    sessions = [session_of(core.compile_model(model, "CPU"), job.names) for model in (made, load(job.source))]
-    for batch in few:
-        arrays = [leaf.numpy() for leaf in batch.inputs]
-        for mine, theirs in zip(*(session(arrays) for session in sessions), strict=True):
-            if theirs.dtype.kind == "f":
-                signal += float((theirs.astype(float) ** 2).sum())
-                noise += float(((mine.astype(float) - theirs) ** 2).sum())
-    return 10 * math.log10(signal / noise) if signal and noise else _LOSSLESS_DB
+def _opened(model: Any, job: QuantizeJob) -> Session:
+    return session_of(openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), job.names)
 
 
 def _compressed(nncf: Any, model: Any, job: QuantizeJob, **options: Any) -> Quantized:
