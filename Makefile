@@ -11,19 +11,28 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==$(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[test]' torch==$(TORCH)
+	# An editable install leaves out what lies outside of Python: the panel and its routes.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-builder develop --overwrite .
+	ln -sf $(CURDIR)/labextension/jupyter-config/jupyter_server_config.d/*.json $(VENV)/etc/jupyter/jupyter_server_config.d/
+	touch $@
+
+labextension/node_modules: labextension/yarn.lock $(VENV)/.installed
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --out artifacts
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed labextension/node_modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint
 
 # The browser tests need Chromium: a system's own, else the one that Playwright brings.
 test: lint
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 	$(BIN)/python -m pytest tests
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600

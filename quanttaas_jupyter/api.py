@@ -17,7 +17,7 @@ from .compute.clusters import Cluster, open_cluster, store_for
 from .config import load_config
 from .errors import NotFound, StoreError
 from .recipe import Recipe
-from .sending import Submission, bundle
+from .sending import Submission, bundle, nobody
 from .store import Store, open_store
 from .store import studies as stored
 from .study import Study, whoami
@@ -133,11 +133,11 @@ def plan(
 ) -> PlanView:
     """What ``compress`` with these arguments would do: trials, stages, and what is cached already."""
     from .engine import cache
-    from .engine.search import first_plan
+    from .engine.search import GOES_ON, first_plan
 
     target, where = _place(cluster, store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
-    record = bundle(prepared, where, prepared.draft(target.name, whoami()), lambda message: None)
+    record = bundle(prepared, where, prepared.draft(target.name, whoami()), nobody)
     made = first_plan(record)
     cached = {key for key in made.stages if cache.find(where, key) is not None}
     return PlanView(
@@ -147,11 +147,8 @@ def plan(
         ),
         stages=len(made.stages),
         cached=len(cached),
-        notes=(*record["notes"], *((_AUTO,) if prepared.recipe.search == "auto" else ())),
+        notes=(*record["notes"], *((GOES_ON,) if prepared.recipe.search == "auto" else ())),
     )
-
-
-_AUTO = "search: auto proposes further trials from what these show, until the budget or the frontier ends it"
 
 
 def warm() -> None:

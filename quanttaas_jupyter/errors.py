@@ -47,6 +47,10 @@ class NotTrusted(QuantTaaSError, PermissionError):
     """The action would run code of somebody else; it needs ``trusted=True``."""
 
 
+class StudyIsBusy(QuantTaaSError):
+    """What was asked waits until the study neither runs nor waits for an engine."""
+
+
 class StudyFailed(QuantTaaSError, RuntimeError):
     """The study ended without a single measured trial, was cancelled, or was interrupted."""
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from .errors import RecipeError
 
@@ -290,7 +291,7 @@ class Recipe(_Part):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise RecipeError(_sentence(error)) from None
+            raise RecipeError(_sentence(error.errors()[0])) from None
 
     def to_yaml(self) -> str:
         """The recipe as YAML that ``parse`` reads back; values at their default are left out."""
@@ -370,8 +371,22 @@ def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> N
             raise RecipeError(f"unknown key {_shown(key)} in {where}; {hint}")
 
 
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
+def complaints(values: Mapping[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
+    """All that is wrong with a recipe: where, and a sentence; nothing where it is right."""
+    try:
+        Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        return [(problem["loc"], _sentence(problem)) for problem in error.errors()]
+    return []
+
+
+def inline(value: Any) -> str:
+    """A value of a recipe on one line of YAML."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf)
+    return str(text).removesuffix("...\n").strip()
+
+
+def _sentence(first: ErrorDetails) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields_at(first["loc"][:-1])

@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from .bundle import batches as data
 from .bundle import metric as metrics
@@ -20,13 +20,22 @@ from .errors import ClusterError, DataError, ModelError, QuantTaaSError
 from .recipe import Prune
 from .state import StudyState
 from .store import Store, blobs, studies
+from .store.base import Progress, Together
 from .submit import Prepared
 from .versions import differences, minor, versions
 
 CALIBRATION_SAMPLES = 512
 _CALIBRATION_SHARE = 0.2
 
-Tell = Callable[[str], None]
+
+class Tell(Protocol):
+    """Takes what is being done, and the share of all bytes that was sent (0 to 1) once that is known."""
+
+    def __call__(self, message: str, sent: float | None = None) -> None: ...
+
+
+def nobody(message: str, sent: float | None = None) -> None:
+    """Tell nobody."""
 
 
 class Submission:
@@ -35,7 +44,7 @@ class Submission:
     def __init__(self, prepared: Prepared, store: Store, cluster: Cluster, who: str) -> None:
         self._prepared, self._store, self._cluster = prepared, store, cluster
         self.record: dict[str, Any] = prepared.draft(cluster.name, who)
-        self._message = "reading the data"
+        self._told: tuple[str, float | None] = ("reading the data", None)
         self._error: str | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"submit-{prepared.id}")
@@ -54,7 +63,8 @@ class Submission:
         """What to show while the store knows nothing of the study."""
         if self._error is not None:
             return dataclasses.replace(before, status="failed", error=self._error, message=self._error)
-        return dataclasses.replace(before, status="queued", message=self._message)
+        message, sent = self._told
+        return dataclasses.replace(before, status="queued", message=message, sent=sent)
 
     def _run(self) -> None:
         try:
@@ -81,8 +91,8 @@ class Submission:
         finally:
             self._done.set()
 
-    def _tell(self, message: str) -> None:
-        self._message = message
+    def _tell(self, message: str, sent: float | None = None) -> None:
+        self._told = message, sent
 
 
 def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -119,10 +129,20 @@ def send(
     is_portable: bool = False,
 ) -> dict[str, Any]:
     """Write all blobs, several at a time; returns the complete record. What the store has is not sent again."""
-    tell(f"sending the model and {sum(batches.samples for batches in found.values())} samples")
+    program, about = _portable(prepared, found, tell) if is_portable else (prepared.snapshot.data, {})
+    what = f"sending the model and {sum(batches.samples for batches in found.values())} samples"
+    tell(what, 0.0)
+
+    def progress(done: int, total: int) -> None:
+        tell(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done / total)
+
+    together = Together(len(program) + sum(batches.bytes for batches in found.values()), progress)
     with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
-        written = {key: pool.submit(data.write, store, batches) for key, batches in found.items()}
-        model = _portable(prepared, store, found, tell) if is_portable else _stored(prepared, store, tell)
+        written = {key: pool.submit(data.write, store, batches, together.part) for key, batches in found.items()}
+        if is_portable:
+            model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": about}
+        else:
+            model = {"blob": _store_model(store, prepared.snapshot, together.part())}
         references = {key: reference.result() for key, reference in written.items()}
     if is_portable:
         notes = [*notes, f"{portable.WHY_NOT}; {portable.WHAT_INSTEAD}"]
@@ -164,29 +184,21 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     return True
 
 
-def _portable(prepared: Prepared, store: Store, found: Mapping[str, data.Batches], tell: Tell) -> dict[str, Any]:
+def _portable(prepared: Prepared, found: Mapping[str, data.Batches], tell: Tell) -> tuple[bytes, dict[str, Any]]:
     tell("exporting the model for another version of Python")
     try:
-        program, about = portable.pack(models.loads(prepared.snapshot.data), found["calibration"])
+        return portable.pack(models.loads(prepared.snapshot.data), found["calibration"])
     except StageError as error:
         raise ModelError(f"the model cannot travel to another version of Python: {error}") from None
-    return {"blob": blobs.put_bytes(store, program, _megabytes(tell)), "portable": about}
 
 
-def _stored(prepared: Prepared, store: Store, tell: Tell) -> dict[str, Any]:
-    return {"blob": _store_model(store, prepared.snapshot, _megabytes(tell))}
-
-
-def _megabytes(tell: Tell) -> Callable[[int, int], None]:
-    return lambda done, total: tell(f"sending the model: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
-
-
-def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Callable[[int, int], None]) -> str:
+def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progress) -> str:
     """The blob of a model; another pickle of the same model, from another kernel, serves as well."""
     key = hashlib.sha256(f"model {snapshot.digest}".encode()).hexdigest()
     known = cache.find(store, key)
     if known is not None:
         store.touch(f"blobs/{known['blobs']['model']}")
+        progress(len(snapshot.data), len(snapshot.data))
         return str(known["blobs"]["model"])
     sha = blobs.put_bytes(store, snapshot.data, progress)
     cache.keep(store, key, {"blobs": {"model": sha}})

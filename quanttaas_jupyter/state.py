@@ -73,7 +73,7 @@ class StudyState:
 
     ``status`` is queued, running, finished, cancelled, failed or interrupted; the fold itself never says
     interrupted: that needs the lease (see ``with_lease``). ``unreachable_since`` is set by a reader that lost the
-    store, in seconds since the epoch. Times are seconds since the epoch.
+    store, in seconds since the epoch; ``sent`` (0 to 1) by one that submits. Times are seconds since the epoch.
     """
 
     id: str
@@ -105,6 +105,7 @@ class StudyState:
     usage: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     unreachable_since: float | None = None
+    sent: float | None = None
     waiting: str = ""
     waiting_since: float | None = None
     cost: float = 0.0

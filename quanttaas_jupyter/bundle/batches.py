@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..store import blobs
-from ..store.base import Store
+from ..store.base import Progress, Store
 from .structure import Structure, unflatten
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ class Batch:
         """Inputs, then targets."""
         return [*self.inputs, *self.targets]
 
+    @property
+    def bytes(self) -> int:
+        """What its tensors hold."""
+        return sum(leaf.numel() * leaf.element_size() for leaf in self.leaves)
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -53,6 +58,11 @@ class Batches:
     def samples(self) -> int:
         """Number of samples."""
         return sum(batch.samples for batch in self.batches)
+
+    @property
+    def bytes(self) -> int:
+        """What its tensors hold."""
+        return sum(batch.bytes for batch in self.batches)
 
     @property
     def has_targets(self) -> bool:
@@ -177,10 +187,23 @@ def call(model: Any, structure: Structure, leaves: Sequence[Any]) -> Any:
     return model(inputs)
 
 
-def write(store: Store, batches: Batches) -> dict[str, Any]:
-    """Store batches as shards; returns the reference that ``read`` takes, with a digest of the content."""
+def write(store: Store, batches: Batches, upload: Callable[[], Progress] | None = None) -> dict[str, Any]:
+    """Store batches as shards.
+
+    Args:
+        store: Where to.
+        batches: What to store.
+        upload: Called for every shard; gives what that shard's upload tells.
+
+    Returns:
+        The reference that ``read`` takes, with a digest of the content.
+    """
+
+    def put(part: list[Batch]) -> str:
+        return blobs.put_bytes(store, _pack(part, batches), upload() if upload else None)
+
     with ThreadPoolExecutor(_SENT_AT_ONCE, thread_name_prefix="shards") as pool:
-        shards = list(pool.map(lambda part: blobs.put_bytes(store, _pack(part, batches)), _shards(batches)))
+        shards = list(pool.map(put, _shards(batches)))
     return {
         "digest": hashlib.sha256(b"".join(map(bytes.fromhex, shards))).hexdigest(),
         "shards": shards,
@@ -202,7 +225,7 @@ def _shards(batches: Batches) -> Iterator[list[Batch]]:
     size = 0
     for batch in batches.batches:
         part.append(batch)
-        size += sum(leaf.numel() * leaf.element_size() for leaf in batch.leaves)
+        size += batch.bytes
         if size >= SHARD_BYTES:
             yield part
             part, size = [], 0

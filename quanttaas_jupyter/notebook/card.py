@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from pydantic import ValidationError
 
 from ..recipe import Budget, Prune, Recipe
-from ..state import StudyState, TrialState, seconds_left
+from ..state import StudyState, TrialState
+from ..views import facts, words
 from ..views import format as fmt
-from ..views.scene import Scene, is_percent, max_drop, shown
-from ..views.summary import is_open_question, recommended, summary
+from ..views.legend import Key
+from ..views.legend import legend as keys
+from ..views.scene import Scene, shown
+from ..views.summary import recommended, summary
 
 _SHAPES = {
     "circle": '<circle cx="6" cy="6" r="4.2"/>',
@@ -21,153 +22,69 @@ _SHAPES = {
     "triangle-up": '<path d="M6 1.4 11 10.4 1 10.4Z"/>',
     "cross": '<path d="M4.4 1h3.2v3.4H11v3.2H7.6V11H4.4V7.6H1V4.4h3.4Z"/>',
 }
-_METHODS = {"": "not pruned", "structured": "structured", "unstructured": "unstructured", "2:4": "2:4"}
 
 
 def heading(state: StudyState) -> str:
     """Which study this is, and where it runs."""
-    where = "this machine" if state.cluster == "local" else state.cluster
-    slots = f" ({state.slots} slot{'s' * (state.slots != 1)})" if state.slots else ""
-    verb = "running on" if state.status == "running" else "on"
-    name = escape(state.name or "study")
-    return (
-        f'<b class="qt-name">{name}</b> <span class="qt-dim">study {escape(state.id)} · '
-        f"{verb} {escape(where)}{slots}</span>"
-    )
+    name, where = escape(state.name or "study"), escape(words.place(state))
+    return f'<b class="qt-name">{name}</b> <span class="qt-dim">study {escape(state.id)} · {where}</span>'
 
 
 def headline(state: StudyState) -> str:
     """The sentence on top: what came out, or what is wrong and what to do; empty while all is well."""
-    parts = []
-    if state.unreachable_since is not None:
-        seen = fmt.clock(state.unreachable_since)
-        parts.append(_notice("warn", f"The store cannot be reached: last seen {seen}, trying again."))
-    if state.status == "finished":
-        sentence = state.recommendation or f"Finished: {summary(state)}."
-        parts.append(f'<div class="qt-verdict" role="status"><b>{escape(_capital(sentence))}</b></div>')
-    elif state.status == "failed":
-        reason = state.error or state.message or "no reason was recorded; see the log"
-        parts.append(_notice("bad", f"<b>The study failed.</b> {escape(_capital(reason))}"))
-    elif state.status == "cancelled":
-        reason = f" {escape(_capital(state.message))}" if state.message else ""
-        parts.append(_notice("calm", f"<b>Cancelled.</b>{reason} Resume goes on from here."))
-    elif state.status == "interrupted":
-        reason = _capital(state.message or "the engine stopped; resume() goes on from here")
-        parts.append(_notice("warn", f"<b>Interrupted.</b> {escape(reason)}."))
-    elif state.status == "queued":
-        since = f" since {fmt.clock(state.created)}" if state.created else ""
-        message = _capital(state.message or "waiting for an engine")
-        parts.append(_notice("calm", f"{escape(message)}{since}."))
-    elif state.waiting and state.waiting_since is not None:
-        since = fmt.clock(state.waiting_since)
-        parts.append(_notice("calm", f"Waiting for {escape(state.waiting)} since {since}."))
-    return "".join(parts)
+    return "".join(_notice(notice) for notice in words.notices(state))
 
 
 def progress(state: StudyState) -> str:
     """A bar and its words: trials done and failed, what runs, the time left."""
-    total = len(state.trials)
-    if not total:
-        waiting = '<div class="qt-progress"><div class="qt-bar"></div>'
-        return f"{waiting}<span>{escape(state.status)}</span></div>"
-    measured = sum(trial.status == "measured" for trial in state.trials.values())
-    words = [f"{state.done} of {total} trials"]
-    if state.status == "running" and state.running:
-        words.append(f"{len(state.running)} running")
-    if state.failed:
-        words.append(f'<span class="qt-bad">{state.failed} failed</span>')
-    if state.cut:
-        words.append(f"{state.cut} cut early")
-    left = fmt.time_left(seconds_left(state))
-    if left:
-        words.append(left)
-    elif state.status != "running":
-        words.append(escape(state.status))
-    if state.has_ended and state.ended and state.started:
-        words.append(f"took {fmt.duration(state.ended - state.started)}")
-    if state.cost:
-        words.append(f"{fmt.money(state.cost)} so far" if not state.has_ended else f"cost {fmt.money(state.cost)}")
-    if state.stages_cached:
-        words.append(f"{state.stages_cached} stages from the cache")
-    now = 100 * (state.done + state.failed + state.cut) / total
-    parts = "".join(
-        f'<i class="{kind}" style="width:{100 * number / total:.1f}%"></i>'
-        for kind, number in (("done", state.done), ("cut", state.cut), ("half", measured), ("bad", state.failed))
+    found = words.progress(state)
+    parts = "".join(f'<i class="{part.kind}" style="width:{part.percent:.1f}%"></i>' for part in found.parts)
+    about = (
+        f' role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{found.percent:.0f}" '
+        f'aria-label="{found.label}"'
+        if found.label
+        else ""
     )
-    return (
-        f'<div class="qt-progress"><div class="qt-bar" role="progressbar" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{now:.0f}" aria-label="trials done">{parts}</div>'
-        f"<span>{' · '.join(words)}</span></div>"
+    told = " · ".join(
+        f'<span class="qt-bad">{escape(word.text)}</span>' if word.kind == "bad" else escape(word.text)
+        for word in found.words
     )
+    return f'<div class="qt-progress"><div class="qt-bar"{about}>{parts}</div><span>{told}</span></div>'
 
 
 def legend(state: StudyState) -> str:
     """The colours, shapes and marks that occur in this study, and only those."""
-    trials = shown(state)
-    colors = dict.fromkeys(str(trial.config.get("quantize", "none")) for trial in state.trials.values())
-    methods = dict.fromkeys(fmt.method(trial.config) for trial in state.trials.values())
-    allowed = max_drop(state)
-    groups = []
-    if colors:
-        groups.append(
-            "".join(
-                _key(_glyph("circle", fmt.COLORS.get(name, fmt.UNKNOWN_COLOR)), _precision(name)) for name in colors
-            )
-        )
-    if any(methods):
-        groups.append(
-            "".join(
-                _key(_glyph(fmt.MARKERS.get(name, "cross"), "currentColor"), _METHODS.get(name, name))
-                for name in methods
-            )
-        )
-    marks = []
-    if allowed is not None and any(is_open_question(trial, allowed) for trial in trials):
-        marks.append(_key(_glyph("circle", "none", "qt-dash"), "uncertain: interval crosses the goal"))
-    if state.preview:
-        marks.append(_key(_glyph("circle", "none", "qt-hollow"), "eager PyTorch"))
-    if trials:
-        marks.append(_key('<svg width="16" height="12"><path class="qt-stair" d="M0 9H8V3H16"/></svg>', "frontier"))
-    if any(t.metrics.get("metric_low") is not None for t in trials):
-        marks.append(_key('<svg width="8" height="12"><path class="qt-whisker" d="M4 0V12"/></svg>', "95 % interval"))
-    groups.append("".join(marks))
+    groups = ["".join(_key(key) for key in group) for group in keys(state)]
     return '<div class="qt-legend">' + "".join(f"<span>{group}</span>" for group in groups if group) + "</div>"
 
 
 def facts_table(state: StudyState, trial: TrialState) -> str:
     """The card of one trial: configuration, numbers with intervals and n, layers, file, warnings."""
-    metrics, percent = trial.metrics, is_percent(state)
     parts = ['<div aria-live="polite">', f'<div class="qt-config">{escape(fmt.configuration(trial.config))}</div>']
     if trial.error:
-        parts.append(_failure(trial))
-    allowed = max_drop(state)
-    if allowed is not None and is_open_question(trial, allowed):
-        limit = fmt.allowance(allowed, percent)
-        parts.append(_notice("calm", f"Uncertain: it may lose more than {limit}, the interval says."))
-    rows = _numbers(state, trial)
-    if rows:
-        parts.append(f"<table>{''.join(rows)}</table>")
+        parts.append(f'<div class="qt-notice qt-bad" role="status"><b>Failed.</b> {_reason(trial)}</div>')
+    if open_question := facts.doubt(state, trial):
+        parts.append(_notice(open_question))
+    if rows := facts.numbers(state, trial):
+        parts.append(f"<table>{''.join(_row(fact) for fact in rows)}</table>")
     elif not trial.error:
-        parts.append(f'<div class="qt-dim">{_waiting(trial)}</div>')
-    layers = _layers(trial)
-    if layers:
-        parts.append(f'<div class="qt-layers">{layers}</div>')
-    parts += [_notice("warn", escape(_capital(warning))) for warning in trial.warnings]
-    if metrics.get("export_error") is not None and trial.is_baseline:
-        parts.append(f'<div class="qt-dim">differs from eager PyTorch by at most {metrics["export_error"]:.2g}</div>')
+        parts.append(f'<div class="qt-dim">{facts.pending(trial)}</div>')
+    if lines := facts.layers(trial):
+        parts.append(f'<div class="qt-layers">{"<br>".join(_layers(line) for line in lines)}</div>')
+    parts += [_notice(warning) for warning in facts.warnings(trial)]
+    if error := facts.export_error(trial):
+        parts.append(f'<div class="qt-dim">{error}</div>')
     return "".join([*parts, "</div>"])
 
 
 def failures(state: StudyState) -> str:
     """The failed trials and those cut early, with their reasons, folded away; empty where there are none."""
     parts = []
-    for status, words in (("failed", "failed"), ("cut", "cut early")):
+    for status, said in (("failed", "failed"), ("cut", "cut early")):
         found = [trial for trial in state.trials.values() if trial.status == status]
         items = "".join(f"<li><b>{escape(trial.name)}</b> {_reason(trial)}</li>" for trial in found)
         if items:
-            parts.append(
-                f'<details class="qt-failed"><summary>{len(found)} {words}</summary><ul>{items}</ul></details>'
-            )
+            parts.append(f'<details class="qt-failed"><summary>{len(found)} {said}</summary><ul>{items}</ul></details>')
     return "".join(parts)
 
 
@@ -184,7 +101,7 @@ def log_line(state: StudyState) -> str:
 
 def notes(state: StudyState) -> str:
     """What the study wants to be known, a line each."""
-    return "".join(f'<div class="qt-note">{escape(_capital(note))}</div>' for note in state.notes)
+    return "".join(f'<div class="qt-note">{escape(words.capital(note))}</div>' for note in state.notes)
 
 
 def hint(state: StudyState) -> str:
@@ -192,7 +109,7 @@ def hint(state: StudyState) -> str:
     if not shown(state):
         return '<div class="qt-dim">Points appear as trials are measured.</div>'
     best = recommended(state)
-    found = f"<div>{escape(_capital(summary(state)))}.</div>" if best else ""
+    found = f"<div>{escape(words.capital(summary(state)))}.</div>" if best else ""
     return f'{found}<div class="qt-dim">Select a point to see its numbers, load it or save it.</div>'
 
 
@@ -248,105 +165,39 @@ def caption(scene: Scene) -> str:
     )
 
 
-def _numbers(state: StudyState, trial: TrialState) -> list[str]:
-    metrics, percent = trial.metrics, is_percent(state)
-    name = str(state.metric.get("name", "metric"))
-    rows: list[str] = []
-
-    def row(label: str, number: str, more: Sequence[str] = ()) -> None:
-        extra = ", ".join(escape(part) for part in more if part)
-        rows.append(f'<tr><th scope="row">{escape(label)}</th><td class="n">{escape(number)}</td><td>{extra}</td></tr>')
-
-    def known(key: str) -> bool:
-        return metrics.get(key) is not None
-
-    low, high = metrics.get("metric_low"), metrics.get("metric_high")
-    if known("metric"):
-        ends = fmt.interval(low, high, percent)
-        row(name, fmt.value(metrics["metric"], percent, low, high), [f"({ends})" if ends else ""])
-    if known("drop") and not trial.is_baseline:
-        low, high = metrics.get("drop_low"), metrics.get("drop_high")
-        ends = fmt.drop_interval(low, high, percent)
-        row("drop", fmt.drop(metrics["drop"], percent, low, high), [f"({ends})" if ends else ""])
-    if known("samples"):
-        row("samples", fmt.count(metrics["samples"]))
-    if known("agreement") and not trial.is_baseline:
-        row("agreement", fmt.value(metrics["agreement"], True))
-    if known("size_bytes"):
-        row("size", fmt.size(metrics["size_bytes"]), [_against(trial, fmt.smaller(metrics.get("size_ratio")))])
-    if known("size_gzip_bytes") and fmt.method(trial.config) == "unstructured":
-        row("gzipped", fmt.size(metrics["size_gzip_bytes"]), ["for a download"])
-    if known("latency_ms"):
-        row("latency", fmt.latency(metrics["latency_ms"]), [_against(trial, fmt.faster(metrics.get("speedup")))])
-        if known("latency_p90_ms"):
-            row("latency p90", fmt.latency(metrics["latency_p90_ms"]))
-    elif trial.status == "measured":
-        row("latency", "", ["waits for a quiet machine"])
-    if known("gpu_memory_bytes"):
-        row("GPU memory", fmt.size(metrics["gpu_memory_bytes"]))
-    if known("params"):
-        share = metrics.get("pruned_share")
-        row("parameters", fmt.count(metrics["params"]), [f"{100 * share:.3g} % removed" if share else ""])
-    if known("macs"):
-        row("MACs", fmt.count(metrics["macs"]))
-    if known("sqnr_db"):
-        row("SQNR", f"{metrics['sqnr_db']:.1f} dB".replace("-", fmt.MINUS))
-    return rows
+def _row(fact: facts.Fact) -> str:
+    label, number, extra = map(escape, fact)
+    return f'<tr><th scope="row">{label}</th><td class="n">{number}</td><td>{extra}</td></tr>'
 
 
-def _layers(trial: TrialState) -> str:
-    metrics, lines = trial.metrics, []
-    done, possible = metrics.get("quantized_layers"), metrics.get("quantizable_layers")
-    if possible and done is not None and trial.config.get("quantize") != "none":
-        lines.append(f"{escape(str(trial.config.get('quantize')))} in {done:.0f} of {possible:.0f} layers")
-    kept = [str(name) for name in (trial.artifact or {}).get("kept") or ()]
-    if kept:
-        more = f" and {len(kept) - 6} more" if len(kept) > 6 else ""
-        names = ", ".join(f"<code>{escape(name)}</code>" for name in kept[:6])
-        lines.append(f"left in high precision: {names}{more}")
-    lines += [f"{escape(name)}: {escape(str(value))}" for name, value in _choices(trial)]
-    return "<br>".join(lines)
-
-
-def _choices(trial: TrialState) -> list[tuple[str, Any]]:
-    """What techniques chose by themselves, as far as it fits a line."""
-    choices = (trial.artifact or {}).get("choices") or {}
-    return [(name, value) for name, value in choices.items() if isinstance(value, (str, int, float))]
-
-
-def _waiting(trial: TrialState) -> str:
-    return "It was not measured: the study ended before." if trial.status == "cancelled" else "Not measured yet."
-
-
-def _failure(trial: TrialState) -> str:
-    return _notice("bad", f"<b>Failed.</b> {_reason(trial)}")
+def _layers(line: facts.Layers) -> str:
+    names = ", ".join(f"<code>{escape(name)}</code>" for name in line.names)
+    return f"{escape(line.words)}{names}{line.more}"
 
 
 def _reason(trial: TrialState) -> str:
-    error = trial.error or {}
-    reason, hint_ = escape(str(error.get("reason", "unknown"))), escape(str(error.get("hint") or ""))
-    return f"{_capital(reason)}{f' <span>Try: {hint_}</span>' if hint_ else ''}"
+    why, hint_ = map(escape, facts.reason(trial))
+    return f"{why} <span>{hint_}</span>" if hint_ else why
 
 
-def _against(trial: TrialState, comparison: str) -> str:
-    return "" if trial.is_baseline else comparison
-
-
-def _precision(name: str) -> str:
-    return "not quantized" if name == "none" else name
-
-
-def _key(mark: str, words: str) -> str:
-    return f'<span class="qt-key">{mark}{escape(words)}</span>'
+def _key(key: Key) -> str:
+    mark = {
+        "color": lambda: _glyph("circle", key.value),
+        "marker": lambda: _glyph(key.value, "currentColor"),
+        "uncertain": lambda: _glyph("circle", "none", "qt-dash"),
+        "preview": lambda: _glyph("circle", "none", "qt-hollow"),
+        "frontier": lambda: '<svg width="16" height="12"><path class="qt-stair" d="M0 9H8V3H16"/></svg>',
+        "interval": lambda: '<svg width="8" height="12"><path class="qt-whisker" d="M4 0V12"/></svg>',
+    }[key.kind]
+    return f'<span class="qt-key">{mark()}{escape(key.words)}</span>'
 
 
 def _glyph(shape: str, color: str, kind: str = "qt-glyph") -> str:
     return f'<svg class="{kind}" width="12" height="12" fill="{color}" aria-hidden="true">{_SHAPES[shape]}</svg>'
 
 
-def _notice(kind: str, content: str) -> str:
-    return f'<div class="qt-notice qt-{kind}" role="status">{content}</div>'
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def _notice(notice: words.Notice) -> str:
+    lead = f"<b>{escape(notice.lead)}</b>" if notice.lead else ""
+    content = " ".join(filter(None, (lead, escape(notice.text))))
+    kind = "qt-verdict" if notice.kind == "verdict" else f"qt-notice qt-{notice.kind}"
+    return f'<div class="{kind}" role="status">{content}</div>'

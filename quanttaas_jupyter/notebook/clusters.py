@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from IPython.core.magic_arguments import argument
-from pydantic import ValidationError
 
-from ..compute import head, resident
+from ..compute import connecting, head, resident
 from ..compute.device import physical_cores
 from ..compute.ray_cluster import RayCluster
 from ..compute.template import TEMPLATES, render
-from ..config import ClusterConfig, load_config, save_cluster
+from ..config import ClusterConfig, load_config
 from ..errors import QuantTaaSError
 from ..store import open_store, studies
 
@@ -61,8 +60,7 @@ def act(args: Namespace) -> str:
 
 
 def _start(args: Namespace) -> str:
-    config = head.start(cpus=args.cpus, token=not args.no_token)
-    save_cluster(head.NAME, config)
+    config = connecting.start(cpus=args.cpus, token=not args.no_token)
     return (
         f"A Ray cluster of this machine runs at {config.address}; use it with --on {head.NAME}, "
         "stop it with %quanttaas cluster stop. It outlives this kernel."
@@ -71,13 +69,11 @@ def _start(args: Namespace) -> str:
 
 def _stop(args: Namespace) -> str:
     name = args.names[0] if args.names else head.NAME
+    was_there = connecting.stop(name, args.store)
     if name == head.NAME:
-        save_cluster(head.NAME, None)
-        return "Stopped the Ray cluster of this machine." if head.stop() else "No Ray cluster of ours runs here."
-    cluster = _configured(name)
-    ended = cluster.stop_engine(open_store(args.store or cluster.config.store).uri)
+        return "Stopped the Ray cluster of this machine." if was_there else "No Ray cluster of ours runs here."
     return (
-        f"{'Ended' if ended else 'There was no'} engine of yours on {name}. The machines stay: "
+        f"{'Ended' if was_there else 'There was no'} engine of yours on {name}. The machines stay: "
         "'ray down FILE' or the cloud's console takes them down."
     )
 
@@ -85,27 +81,22 @@ def _stop(args: Namespace) -> str:
 def _connect(args: Namespace) -> str:
     if not 1 <= len(args.names) <= 2:
         raise QuantTaaSError("connect takes [NAME] ADDRESS, such as: connect l4 http://127.0.0.1:8265")
-    *name, address = args.names
-    slot = {key: value for key, value in (("cpus", args.cpus), ("gpus", args.gpus)) if value is not None}
+    *names, address = args.names
+    name = names[0] if names else _UNNAMED
+    slot = {"cpus": args.cpus, "gpus": args.gpus}
     given = {"store": args.store, "token_file": args.token_file, "max_slots": args.max_slots}
-    # What the file says beside stays: prices, memory, how long workers stay warm.
-    known = load_config().clusters.get(name[0] if name else _UNNAMED)
-    before = known.model_dump() if known else {"slot": {}}
-    values = {**before, "address": address, **{key: value for key, value in given.items() if value is not None}}
-    try:
-        config = ClusterConfig.model_validate({**values, "slot": {**before["slot"], **slot}})
-    except ValidationError as error:
-        raise QuantTaaSError(f"connect: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    cluster = RayCluster(name[0] if name else _UNNAMED, config)
-    found = cluster.nodes()
-    save_cluster(cluster.name, config)
-    return f"Connected: {_counted(found)}. Use it with --on {cluster.name}."
+    found = connecting.connect(name, address, _known(slot), **_known(given))
+    return f"Connected: {found.counted}. Use it with --on {name}."
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _status(args: Namespace) -> str:
     config = load_config()
     if args.names:
-        _configured(args.names[0])
+        connecting.configured(args.names[0])
     wanted = {name: config.clusters[name] for name in args.names} or config.clusters
     running = _running_studies(wanted)
     with ThreadPoolExecutor(8) as pool:
@@ -163,17 +154,12 @@ class Row:
 
 
 def _row(name: str, config: ClusterConfig, running: int) -> Row:
-    try:
-        nodes = RayCluster(name, config).nodes()
-    except QuantTaaSError as error:
-        return Row(name, "out of reach", studies=str(running), trouble=str(error))
-    cpus, gpus = (sum(node[key] for node in nodes) for key in ("cpus", "gpus"))
-    kinds = sorted({node["gpu"] for node in nodes if node["gpu"]})
-    price = ""
-    if config.prices:
-        prices = config.prices
-        price = f"{prices.node * len(nodes) + prices.cpu * cpus + prices.gpu * gpus:.2f}"
-    return Row(name, "up", str(len(nodes)), f"{cpus:g}", " ".join([f"{gpus:g}", *kinds]), str(running), price)
+    found = connecting.look(RayCluster(name, config))
+    if found.trouble:
+        return Row(name, "out of reach", studies=str(running), trouble=found.trouble)
+    gpus = " ".join([f"{found.gpus:g}", *found.kinds])
+    price = "" if found.price is None else f"{found.price:.2f}"
+    return Row(name, "up", str(found.nodes), f"{found.cpus:g}", gpus, str(running), price)
 
 
 def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:
@@ -189,15 +175,3 @@ def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:
             if summary["status"] == "running":
                 counts[summary["cluster"]] = counts.get(summary["cluster"], 0) + 1
     return counts
-
-
-def _configured(name: str) -> RayCluster:
-    clusters = load_config().clusters
-    if name not in clusters:
-        raise QuantTaaSError(f"no cluster {name!r} is configured; there are {', '.join(clusters) or 'none'}")
-    return RayCluster(name, clusters[name])
-
-
-def _counted(nodes: list[dict[str, Any]]) -> str:
-    cpus, gpus = (sum(node[key] for node in nodes) for key in ("cpus", "gpus"))
-    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"

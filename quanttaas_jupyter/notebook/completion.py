@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..recipe import (
     Recover,
 )
 from .clusters import KINDS
+from .variables import is_data, is_function, is_model, variables
 
 _HOOK = "complete_command"
 _MATCHER = "quanttaas"
@@ -111,11 +111,11 @@ class Completer:
         if action.choices is not None:
             return [str(choice) for choice in action.choices]
         if action.dest == "model":
-            return self._variables(is_model)
+            return variables(self._shell, is_model)
         if action.dest in ("data", "calibration", "train"):
-            return self._variables(is_data)
+            return variables(self._shell, is_data)
         if action.dest == "metric":
-            return self._variables(_is_function)
+            return variables(self._shell, is_function)
         if action.dest == "on":
             return _quietly(lambda: ["local", *load_config().clusters])
         if action.dest == "names":
@@ -123,7 +123,7 @@ class Completer:
         if action.dest == "id":
             # Only the default store: others may take seconds to answer.
             ids = _quietly(lambda: [summary.id for summary in api.studies(store=store or load_config().store)])
-            return [*self._variables(lambda value: isinstance(value, api.Study)), *ids]
+            return [*variables(self._shell, lambda value: isinstance(value, api.Study)), *ids]
         if action.dest == "trial":
             return _quietly(lambda: [trial.name for trial in self._opened(given[0], store).trials])
         return ()
@@ -131,14 +131,6 @@ class Completer:
     def _opened(self, name: str, store: str | None) -> Any:
         held = self._shell.user_ns.get(name)
         return held if isinstance(held, api.Study) else api.open(name, store=store)
-
-    def _variables(self, fits: Callable[[Any], bool]) -> list[str]:
-        hidden = self._shell.user_ns_hidden
-        return [
-            name
-            for name, value in list(self._shell.user_ns.items())
-            if not name.startswith("_") and name not in hidden and _holds(fits, value)
-        ]
 
 
 def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentParser]) -> None:
@@ -181,23 +173,6 @@ def uninstall(shell: InteractiveShell) -> None:
     dispatch.regexs.pop(re.compile(_VALUE_LINE), None)
     matchers = shell.Completer.custom_matchers
     matchers[:] = [known for known in matchers if getattr(known, "matcher_identifier", "") != _MATCHER]
-
-
-def is_model(value: Any) -> bool:
-    """Whether this is a torch module; torch is not imported to find out."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
-
-
-def is_data(value: Any) -> bool:
-    """Whether this looks like a loader, a data set, or a tuple or list of arrays or batches."""
-    data = sys.modules.get("torch.utils.data")
-    if data is not None and isinstance(value, (data.DataLoader, data.Dataset)):
-        return True
-    if not isinstance(value, (tuple, list)) or not value:
-        return False
-    first = value[0]
-    return _is_array(first) or (isinstance(first, (tuple, list)) and bool(first) and _is_array(first[0]))
 
 
 def recipe_matches(lines: Sequence[str], token: str) -> list[str]:
@@ -274,19 +249,3 @@ def _quietly(find: Callable[[], list[str]]) -> list[str]:
         return find()
     except Exception:
         return []
-
-
-def _holds(fits: Callable[[Any], bool], value: Any) -> bool:
-    # Objects of the notebook may raise from any attribute.
-    try:
-        return fits(value)
-    except Exception:
-        return False
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type) and not is_model(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import keyword
 import logging
 import threading
 from argparse import Namespace
@@ -21,6 +20,7 @@ from IPython.utils.process import arg_split
 
 from .. import api
 from ..errors import NotFound, QuantTaaSError
+from ..names import MagicError, check_variable, parse
 from ..recipe import RECOVERIES, from_yaml
 from ..views.format import clock, variable
 from . import clusters, completion
@@ -60,10 +60,6 @@ Run it on a Ray cluster, here or on Google Cloud::
 """
 
 
-class MagicError(QuantTaaSError, ValueError):
-    """The line of a magic names something that is not there, or cannot be read."""
-
-
 def command(*arguments: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Make a method a command of ``%quanttaas``; parser, help and completion all come from its arguments."""
 
@@ -78,6 +74,15 @@ def command(*arguments: Callable[[Command], Command]) -> Callable[[Command], Com
 
     return register
 
+
+_NO_PANEL = (
+    "The side panel is part of JupyterLab; %quanttaas studies lists the studies, %quanttaas attach ID shows one."
+)
+# JupyterLab runs a command that an element names; what else shows a notebook shows a button that does nothing.
+_PANEL = (
+    '<button data-commandlinker-command="quanttaas:open-panel" '
+    'title="In JupyterLab: also under View, and in the left area">Open the side panel</button>'
+)
 
 STUDY = argument("id", metavar="ID", help="id of the study, or a variable that holds it")
 TRIAL = argument("trial", metavar="TRIAL", help="name of the trial, such as prune50-int8")
@@ -198,8 +203,8 @@ class QuantTaaSMagics(Magics):
 
     @command()
     def panel(self, args: Namespace) -> None:
-        """Say where the side panel is."""
-        print("There is no side panel yet; %quanttaas studies lists the studies, %quanttaas attach ID shows one.")
+        """Show the way to JupyterLab's side panel."""
+        display({"text/html": _PANEL, "text/plain": _NO_PANEL}, raw=True)
 
     @command(
         argument(
@@ -313,14 +318,7 @@ def resolve(text: str, namespace: Mapping[str, Any]) -> Any:
     Raises:
         MagicError: No such variable, or an expression that would run code.
     """
-    try:
-        expression = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
-        raise MagicError(f"{text!r} is not a variable; {_SIMPLE}") from None
-    return _evaluate(expression, text, namespace)
-
-
-_SIMPLE = 'give a name such as model, loaders["test"] or config.model, and put anything longer into a variable first'
+    return _evaluate(parse(text), text, namespace)
 
 
 def _evaluate(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
@@ -328,19 +326,14 @@ def _evaluate(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
         if node.id not in namespace:
             raise MagicError(_no_such_variable(node.id, namespace))
         return namespace[node.id]
-    if isinstance(node, ast.Constant):
-        return node.value
     if isinstance(node, ast.Tuple):
         return tuple(_evaluate(item, text, namespace) for item in node.elts)
     if isinstance(node, ast.Attribute):
         return _reach(text, lambda: getattr(_evaluate(node.value, text, namespace), node.attr))
     if isinstance(node, ast.Subscript):
-        try:
-            index = ast.literal_eval(node.slice)
-        except ValueError:
-            raise MagicError(f"{text!r} is more than a variable; {_SIMPLE}") from None
+        index = ast.literal_eval(node.slice)
         return _reach(text, lambda: _evaluate(node.value, text, namespace)[index])
-    raise MagicError(f"{text!r} is more than a variable; {_SIMPLE}")
+    return ast.literal_eval(node)
 
 
 def _reach(text: str, get: Callable[[], Any]) -> Any:
@@ -375,8 +368,8 @@ def _wait(study: Any) -> None:
 
 
 def _check_variable(name: str | None) -> None:
-    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise MagicError(f"-o {name}: a variable's name has letters, digits and _ only, such as study")
+    if name is not None:
+        check_variable(name)
 
 
 def _split(line: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -84,6 +85,17 @@ class Store(ABC):
         """Seconds since a key was written, or None where nothing is stored."""
 
     @abstractmethod
+    def weight(self, prefix: str) -> int:
+        """Bytes under all keys below ``prefix``."""
+
+    def stamp(self, key: str) -> str | None:
+        """What changes whenever the bytes under a key do: empty where nothing is stored, None where only reading tells.
+
+        Stores for which it would cost as much as reading do not tell.
+        """
+        return None
+
+    @abstractmethod
     def touch(self, key: str) -> None:
         """Make a key young again, so that a sweep leaves it."""
 
@@ -105,6 +117,28 @@ class Store(ABC):
         """Write the bytes under a key to a file. Raises MissingKey, StoreError."""
         with self.as_file(key) as source:
             shutil.copyfile(source, path)
+
+
+class Together:
+    """The progress of several uploads at once, told as one; ``total`` is what they come to in bytes."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress = total, progress
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def part(self) -> Progress:
+        """What one of the uploads tells."""
+        before = 0
+
+        def tell(done: int, _: int) -> None:
+            nonlocal before
+            with self._lock:
+                self._done += done - before
+                before = done
+                self._progress(min(self._done, self._total), self._total)
+
+        return tell
 
 
 class Counted:

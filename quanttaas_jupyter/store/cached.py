@@ -91,6 +91,12 @@ class CachedStore(Store):
     def age(self, key: str) -> float | None:
         return self.inner.age(key)
 
+    def weight(self, prefix: str) -> int:
+        return self.inner.weight(prefix)
+
+    def stamp(self, key: str) -> str | None:
+        return self.inner.stamp(key)
+
     def touch(self, key: str) -> None:
         self.inner.touch(key)
 

@@ -32,8 +32,8 @@ _TYPE = "application/octet-stream"
 _TOUCHED = "touched"
 _POOL = "quanttaas-gcs"
 
-# Full names of objects, and of folders with their slash.
-_Page = tuple[Sequence[str], Sequence[str]]
+# Objects, and full names of folders with their slash.
+_Page = tuple[Sequence[Any], Sequence[str]]
 
 _URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(/.*)?")
 _PERMISSION = re.compile(r"storage\.[a-z]+\.[a-zA-Z]+")
@@ -94,13 +94,13 @@ class GcsStore(Store):
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
         top = self._name(prefix) + "/"
         pages = self._pages(top, "items(name),prefixes,nextPageToken", delimiter="/", start_offset=top + after)
-        return _ordered(pages, top, after)
+        return _ordered((([item.name for item in items], folders) for items, folders in pages), top, after)
 
     def walk(self, prefix: str) -> Iterator[str]:
         base = len(self._name(prefix)) - len(prefix)
-        for names, _ in self._pages(self._name(prefix) + "/", "items(name),nextPageToken"):
+        for items, _ in self._pages(self._name(prefix) + "/", "items(name),nextPageToken"):
             # The console makes empty objects with a slash at the end look like folders.
-            yield from (name[base:] for name in names if not name.endswith("/"))
+            yield from (item.name[base:] for item in items if not item.name.endswith("/"))
 
     def size(self, key: str) -> int | None:
         found = self._about(key)
@@ -113,6 +113,10 @@ class GcsStore(Store):
         touched = float((found.metadata or {}).get(_TOUCHED, 0))
         # A clock that is behind Google's must not make anything younger than now.
         return max(0.0, time.time() - max(found.updated.timestamp(), touched))
+
+    def weight(self, prefix: str) -> int:
+        pages = self._pages(self._name(prefix) + "/", "items(name,size),nextPageToken")
+        return sum(int(item.size) for items, _ in pages for item in items)
 
     def touch(self, key: str) -> None:
         found = self._object(key)
@@ -232,7 +236,7 @@ class GcsStore(Store):
                     raise
 
     def _pages(self, prefix: str, fields: str, **options: Any) -> Iterator[_Page]:
-        """Names of objects and of folders below a prefix, page by page, each fetched when it is asked for."""
+        """Objects and names of folders below a prefix, page by page, each fetched when it is asked for."""
         with self._told("list"):
             client = _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST"))
             pages = client.list_blobs(self._bucket, prefix=prefix, fields=fields, **options, **self._patience()).pages
@@ -244,7 +248,7 @@ class GcsStore(Store):
                     raise self._no_bucket() from None
             if page is None:
                 return
-            yield [item.name for item in page], page.prefixes
+            yield list(page), page.prefixes
 
     def _patience(self) -> dict[str, Any]:
         """How long requests wait, and what is tried again: every write of this store may be repeated."""
@@ -346,7 +350,7 @@ def _missing() -> MissingDependency:
     )
 
 
-def _ordered(pages: Iterator[_Page], top: str, after: str) -> Iterator[str]:
+def _ordered(pages: Iterable[_Page], top: str, after: str) -> Iterator[str]:
     """Names in order of names, each once.
 
     Google sorts a folder by its name with the slash: ``a-b`` and ``a.json`` come before ``a/``. A name is held back

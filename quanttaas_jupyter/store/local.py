@@ -108,6 +108,17 @@ class LocalStore(Store):
         except OSError:
             return None
 
+    def weight(self, prefix: str) -> int:
+        return sum(self.size(key) or 0 for key in self.walk(prefix))
+
+    def stamp(self, key: str) -> str:
+        try:
+            found = self._path(key).stat()
+        except OSError:
+            return ""
+        # A replaced file may have the size of the one before within one tick of the clock.
+        return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
+
     def touch(self, key: str) -> None:
         # A read-only store may still be read; its sweep is somebody else's.
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Studies in a store: what was asked, the event log, the queue, the summary, deletion with its sweep.
+"""Studies in a store: what was asked, the event log, the queue, the summary.
 
 Layout::
 
@@ -17,17 +17,16 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from ..errors import NotFound, QuantTaaSError, StoreError
-from ..state import Event, StudyState, fold, with_lease
+from ..state import ENDED, Event, StudyState, fold, with_lease
 from .base import MissingKey, Store
 from .lease import read_lease
-
-GRACE_SECONDS = 24 * 3600.0
+from .summaries import summary_of
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}[a-z0-9]")
-_SHA = re.compile(r"[0-9a-f]{64}")
 
 
 class LogTaken(Exception):
@@ -123,10 +122,11 @@ class EventWriter:
         self._store.replace(f"studies/{self._study}/summary.json", _dump(summary_of(record, self.state)))
 
 
-def read_events(store: Store, study: str, after: int = 0) -> Iterator[Event]:
-    """Events behind ``after``, in order, up to the first gap."""
+def read_events(store: Store, study: str, after: int = 0, most: int | None = None) -> Iterator[Event]:
+    """Events behind ``after``, in order, up to the first gap, or ``most`` of them."""
     names = []
-    for expected, name in enumerate(store.list(f"studies/{study}/events", after=f"{after:08d}.json"), after + 1):
+    listed = islice(store.list(f"studies/{study}/events", after=f"{after:08d}.json"), most)
+    for expected, name in enumerate(listed, after + 1):
         if name != f"{expected:08d}.json":
             break
         names.append(f"studies/{study}/events/{name}")
@@ -158,95 +158,43 @@ def settled(store: Store, state: StudyState) -> StudyState:
     return with_lease(state, lease.until if lease else None, queued, time.time())
 
 
-def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
-    """The digest of a study: everything in it can be rebuilt from its record and events."""
-    sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
-    return {
-        "id": record["id"],
-        "name": record["name"],
-        "created": record["created"],
-        "cluster": record["cluster"],
-        "model": record["model"]["class"],
-        "status": state.status,
-        "seq": state.seq,
-        "total": len(state.trials),
-        "done": state.done,
-        "failed": state.failed,
-        "best": state.recommendation or (f"{1 / min(filter(None, sizes)):.1f}x smaller" if sizes else ""),
-        "ended": state.ended,
-    }
-
-
 def list_summaries(store: Store) -> list[dict[str, Any]]:
-    """Summaries of all studies, newest first; a missing one is rebuilt from the events."""
-    found = [summary for summary in store.each(lambda study: _summary(store, study), store.list("studies")) if summary]
-    return sorted(found, key=lambda summary: -float(summary["created"]))
+    """Summaries of all studies as they stand, newest first; a missing one is rebuilt from the events."""
+    written = store.each(lambda study: _present_summary(store, study), store.list("studies"))
+    return sorted(filter(None, written), key=lambda summary: -float(summary["created"]))
 
 
-def _summary(store: Store, study: str) -> dict[str, Any] | None:
-    """The summary of a study as it stands; None where its record is missing or broken."""
+def _present_summary(store: Store, study: str) -> dict[str, Any] | None:
+    summary = read_summary(store, study)
+    return summary and settled_summary(store, summary)
+
+
+def read_summary(store: Store, study: str) -> dict[str, Any] | None:
+    """The summary as it was written last, or rebuilt; None where the record is missing or broken. Raises StoreError."""
     try:
         try:
-            summary = dict(json.loads(store.read(f"studies/{study}/summary.json")))
+            return dict(json.loads(store.read(f"studies/{study}/summary.json")))
         except (MissingKey, ValueError):
             record = read_study(store, study)
-            summary = summary_of(record, fold(read_events(store, study), initial_state(record)))
-        if summary["status"] not in ("finished", "failed", "cancelled"):
-            state = StudyState(id=study, status=summary["status"], seq=summary["seq"], cluster=summary["cluster"])
-            summary["status"] = settled(store, state).status
+            return summary_of(record, fold(read_events(store, study), initial_state(record)))
     except StoreError:
         raise
-    except QuantTaaSError:
+    except (QuantTaaSError, ValueError, LookupError):
         return None
-    return summary
 
 
-def delete_study(store: Store, study: str, grace: float = GRACE_SECONDS) -> int:
-    """Remove a study, then blobs and cache entries that no study refers to; returns the bytes freed.
+def settled_summary(store: Store, summary: dict[str, Any], is_resting: bool = True) -> dict[str, Any]:
+    """The summary with what lease and queue say about it.
 
     Args:
         store: The store.
-        study: The id.
-        grace: Blobs younger than this many seconds stay: a study being submitted may count on them.
-
-    Raises:
-        QuantTaaSError: The study is running.
-        NotFound: There is no such study.
+        summary: As it was written.
+        is_resting: An ended study is taken for what its summary says; else lease and queue are looked at all the same.
     """
-    record = read_study(store, study)
-    lease = read_lease(store, study)
-    if lease and lease.is_held(time.time()):
-        raise QuantTaaSError(f"study {study} is running; cancel it first")
-    dequeue(store, record["cluster"], study)
-    for key in sorted(store.walk(f"studies/{study}"), key=lambda key: key.endswith("study.json")):
-        store.delete(key)
-    return sweep(store, grace)
-
-
-def sweep(store: Store, grace: float = GRACE_SECONDS) -> int:
-    """Remove blobs older than ``grace`` seconds that no study refers to, and cache entries that need them."""
-    wanted: set[str] = set()
-    for study in store.list("studies"):
-        for key in store.walk(f"studies/{study}"):
-            if key.endswith("study.json") or "/events/" in key:
-                wanted.update(_SHA.findall(store.read(key).decode("utf-8", "replace")))
-    entries = {name: store.read(f"cache/{name}").decode() for name in store.list("cache")}
-    kept = {name for name in entries if name.removesuffix(".json") in wanted}
-    for name in kept:
-        wanted.update(_SHA.findall(entries[name]))
-    freed = 0
-    for name in store.list("blobs"):
-        key = f"blobs/{name}"
-        age = store.age(key)
-        if name not in wanted and age is not None and age >= grace:
-            freed += store.size(key) or 0
-            store.delete(key)
-    for name, text in entries.items():
-        age = store.age(f"cache/{name}")
-        if name not in kept and age is not None and age >= grace:
-            freed += len(text)
-            store.delete(f"cache/{name}")
-    return freed
+    if summary["status"] in ENDED and is_resting:
+        return summary
+    state = StudyState(id=summary["id"], status=summary["status"], seq=summary["seq"], cluster=summary["cluster"])
+    return {**summary, "status": settled(store, state).status}
 
 
 def _event_key(study: str, seq: int) -> str:

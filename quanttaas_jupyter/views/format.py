@@ -59,9 +59,13 @@ def configuration(config: Mapping[str, Any]) -> str:
         pruned = f"{name} pruned"
     else:
         pruned = f"{name} {100 * amount:.4g} %"
-    precision = "not quantized" if quantize == "none" else quantize
-    words = [pruned, precision, *_training(config), str(config.get("runtime", ""))]
+    words = [pruned, precision(quantize), *_training(config), str(config.get("runtime", ""))]
     return " · ".join(part for part in words if part)
+
+
+def precision(quantize: str) -> str:
+    """A quantization as a precision in words."""
+    return "not quantized" if quantize == "none" else quantize
 
 
 def _training(config: Mapping[str, Any]) -> list[str]:
@@ -165,6 +169,18 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def ago(seconds: float) -> str:
+    """How long something is past, in words that change at most once a minute: ``4 min ago``, ``3 days ago``."""
+    if seconds < 60:
+        return "just now"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min ago"
+    if seconds < 24 * 3600:
+        return f"{seconds // 3600:.0f} h ago"
+    days = int(seconds // (24 * 3600))
+    return "yesterday" if days == 1 else f"{days} days ago"
 
 
 def time_left(seconds: float | None) -> str:

@@ -14,7 +14,7 @@ from quanttaas_jupyter.compute.device import Device, this_device
 from quanttaas_jupyter.config import EngineConfig
 from quanttaas_jupyter.engine import cache, stages
 from quanttaas_jupyter.engine.driver import Driver
-from quanttaas_jupyter.sending import bundle
+from quanttaas_jupyter.sending import bundle, nobody
 from quanttaas_jupyter.state import StudyState, fold
 from quanttaas_jupyter.store import studies
 from quanttaas_jupyter.store.lease import Lease
@@ -85,7 +85,7 @@ def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> tuple
     store = WatchedStore(root)
     options = {"calibration": None, "train": None, "metric": None, "example_inputs": None, "name": None, **given}
     prepared = prepare(model, data, recipe, **options)
-    record = bundle(prepared, store, prepared.draft("local", "tester"), lambda message: None)
+    record = bundle(prepared, store, prepared.draft("local", "tester"), nobody)
     studies.create_study(store, prepared.id, record)
     return resume(store, record)
 

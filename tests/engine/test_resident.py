@@ -11,7 +11,7 @@ from quanttaas_jupyter.config import EngineConfig
 from quanttaas_jupyter.engine import resident
 from quanttaas_jupyter.engine.inbox import Ticket
 from quanttaas_jupyter.errors import StoreError
-from quanttaas_jupyter.sending import bundle
+from quanttaas_jupyter.sending import bundle, nobody
 from quanttaas_jupyter.state import StudyState, fold
 from quanttaas_jupyter.store import studies
 from quanttaas_jupyter.submit import prepare
@@ -56,7 +56,7 @@ def test_a_study_outlives_a_store_that_is_out_of_reach_for_long(
 ) -> None:
     store = FailingStore(tmp_path)
     prepared = prepare(Mlp().eval(), regression_data(), RECIPE, None, None, None, None, None)
-    record = bundle(prepared, store, prepared.draft("local", "tester"), lambda message: None)
+    record = bundle(prepared, store, prepared.draft("local", "tester"), nobody)
     sha256 = studies.create_study(store, prepared.id, record)
     monkeypatch.setattr(resident, "open_store", lambda uri: store)
     monkeypatch.setattr(resident, "_STORE_AGAIN", 0.05)

@@ -15,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from quanttaas_jupyter import api
 from quanttaas_jupyter.config import ClusterConfig, save_cluster
 from quanttaas_jupyter.errors import NotFound, StoreError
-from quanttaas_jupyter.notebook import completion, magics
+from quanttaas_jupyter.notebook import magics
 from quanttaas_jupyter.notebook.completion import recipe_matches
 from quanttaas_jupyter.recipe import Recipe
 
@@ -187,12 +187,6 @@ def test_a_store_that_cannot_be_reached_costs_only_the_suggestions(
     tab(shell, "%quanttaas attach 7")
     tab(shell, "%quanttaas load 7b00 pru")
     assert capsys.readouterr() == ("", "")
-
-
-def test_without_torch_there_are_no_models_and_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "sys", SimpleNamespace(modules={}))
-    assert not completion.is_model(object())
-    assert not completion.is_data(object())
 
 
 def test_installing_twice_offers_everything_once(shell: InteractiveShell) -> None:

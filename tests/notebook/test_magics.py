@@ -342,7 +342,7 @@ class TestLineCommands:
         assert "NotFound: no study 'beef'" in kitchen.fail("%quanttaas attach beef")
         assert "has no trial 'prune90'" in kitchen.fail("%quanttaas load 7f3a prune90")
 
-    def test_panel_points_at_the_list(self, kitchen: Kitchen) -> None:
+    def test_panel_says_where_it_is_and_what_serves_without_it(self, kitchen: Kitchen) -> None:
         assert "%quanttaas studies" in kitchen.run("%quanttaas panel")
 
     def test_the_status_of_clusters_begins_with_this_machine_and_names_what_is_out_of_reach(

@@ -217,6 +217,15 @@ def test_hovering_a_point_tells_its_facts(half: StudyState) -> None:
     assert "0.20 ms, 2.6x faster" in facts
 
 
+def test_while_model_and_data_are_sent_the_bar_shows_how_much_of_them() -> None:
+    view = view_of(dataclasses.replace(empty(), message="sending: 120 of 480 MB", sent=0.25))
+    shown = words(view)
+    assert 'style="width:25.0%"' in shown
+    assert 'aria-valuenow="25"' in shown
+    assert "25 % sent" in shown
+    assert "Sending: 120 of 480 MB" in shown
+
+
 def test_progress_says_what_is_done_what_runs_what_failed_and_how_long(half: StudyState) -> None:
     bar = view_of(half)._progress.value
     for part in ("8 of 15 trials", "2 running", "1 failed", "left", 'role="progressbar"', 'aria-valuenow="60"'):

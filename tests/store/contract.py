@@ -124,6 +124,21 @@ class StoreContract:
         with pytest.raises(QuantTaaSError, match="no valid key"):
             store.read(key)
 
+    def test_the_weight_of_a_folder_is_that_of_all_keys_below_it(self, store: Store) -> None:
+        store.create("a/one", b"1")
+        store.create("a/b/two", b"22")
+        store.create("ab", b"333")
+        assert store.weight("a") == 3
+        assert store.weight("missing") == 0
+
+    def test_a_stamp_changes_with_the_bytes_where_the_store_has_any(self, store: Store) -> None:
+        missing = store.stamp("a")
+        stamps = []
+        for data in (b"1", b"2", b"3"):
+            store.replace("a", data)
+            stamps.append(store.stamp("a"))
+        assert [missing, *stamps] == [None] * 4 or (missing == "" and len({*stamps}) == 3)
+
     def test_a_touch_makes_a_key_young_again(self, store: Store) -> None:
         store.create("a", b"one")
         time.sleep(0.2)

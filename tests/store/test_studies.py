@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from quanttaas_jupyter.errors import NotFound, QuantTaaSError
-from quanttaas_jupyter.store import Store, blobs, lease, open_store, studies
+from quanttaas_jupyter.store import Store, blobs, deletion, lease, open_store, studies
 from quanttaas_jupyter.store.lease import Lease, read_lease
 from quanttaas_jupyter.store.local import LocalStore
 
@@ -117,7 +117,7 @@ def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
     shared, own = blobs.put_bytes(store, b"shared"), blobs.put_bytes(store, b"own")
     studies.create_study(store, "abcd1234", record(model={"class": "Net", "blob": shared}, own=own))
     studies.create_study(store, "abcd5678", record("abcd5678", model={"class": "Net", "blob": shared}))
-    freed = studies.delete_study(store, "abcd1234", grace=0)
+    freed = deletion.delete_study(store, "abcd1234", grace=0)
     assert freed == len(b"own")
     assert not blobs.has_blob(store, own)
     assert blobs.has_blob(store, shared)
@@ -128,7 +128,7 @@ def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
 def test_young_blobs_survive_a_sweep(store: Store) -> None:
     young = blobs.put_bytes(store, b"being submitted")
     studies.create_study(store, "abcd1234", record())
-    studies.delete_study(store, "abcd1234")
+    deletion.delete_study(store, "abcd1234")
     assert blobs.has_blob(store, young)
 
 
@@ -136,7 +136,7 @@ def test_a_running_study_is_not_deleted(store: Store) -> None:
     studies.create_study(store, "abcd1234", record())
     Lease(store, "abcd1234", "a", "host:1").take()
     with pytest.raises(QuantTaaSError, match="is running"):
-        studies.delete_study(store, "abcd1234")
+        deletion.delete_study(store, "abcd1234")
 
 
 def test_a_lease_is_kept_beside_long_work_and_lost_when_another_takes_it(

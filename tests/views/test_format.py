@@ -165,3 +165,18 @@ def test_a_file_overwrites_nothing_and_leaves_no_folder() -> None:
 )
 def test_money(amount: float, text: str) -> None:
     assert fmt.money(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "just now"),
+        (59, "just now"),
+        (250, "4 min ago"),
+        (7300, "2 h ago"),
+        (1e5, "yesterday"),
+        (3e5, "3 days ago"),
+    ],
+)
+def test_what_is_past_is_told_no_finer_than_by_the_minute(seconds: float, words: str) -> None:
+    assert fmt.ago(seconds) == words

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from ...recipe import Recipe
 from ..plan import Plan, Planner
 
+GOES_ON = "search: auto proposes further trials from what these show, until the budget or the frontier ends it"
+
 Config = Mapping[str, Any]
 
 

@@ -1,0 +1,122 @@
+"""Routes of clusters: the list, starting, stopping and connecting one, templates."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ..compute import connecting, head, resident
+from ..compute.template import TEMPLATES, TemplateOptions, render
+from ..config import load_config
+from . import cluster_lines
+from .handler import Handler, protected
+
+_TEMPLATES = {
+    "gce": "machines of Google Compute Engine, by ray up",
+    "gke": "a cluster of Google Kubernetes Engine, by KubeRay",
+    "vertex": "Ray on Vertex AI, by a short Python script",
+    "docker": "the image of head and workers",
+}
+_FILES = {"gce": "cluster.yaml", "gke": "cluster.yaml", "vertex": "cluster.py", "docker": "Dockerfile"}
+# What a person fills in; the template's own first lines say so.
+_EXAMPLE = {"project": "my-project", "zone": "us-central1-a", "bucket": "my-bucket"}
+
+
+class _Start(BaseModel):
+    cpus: int | None = Field(default=None, ge=1)
+
+
+class _Stop(BaseModel):
+    name: str
+
+
+class _Connect(BaseModel):
+    name: str
+    address: str
+    token_file: str | None = None
+    store: str | None = None
+
+
+class ClustersHandler(Handler):
+    """The list."""
+
+    @protected
+    async def get(self) -> None:
+        """This machine, the clusters of the configuration, and templates of new ones."""
+        desk, running = self.desk, self.desk.running()
+        configured = {name: config for name, config in load_config().clusters.items() if desk.places.allows(name)}
+        is_up = head.NAME not in configured or head.find() is not None
+        asked = configured if is_up else {name: config for name, config in configured.items() if name != head.NAME}
+        looks = await desk.looks.all(asked)
+        lines = [cluster_lines.this_machine(running[resident.CLUSTER])] if desk.places.allows(resident.CLUSTER) else []
+        lines += [cluster_lines.remote(name, look, running[name]) for name, look in looks.items()]
+        if head.NAME not in looks and desk.places.allows(head.NAME) and find_spec("ray"):
+            lines.append(cluster_lines.not_started())
+        templates = [{"name": kind, "help": _TEMPLATES[kind]} for kind in TEMPLATES]
+        self.finish({"clusters": lines, "templates": templates})
+
+
+class StartHandler(Handler):
+    """Starting a Ray cluster of this machine."""
+
+    @protected
+    async def post(self) -> None:
+        """Start it, and write it into the configuration."""
+        cpus = self.body(_Start).cpus
+        self.desk.places.refuse_new_cluster(head.NAME)
+        await self.desk.workers.run(f"cluster {head.NAME}", partial(connecting.start, cpus=cpus))
+        self.set_status(204)
+
+
+class StopHandler(Handler):
+    """Stopping what this user runs on a cluster."""
+
+    @protected
+    async def post(self) -> None:
+        """Stop this machine's own cluster, or this user's engine on another one."""
+        name = self.body(_Stop).name
+        self.desk.places.cluster(name)
+        await self.desk.workers.run(f"cluster {name}", partial(connecting.stop, name))
+        self.set_status(204)
+
+
+class ConnectHandler(Handler):
+    """Adding a cluster to the configuration."""
+
+    @protected
+    async def post(self) -> None:
+        """Write it into the configuration once it has answered."""
+        given = self.body(_Connect)
+        places = self.desk.places
+        places.refuse_new_cluster(given.name)
+        if given.store is not None:
+            places.refuse_new_store(given.store)
+        values = given.model_dump(include={"token_file", "store"}, exclude_none=True)
+        connect = partial(connecting.connect, given.name, given.address, {}, **values)
+        await self.desk.workers.run(f"cluster {given.name}", connect)
+        self.set_status(204)
+
+
+class TemplateHandler(Handler):
+    """The text of a template."""
+
+    @protected
+    async def get(self, kind: str) -> None:
+        """It, and the cell that writes it, with the options of the query; what is left out is an example to replace."""
+        given = {name: self.get_query_argument(name, None) for name in TemplateOptions.model_fields}
+        values = {**_EXAMPLE, **{name: value for name, value in given.items() if value is not None}}
+        text = render(kind, values)
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+        self.finish({"text": text, "cell": f"%quanttaas cluster template {kind} {options} --out {_FILES[kind]}"})
+
+
+ROUTES: tuple[tuple[str, type[Any]], ...] = (
+    (r"clusters", ClustersHandler),
+    (r"clusters/start", StartHandler),
+    (r"clusters/stop", StopHandler),
+    (r"clusters/connect", ConnectHandler),
+    (r"clusters/template/([^/]+)", TemplateHandler),
+)

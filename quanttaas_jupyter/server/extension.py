@@ -1,0 +1,27 @@
+"""From a Jupyter server to routes of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jupyter_server.utils import url_path_join
+
+from . import cluster_routes, recipe_routes, study_routes
+from .desk import Desk
+from .places import Places
+from .settings import QuantTaaS
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from jupyter_server.serverapp import ServerApp
+
+_ROUTES = (*study_routes.ROUTES, *cluster_routes.ROUTES, *recipe_routes.ROUTES)
+
+
+def load(app: ServerApp) -> None:
+    """Add the routes to a server."""
+    places = Places(QuantTaaS(parent=app))
+    desk = Desk(places, Workers())
+    base = url_path_join(app.web_app.settings["base_url"], "quanttaas")
+    routes = [(f"{base}/{pattern}", handler, {"desk": desk}) for pattern, handler in _ROUTES]
+    app.web_app.add_handlers(".*$", routes)

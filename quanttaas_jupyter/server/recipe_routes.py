@@ -1,0 +1,61 @@
+"""Routes of the form: what it offers, whether it is right, what it would do."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from .. import __version__
+from . import choices, planning
+from .form import Form, check
+from .handler import Handler, protected
+from .study_routes import cannot_run
+
+# Reads sources of techniques, and the configuration.
+_PLACE = "form"
+
+
+class ServiceHandler(Handler):
+    """What the server can do."""
+
+    @protected
+    async def get(self) -> None:
+        """Its version, stores and clusters, and what the form offers."""
+        places, why_not = self.desk.places, cannot_run()
+        clusters = places.clusters()
+        offered = partial(choices.options, clusters[0] if clusters else "")
+        self.finish(
+            {
+                "version": __version__,
+                "stores": list(places.stores()),
+                "clusters": clusters,
+                "can_run": not why_not,
+                "why_not": why_not,
+                "form": await self.desk.workers.shared("form", _PLACE, offered),
+            }
+        )
+
+
+class ValidateHandler(Handler):
+    """Checking the form."""
+
+    @protected
+    async def post(self) -> None:
+        """All that is wrong with it, or the cell that it stands for."""
+        self.finish(await self.desk.workers.run(_PLACE, partial(check, self.body(Form), self.desk.places)))
+
+
+class PlanHandler(Handler):
+    """Planning what the form asks for."""
+
+    @protected
+    async def post(self) -> None:
+        """Trials and stages."""
+        self.finish(await self.desk.workers.run(_PLACE, partial(planning.plan, self.body(Form))))
+
+
+ROUTES: tuple[tuple[str, type[Any]], ...] = (
+    (r"service", ServiceHandler),
+    (r"recipe/validate", ValidateHandler),
+    (r"recipe/plan", PlanHandler),
+)

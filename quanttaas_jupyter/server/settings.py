@@ -1,0 +1,24 @@
+"""What an administrator may restrict, in ``jupyter_server_config.py`` or on the command line."""
+
+from __future__ import annotations
+
+from traitlets import List, Unicode
+from traitlets.config import Configurable
+
+
+class QuantTaaS(Configurable):
+    """Restricts what the side panel reaches of what QuantTaaS's own configuration names; it never adds to that."""
+
+    stores = List(
+        Unicode(),
+        default_value=None,
+        allow_none=True,
+        help="Folders and gs:// URIs that the side panel may use; None for all that are configured.",
+    ).tag(config=True)
+
+    clusters = List(
+        Unicode(),
+        default_value=None,
+        allow_none=True,
+        help="Names of clusters that the side panel may use, 'local' among them; None for all that are configured.",
+    ).tag(config=True)

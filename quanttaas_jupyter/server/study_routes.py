@@ -1,0 +1,200 @@
+"""Routes of studies: the list, a study's page, its events and files, and what is done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, BinaryIO, Literal
+
+from pydantic import BaseModel, Field
+from tornado.escape import json_encode
+from tornado.iostream import StreamClosedError
+
+from ..compute import resident
+from ..errors import MissingDependency, NotFound, NotTrusted
+from ..store import MissingKey, blobs, deletion, studies
+from ..study import Study
+from ..views import format as fmt
+from .handler import Handler, Refused, protected
+from .lines import actions, line
+from .page import file_name, page
+
+_CHUNK = 1 << 20
+_EVENTS_AT_ONCE = 500
+
+ID = r"studies/([^/]+)"
+
+
+class _Where(BaseModel):
+    store: str = ""
+
+
+class _PageQuery(_Where):
+    axis: Literal["size", "latency"] = "size"
+    log: bool = True
+
+
+class _EventsQuery(_Where):
+    after: int = Field(default=0, ge=0)
+
+
+class _Resume(BaseModel):
+    trusted: bool = False
+
+
+class StudiesHandler(Handler):
+    """The list of all stores."""
+
+    @protected
+    async def get(self) -> None:
+        """Studies of all stores, newest first."""
+        found = await self.desk.lists()
+        now = time.time()
+        self.finish({"studies": [line(uri, item, now) for uri, item in found.summaries], "silent": found.silent})
+
+
+class StudyHandler(Handler):
+    """One study."""
+
+    @protected
+    async def get(self, study: str) -> None:
+        """Everything that its page draws."""
+        asked = self.query(_PageQuery)
+        opened = await self.desk.open(study, asked.store)
+        what = f"page {asked.axis} {asked.log}"
+        self.finish(await self.desk.ask(opened, what, partial(_page, opened, asked)))
+
+    @protected
+    async def delete(self, study: str) -> None:
+        """Delete it; what that freed."""
+        freed, words = await self.desk.delete(await self.desk.open(study, self.query(_Where).store))
+        self.finish({"bytes": freed, "words": words})
+
+
+class EventsHandler(Handler):
+    """The events of a study, as they were written."""
+
+    @protected
+    async def get(self, study: str) -> None:
+        """A number of events behind ``after``, and how far they go; asking again from there gives the next."""
+        asked = self.query(_EventsQuery)
+        opened = await self.desk.open(study, asked.store)
+        store = self.desk.places.store(opened.store)
+        read = partial(studies.read_events, store, study, asked.after, _EVENTS_AT_ONCE)
+        events = await self.desk.ask(opened, f"events {asked.after}", lambda: list(read()))
+        self.finish({"events": events, "seq": events[-1]["seq"] if events else asked.after})
+
+
+class WeightHandler(Handler):
+    """How much a study keeps."""
+
+    @protected
+    async def get(self, study: str) -> None:
+        """Bytes of its folder and of the blobs that it names, and what deleting it would leave."""
+        weight = await self.desk.weigh(await self.desk.open(study, self.query(_Where).store))
+        self.finish({"bytes": weight.folder + weight.blobs, "words": _words(weight)})
+
+
+class CancelHandler(Handler):
+    """Stopping a study."""
+
+    @protected
+    async def post(self, study: str) -> None:
+        """Ask its engine to stop; what is measured stays."""
+        opened = await self.desk.open(study, self.query(_Where).store)
+        state = await self.desk.ask(opened, "look", opened.look)
+        if not actions(state.status)["cancel"]:
+            raise Refused(f"study {study} is {state.status} already; there is nothing to cancel")
+        store = self.desk.places.store(opened.store)
+        await self.desk.act(opened, partial(studies.ask_to_cancel, store, study))
+        self.set_status(204)
+
+
+class ResumeHandler(Handler):
+    """Going on with a study."""
+
+    @protected
+    async def post(self, study: str) -> None:
+        """Let an engine go on with it, after explicit trust where somebody else submitted it."""
+        is_trusted = self.body(_Resume).trusted
+        opened = await self.desk.open(study, self.query(_Where).store)
+        state = await self.desk.ask(opened, "look", opened.look)
+        command = f"%quanttaas resume {study}"
+        self.desk.places.cluster(state.cluster)
+        if state.cluster == resident.CLUSTER and (why := cannot_run()):
+            raise Refused(f"{why} Resume study {study} from a notebook.", command)
+        try:
+            await self.desk.act(opened, partial(opened.resume, trusted=is_trusted))
+        except NotTrusted:
+            raise Refused(
+                f"Study {study} was submitted by {opened.who}; resuming it runs that person's code as you. "
+                "Resume it only if you trust it.",
+                needs_trust=True,
+            ) from None
+        except MissingDependency as error:
+            raise Refused(str(error), command) from None
+        self.set_status(204)
+
+
+class ArtifactHandler(Handler):
+    """The file of a trial."""
+
+    @protected
+    async def get(self, study: str, trial: str) -> None:
+        """Send the file in pieces, as a download."""
+        opened = await self.desk.open(study, self.query(_Where).store)
+        state = await self.desk.ask(opened, "look", opened.look)
+        found = state.trials.get(trial)
+        if found is None or not found.artifact:
+            raise NotFound(f"study {study} has no file of a trial {trial!r}")
+        store, workers = self.desk.places.store(opened.store), self.desk.workers
+        with contextlib.ExitStack() as stack:
+            try:
+                file = blobs.blob_file(store, found.artifact["blob"])
+                path = await workers.run(store.uri, lambda: stack.enter_context(file))
+            except MissingKey:
+                raise NotFound(f"the file of trial {trial} was deleted; resuming the study makes it again") from None
+            stream = stack.enter_context(path.open("rb"))
+            self.set_attachment_header(file_name(state, found))
+            self.set_header("Content-Length", str(path.stat().st_size))
+            await self._send(stream, store.uri)
+
+    async def _send(self, stream: BinaryIO, place: str) -> None:
+        self.set_header("Content-Type", "application/octet-stream")
+        # Whoever closes the page has seen enough.
+        with contextlib.suppress(StreamClosedError):
+            while chunk := await self.desk.workers.run(place, lambda: stream.read(_CHUNK)):
+                self.write(chunk)
+                await self.flush()
+            self.finish(set_content_type="application/octet-stream")
+
+
+def cannot_run() -> str:
+    """Why the server's environment runs no engine, in a sentence; empty where it can."""
+    # Looked for, not imported: torch takes seconds and hundreds of megabytes.
+    return "" if find_spec("torch") else "PyTorch is not installed where the Jupyter server runs."
+
+
+def _page(study: Study, asked: _PageQuery) -> str:
+    return json_encode(page(study.store, study.look(), asked.axis, asked.log))
+
+
+def _words(weight: deletion.Weight) -> str:
+    return (
+        f"It keeps {fmt.size(weight.folder + weight.blobs)}: {fmt.size(weight.folder)} of records, "
+        f"{fmt.size(weight.blobs)} of model, data and files. What other studies share stays, "
+        "and so does what is younger than a day."
+    )
+
+
+ROUTES: tuple[tuple[str, type[Any]], ...] = (
+    (r"studies", StudiesHandler),
+    (ID, StudyHandler),
+    (f"{ID}/events", EventsHandler),
+    (f"{ID}/weight", WeightHandler),
+    (f"{ID}/cancel", CancelHandler),
+    (f"{ID}/resume", ResumeHandler),
+    (f"{ID}/artifacts/([^/]+)", ArtifactHandler),
+)

@@ -1,0 +1,42 @@
+"""Colours, shapes and marks that occur in a study, with their words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..state import StudyState
+from . import format as fmt
+from .scene import max_drop, shown
+from .summary import is_open_question
+
+
+class Key(NamedTuple):
+    """One entry: ``kind`` is color, marker, uncertain, preview, frontier or interval."""
+
+    kind: str
+    value: str
+    words: str
+
+
+def legend(state: StudyState) -> list[list[Key]]:
+    """The entries by group: precisions, prunings, marks; a group may be empty."""
+    trials = shown(state)
+    colors = dict.fromkeys(str(trial.config.get("quantize", "none")) for trial in state.trials.values())
+    methods = dict.fromkeys(fmt.method(trial.config) for trial in state.trials.values())
+    allowed = max_drop(state)
+    marks = []
+    if allowed is not None and any(is_open_question(trial, allowed) for trial in trials):
+        marks.append(Key("uncertain", "", "uncertain: interval crosses the goal"))
+    if state.preview:
+        marks.append(Key("preview", "", "eager PyTorch"))
+    if trials:
+        marks.append(Key("frontier", "", "frontier"))
+    if any(trial.metrics.get("metric_low") is not None for trial in trials):
+        marks.append(Key("interval", "", "95 % interval"))
+    return [
+        [Key("color", fmt.COLORS.get(name, fmt.UNKNOWN_COLOR), fmt.precision(name)) for name in colors],
+        [Key("marker", fmt.MARKERS.get(name, "cross"), name or "not pruned") for name in methods]
+        if any(methods)
+        else [],
+        marks,
+    ]
