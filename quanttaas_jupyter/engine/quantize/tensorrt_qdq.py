@@ -1,9 +1,11 @@
-"""TensorRT: ``int8`` and ``fp8`` by explicit symmetric QDQ, ``fp16`` and ``bf16`` by the types in the graph."""
+"""TensorRT: ``int8`` and ``fp8`` by explicit symmetric QDQ, ``fp16`` by the types in the graph.
+
+``bf16`` is not offered: TensorRT widens weights that are merely stored in it, and nothing without a GPU computes in it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,17 +59,9 @@ def halve(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared, or TensorRT refuses it.
     """
-    return _by_types(job, onnx_fp16.quantize)
-
-
-@QUANTIZERS.register(("bf16", "tensorrt"), packages=_PACKAGES, helpers=_HELPERS)
-def halve_range_kept(job: QuantizeJob) -> Quantized:
-    """Weights in bfloat16, widened where they are read.
-
-    Raises:
-        StageError: The graph cannot be prepared, or TensorRT refuses it.
-    """
-    return _by_types(job, onnx_fp16.quantize_bf16)
+    package()
+    graph = job.target.with_suffix(".onnx")
+    return _built(job, graph, onnx_fp16.quantize(replace(job, target=graph)))
 
 
 def _with_qdq(job: QuantizeJob, kind: str) -> Quantized:
@@ -94,12 +88,6 @@ def _with_qdq(job: QuantizeJob, kind: str) -> Quantized:
     job.report(f"calibrated by {chosen}: {quality:.1f} dB on calibration samples")
     save(best, graph)
     return _built(job, graph, Quantized((), {"calibrator": chosen}))
-
-
-def _by_types(job: QuantizeJob, change: Callable[[QuantizeJob], Quantized]) -> Quantized:
-    package()
-    graph = job.target.with_suffix(".onnx")
-    return _built(job, graph, change(replace(job, target=graph)))
 
 
 def _built(job: QuantizeJob, graph: Path, done: Quantized) -> Quantized:
