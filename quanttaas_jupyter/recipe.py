@@ -187,6 +187,8 @@ AUTO_QUANTIZE = tuple(name for name in QUANTIZATIONS if name != "fp8")
 class Recipe(_Part):
     """What to try, validated. ``Recipe.parse`` accepts YAML, a path, a mapping or a Recipe.
 
+    ``targets`` are GPU architectures that engines are built for ahead of time, where no GPU is at hand.
+
     Under ``search: grid`` every pruning meets every quantization. Under ``search: auto``, the default where neither is
     named, ``prune`` bounds the amounts and ``quantize`` lists what may be proposed.
     """
@@ -196,6 +198,7 @@ class Recipe(_Part):
     quantize: tuple[str, ...] = AUTO_QUANTIZE
     calibrator: str = "auto"
     runtime: tuple[str, ...] = ("onnxruntime",)
+    targets: tuple[str, ...] = ()
     goal: Goal = Goal()
     search: Literal["grid", "auto"] = "auto"
     latency: Latency = Latency()
@@ -226,7 +229,7 @@ class Recipe(_Part):
     def _known_calibrator(cls, value: Any) -> Any:
         return _one_of(value, CALIBRATORS, "calibrator")
 
-    @field_validator("prune", "quantize", "runtime", mode="after")
+    @field_validator("prune", "quantize", "runtime", "targets", mode="after")
     @classmethod
     def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(value))
@@ -241,6 +244,15 @@ class Recipe(_Part):
     @classmethod
     def _runtimes(cls, value: Any) -> Any:
         return [_one_of(item, RUNTIMES, "runtime") for item in _listed(value)]
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _architectures(cls, value: Any) -> Any:
+        named = [str(item).upper() for item in (value if isinstance(value, (list, tuple)) else [value])]
+        wrong = [item for item in named if not re.fullmatch(r"SM\d{2,3}", item)]
+        if wrong:
+            raise ValueError(f"a target is a GPU architecture such as SM89, not {_shown(wrong[0])}")
+        return named
 
     @field_validator("recover", mode="before")
     @classmethod

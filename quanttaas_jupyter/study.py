@@ -85,17 +85,20 @@ class Trial:
             threads: Threads of the runtime; None for all physical cores.
 
         Raises:
-            QuantTaaSError: The trial has no artifact, or its blob was deleted.
+            QuantTaaSError: The trial has no artifact, its blob was deleted, or it cannot run on this machine.
         """
         from .compute.device import physical_cores
+        from .engine.failures import StageError
         from .engine.runtimes import RUNTIMES
         from .loaded import LoadedModel
 
         artifact = self._artifact()
-        with self._file(artifact) as path:
-            session = RUNTIMES.get(artifact["runtime"]).open(
-                path, threads or physical_cores(), artifact["about"]["input_names"]
-            )
+        runtime, names = RUNTIMES.get(artifact["runtime"]), artifact["about"]["input_names"]
+        try:
+            with self._file(artifact) as path:
+                session = runtime.open(path, threads or physical_cores(), names)
+        except StageError as error:
+            raise QuantTaaSError(f"trial {self.name} cannot be loaded: {error}") from error
         return LoadedModel(session, artifact["about"], f"{self.name} of study {self._study.id}")
 
     def export(self, path: str | Path) -> Path:

@@ -46,7 +46,7 @@ class Broken(nn.Module):
         ({"recipe": {"prune": [50]}}, RecipeError, "for 50 % write 0.5"),
         ({"recipe": {"prune": [float("nan")]}}, RecipeError, r"in \[0, 1\)"),
         ({"recipe": {"prune": []}}, RecipeError, "the list is empty"),
-        ({"recipe": {"runtime": "tensorrt"}}, RecipeError, "not built yet"),
+        ({"recipe": {"runtime": "openvino", "quantize": "fp8"}}, RecipeError, "not built yet"),
         ({"recipe": {"ignore": ["blocks.7"]}}, RecipeError, "no module or class 'blocks.7'; did you mean"),
         ({"recipe": Path("no/such/recipe.yaml")}, RecipeError, "cannot be read"),
         ({"example_inputs": (IMAGES[0][:2], IMAGES[0][:2])}, DataError, "example_inputs are nested unlike"),

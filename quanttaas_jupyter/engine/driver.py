@@ -275,7 +275,8 @@ class Driver:
             drop=judged["facts"]["drop"] if judged else None,
             doubt=(judged["facts"]["drop_high"] - judged["facts"]["drop_low"]) / _INTERVAL if judged else 0.0,
             size_ratio=built["facts"]["size_bytes"] / original["facts"]["size_bytes"] if built and original else None,
-            slowness=1 / timed["facts"]["speedup"] if timed else None,
+            # What cannot run here is neither faster nor slower; a search must not wait for it.
+            slowness=1 / (timed["facts"]["speedup"] or 1.0) if timed else None,
             screen=screened["facts"]["screen_drop"] if screened else None,
         )
 
@@ -329,7 +330,7 @@ class Driver:
             config=dict(trial.config),
             metrics=metrics,
             artifact=artifact,
-            warnings=warnings_of(built, metrics, trial.config),
+            warnings=warnings_of(built, results[trial.evaluate], metrics, trial.config),
         )
 
     def _end(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad allocation")
 
 
@@ -14,6 +17,15 @@ class StageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.hint}" if self.hint else self.reason
+
+
+def optional(module: str, extra: str) -> Any:
+    """Import a module that only an extra of ours brings. Raises StageError with the pip command."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        hint = f"pip install 'quanttaas-jupyter[{extra}]'"
+        raise StageError(f"{module.partition('.')[0]} cannot be imported where this runs: {error}", hint) from error
 
 
 def explain(error: BaseException) -> dict[str, str]:

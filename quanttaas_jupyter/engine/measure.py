@@ -183,10 +183,28 @@ def sqnr_db(outputs: Any, reference: Any) -> float | None:
     return 10 * math.log10(signal / noise)
 
 
+def timed(
+    session: Callable[[Sequence[Any]], Any], arrays: Sequence[Any], clock: Callable[[], float] = time.perf_counter
+) -> Callable[[], float]:
+    """A call of a session that returns its seconds: by the session's own clock where it has one (a GPU's events)."""
+    own = getattr(session, "seconds", None)
+    if own is not None:
+        return lambda: float(own(arrays))
+
+    def run() -> float:
+        start = clock()
+        session(arrays)
+        return clock() - start
+
+    return run
+
+
 def interleaved_latency(
-    runs: Sequence[Callable[[], Any]], clock: Callable[[], float] = time.perf_counter
+    runs: Sequence[Callable[[], float]], clock: Callable[[], float] = time.perf_counter
 ) -> list[np.ndarray]:
     """Seconds of single calls, the runs taking turns so that a drift of the machine's speed meets all alike.
+
+    Each run returns its seconds; see ``timed``.
 
     A turn is ten calls: with single ones each run would find its threads asleep and its weights out of the caches.
     """
@@ -203,9 +221,7 @@ def interleaved_latency(
             break
         for run, mine in zip(runs, seconds, strict=True):
             for _ in range(_TURN):
-                start = clock()
-                run()
-                mine.append(clock() - start)
+                mine.append(run())
     return [np.array(mine) for mine in seconds]
 
 

@@ -47,6 +47,7 @@ class Stage:
         is_measurement: It runs in another process than those that build.
         is_exclusive: Nothing else may run on the device.
         trains: It may take as long as training.
+        wants_gpu: It gains by a GPU, where there are any.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Stage:
     is_measurement: bool = False
     is_exclusive: bool = False
     trains: bool = False
+    wants_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,9 @@ def refuse_unbuilt(recipe: Recipe) -> None:
             raise RecipeError(
                 f"quantization {missing[0]!r} is not built yet for {runtime}; built are {', '.join(built)}"
             )
+    aimed = [name for name in RUNTIMES.keys() if (entry := RUNTIMES.find(name)) and "targets" in entry.needs]  # noqa: SIM118
+    if recipe.targets and not set(recipe.runtime).intersection(aimed):
+        raise RecipeError(f"targets are for runtimes that build for GPUs ({', '.join(aimed)}); leave them out")
     for prune in recipe.prune:
         if prune.amount and PRUNERS.find(prune.method) is None:
             raise RecipeError(f"prune method {prune.method!r} is not built yet; built are {', '.join(PRUNERS.keys())}")
@@ -252,6 +257,7 @@ class Planner:
             "keep": keep,
         }
         inputs = {"source": source}
+        settings |= self._targets(runtime)
         if "calibrator" in needs:
             settings["calibrator"] = self.recipe.calibrator
         if "goal" in needs:
@@ -260,7 +266,9 @@ class Planner:
             inputs["original"] = self._export(None, "baseline", runtime)
         if "ranking" in needs or keep:
             inputs["ranking"] = self._quantize_ranking(runtime)
-        return self._add("quantize", f"{label}: quantizing", settings, inputs, [entry, RUNTIMES.find(runtime)])
+        return self._add(
+            "quantize", f"{label}: quantizing", settings, inputs, [entry, RUNTIMES.find(runtime)], **self._gpu(runtime)
+        )
 
     def _trained(self, prune: Prune, config: Config) -> str:
         method = self._recover.method
@@ -358,9 +366,10 @@ class Planner:
         return key
 
     def _export(self, trained: str | None, label: str, runtime: str) -> str:
-        settings = {**self._model(), **self._data("calibration"), "runtime": runtime}
+        settings = {**self._model(), **self._data("calibration"), "runtime": runtime, **self._targets(runtime)}
         inputs = {"trained": trained} if trained else {}
-        return self._add("export", f"{label}: building for {runtime}", settings, inputs, [RUNTIMES.find(runtime)])
+        name, entries = f"{label}: building for {runtime}", [RUNTIMES.find(runtime)]
+        return self._add("export", name, settings, inputs, entries, **self._gpu(runtime))
 
     def _evaluate(self, name: str, artifact: str, baseline: str | None, runtime: str, judged_on: str) -> str:
         settings = {**self._data(judged_on), **self._metric(), "judged_on": judged_on, "runtime": runtime}
@@ -375,6 +384,7 @@ class Planner:
             [RUNTIMES.find(runtime)],
             is_measurement=True,
             machine=self._device.machine,
+            **self._gpu(runtime),
         )
 
     def _latency(self, name: str, artifact: str, baseline: str | None, runtime: str) -> str:
@@ -395,9 +405,18 @@ class Planner:
             is_measurement=True,
             is_exclusive=True,
             device=self._device.cpu,
-            gpu=self._device.gpu,
             cores=self._device.cores,
+            **{"gpu": self._device.gpu, **self._gpu(runtime)},
         )
+
+    def _targets(self, runtime: str) -> dict[str, Any]:
+        entry = RUNTIMES.find(runtime)
+        return {"targets": list(self.recipe.targets)} if entry and "targets" in entry.needs else {}
+
+    def _gpu(self, runtime: str) -> dict[str, Any]:
+        """For what depends on the GPU: that it wants one, and which one there is."""
+        entry = RUNTIMES.find(runtime)
+        return {"wants_gpu": True, "gpu": self._device.gpu} if entry and "gpu" in entry.needs else {}
 
     def _model(self) -> dict[str, Any]:
         return {"model": self._record["model"]}
@@ -424,6 +443,7 @@ class Planner:
         is_measurement: bool = False,
         is_exclusive: bool = False,
         trains: bool = False,
+        wants_gpu: bool = False,
         **device: Any,
     ) -> str:
         material = {
@@ -436,7 +456,7 @@ class Planner:
             "device": device,
         }
         key = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
-        stage = Stage(key, kind, label, settings, inputs, is_measurement, is_exclusive, trains)
+        stage = Stage(key, kind, label, settings, inputs, is_measurement, is_exclusive, trains, wants_gpu)
         self._stages.setdefault(key, stage)
         return key
 

@@ -53,7 +53,8 @@ class Registry(Generic[T]):
             key: Its name, or for quantizations (quantization, runtime).
             packages: Distributions that its results depend on.
             helpers: Modules of ours that its results depend on, beside its own.
-            needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``.
+            needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``; for
+                runtimes ``gpu`` where it gains by one, and ``targets``.
         """
 
         def keep(value: T) -> T:

@@ -59,9 +59,11 @@ def metrics_of(
     return {name: facts.get(name) for name in _METRICS}
 
 
-def warnings_of(built: Mapping[str, Any], metrics: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def warnings_of(
+    built: Mapping[str, Any], judged: Mapping[str, Any], metrics: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[str]:
     """What a person should know before trusting a trial."""
-    found = list(built["warnings"])
+    found = [*built["warnings"], *judged["warnings"]]
     speedup = metrics.get("speedup")
     is_baseline = not config["prune"] and config["quantize"] == "none"
     if speedup is not None and speedup < 0.95 and not is_baseline:

@@ -172,7 +172,7 @@ class Schedule:
             is_exclusive=stage.is_exclusive,
             timeout=self._config.recover_timeout if stage.trains else self._config.stage_timeout,
             priority=self._priority(stage),
-            wants_gpu=stage.trains,
+            wants_gpu=stage.trains or stage.wants_gpu,
         )
         self._running[self._executor.submit(call, running.progress.put)] = running
 

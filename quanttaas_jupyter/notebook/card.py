@@ -12,7 +12,7 @@ from ..views import facts, words
 from ..views import format as fmt
 from ..views.legend import Key
 from ..views.legend import legend as keys
-from ..views.scene import Scene, shown
+from ..views.scene import Scene, runtimes, shown
 from ..views.summary import recommended, summary
 
 _SHAPES = {
@@ -150,9 +150,9 @@ def message(text: str, bad: bool = False) -> str:
     return f'<div class="qt-message{" qt-bad" if bad else ""}">{escape(text)}</div>' if text else ""
 
 
-def title(trial: TrialState) -> str:
+def title(state: StudyState, trial: TrialState) -> str:
     """The trial's own mark, as on the chart, and its name."""
-    return f"{_glyph(fmt.marker(trial.config), fmt.color(trial.config))} <b>{escape(trial.name)}</b>"
+    return f"{_glyph(fmt.marker(trial.config, runtimes(state)), fmt.color(trial.config))} <b>{escape(trial.name)}</b>"
 
 
 def caption(scene: Scene) -> str:

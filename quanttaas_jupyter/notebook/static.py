@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from ..state import StudyState, TrialState
 from ..views import format as fmt
+from ..views.legend import shapes
 from ..views.scene import Scene, compose, is_percent, max_drop, shown, steps
 from ..views.summary import is_open_question, recommended, summary
 
@@ -212,13 +213,11 @@ def _draw_points(axes: Any, scene: Scene) -> None:
 
 def _draw_legend(axes: Any, state: StudyState, scene: Scene) -> None:
     quantizations = dict.fromkeys(str(t.config.get("quantize", "none")) for t in shown(state))
-    methods = dict.fromkeys(fmt.method(t.config) for t in shown(state))
     handles = [
         _handle("o", fmt.COLORS.get(name, fmt.UNKNOWN_COLOR), "not quantized" if name == "none" else name)
         for name in quantizations
     ]
-    if any(methods):
-        handles += [_handle(_MARKERS[fmt.MARKERS.get(name, "cross")], INK, name or "not pruned") for name in methods]
+    handles += [_handle(_MARKERS[key.value], INK, key.words) for key in shapes(state)]
     if scene.preview:
         handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec=INK, label="eager PyTorch"))
     if any(point.uncertain for point in scene.points):

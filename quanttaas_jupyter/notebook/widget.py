@@ -215,7 +215,7 @@ class StudyView(ipywidgets.VBox):
         if trial is None:
             _put(self._hint, card.hint(self._state))
             return
-        _put(self._card_title, card.title(trial))
+        _put(self._card_title, card.title(self._state, trial))
         _put(self._facts, card.facts_table(self._state, trial))
         recipe = card.narrowed(self._study.recipe, trial)
         _put(self._recipe, card.recipe_block(recipe.to_yaml()) if recipe else "")

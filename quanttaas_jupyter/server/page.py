@@ -10,7 +10,7 @@ from ..state import StudyState, TrialState
 from ..views import facts, words
 from ..views import format as fmt
 from ..views.legend import legend
-from ..views.scene import Scene, compose, is_percent, steps
+from ..views.scene import Scene, compose, is_percent, runtimes, steps
 from ..views.summary import recommended
 from .lines import actions
 
@@ -109,7 +109,7 @@ def _trial(state: StudyState, trial: TrialState, is_recommended: bool) -> dict[s
         "runtime": str(trial.config.get("runtime", "")),
         "precision": fmt.precision(str(trial.config.get("quantize", "none"))),
         "color": fmt.color(trial.config),
-        "marker": fmt.marker(trial.config),
+        "marker": fmt.marker(trial.config, runtimes(state)),
         "words": fmt.configuration(trial.config),
         "is_recommended": is_recommended,
         "cells": _cells(state, trial),

@@ -7,7 +7,7 @@ import keyword
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
@@ -30,6 +30,9 @@ UNKNOWN_COLOR = "#808080"
 # The key "" is a model that is not pruned.
 MARKERS = {"": "circle", "structured": "square", "unstructured": "diamond", "2:4": "triangle-up"}
 
+# Of runtimes, in the order in which a study names them.
+SHAPES = ("circle", "square", "diamond", "triangle-up", "cross")
+
 SAME = 0.02
 
 
@@ -44,8 +47,10 @@ def method(config: Mapping[str, Any]) -> str:
     return str(prune.get("method", "structured")) if prune.get("amount") or prune.get("method") == "2:4" else ""
 
 
-def marker(config: Mapping[str, Any]) -> str:
-    """The marker of a configuration: its pruning method."""
+def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
+    """The marker of a configuration: its runtime where several are compared, else its pruning method."""
+    if len(runtimes) > 1:
+        return dict(zip(runtimes, SHAPES, strict=False)).get(str(config.get("runtime")), SHAPES[-1])
     return MARKERS.get(method(config), "cross")
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..state import StudyState
 from . import format as fmt
-from .scene import max_drop, shown
+from .scene import max_drop, runtimes, shown
 from .summary import is_open_question
 
 
@@ -19,10 +19,12 @@ class Key(NamedTuple):
 
 
 def legend(state: StudyState) -> list[list[Key]]:
-    """The entries by group: precisions, prunings, marks; a group may be empty."""
+    """The entries by group: precisions, shapes (runtimes where several are compared, else prunings), marks.
+
+    A group may be empty.
+    """
     trials = shown(state)
     colors = dict.fromkeys(str(trial.config.get("quantize", "none")) for trial in state.trials.values())
-    methods = dict.fromkeys(fmt.method(trial.config) for trial in state.trials.values())
     allowed = max_drop(state)
     marks = []
     if allowed is not None and any(is_open_question(trial, allowed) for trial in trials):
@@ -35,8 +37,16 @@ def legend(state: StudyState) -> list[list[Key]]:
         marks.append(Key("interval", "", "95 % interval"))
     return [
         [Key("color", fmt.COLORS.get(name, fmt.UNKNOWN_COLOR), fmt.precision(name)) for name in colors],
-        [Key("marker", fmt.MARKERS.get(name, "cross"), name or "not pruned") for name in methods]
-        if any(methods)
-        else [],
+        shapes(state),
         marks,
     ]
+
+
+def shapes(state: StudyState) -> list[Key]:
+    """What the shapes of points stand for; empty where all are alike."""
+    compared = runtimes(state)
+    if len(compared) > 1:
+        return [Key("marker", fmt.marker({"runtime": name}, compared), name) for name in compared]
+    methods = dict.fromkeys(fmt.method(trial.config) for trial in state.trials.values())
+    known = [Key("marker", fmt.MARKERS.get(name, "cross"), name or "not pruned") for name in methods]
+    return known if any(methods) else []

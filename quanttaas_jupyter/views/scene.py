@@ -90,6 +90,11 @@ def baseline_of(state: StudyState) -> TrialState | None:
     return next((trial for trial in shown(state) if trial.is_baseline), None)
 
 
+def runtimes(state: StudyState) -> list[str]:
+    """The runtimes that a study compares, in the plan's order."""
+    return list(dict.fromkeys(str(trial.config.get("runtime", "")) for trial in state.trials.values()))
+
+
 def max_drop(state: StudyState) -> float | None:
     """How much of the metric the goal gives away; None where the study has no goal yet."""
     allowed = state.goal.get("max_drop")
@@ -148,7 +153,7 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
             low=_scaled(trial.metrics.get("metric_low"), scale),
             high=_scaled(trial.metrics.get("metric_high"), scale),
             color=fmt.color(trial.config),
-            marker=fmt.marker(trial.config),
+            marker=fmt.marker(trial.config, runtimes(state)),
             uncertain=allowed is not None and not trial.is_baseline and is_uncertain(trial, allowed),
             facts=facts(state, trial),
         )

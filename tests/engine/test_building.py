@@ -13,6 +13,7 @@ from torch import nn
 from quanttaas_jupyter.bundle.batches import Batch, Batches
 from quanttaas_jupyter.engine import stages
 from quanttaas_jupyter.engine.failures import StageError
+from quanttaas_jupyter.engine.runtimes import Runtime
 from quanttaas_jupyter.engine.search import first_plan
 from quanttaas_jupyter.engine.stages import building
 from quanttaas_jupyter.store import blobs
@@ -80,8 +81,14 @@ def test_a_name_that_no_module_bears_is_the_model_itself() -> None:
     assert building.ignored_modules(("Net",), classes) == [""]
 
 
-class Files:
+class Files(Runtime):
     """A runtime whose files hold their outputs."""
+
+    suffix = ".npy"
+
+    def build(self, *given: Any) -> Any: ...
+
+    def layers(self, path: Path) -> Any: ...
 
     def open(self, path: Path, threads: int, names: Any) -> Any:
         return lambda arrays: [np.load(path)[: len(arrays[0])]]
@@ -105,9 +112,12 @@ def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_p
             np.save(file, array)
     about = {"input_names": ["x"], "outputs": "tensor"}
     blobs_of = {name: {"artifact": blobs.put_file(store, tmp_path / name)} for name in answers}
-    inputs = {"source": {"blobs": blobs_of["pruned"], "about": about}, "original": {"blobs": blobs_of["original"]}}
+    inputs = {
+        "source": {"blobs": blobs_of["pruned"], "about": about},
+        "original": {"blobs": blobs_of["original"], "about": about},
+    }
     samples = Batches((Batch([torch.zeros(10, 1)], [torch.from_numpy(right.argmax(1))]),), ("x",), "tensor", "tensor")
-    judge = building.CalibrationJudge(context_of(store, inputs, monkeypatch), tmp_path / "pruned", samples)
+    judge = building.CalibrationJudge(context_of(store, inputs, monkeypatch), samples)
     assert judge.drop(tmp_path / "quantized") == pytest.approx(0.3)
     assert judge.drop(tmp_path / "pruned") == pytest.approx(0.2)
     assert judge.sqnr_db(tmp_path / "pruned") == np.inf

@@ -133,7 +133,9 @@ def test_signal_to_noise_is_in_decibels() -> None:
 
 def test_latency_takes_turns_after_ten_warm_ups() -> None:
     calls: list[str] = []
-    found = measure.interleaved_latency([lambda: calls.append("a"), lambda: calls.append("b")])
+    found = measure.interleaved_latency(
+        [measure.timed(lambda arrays, name=name: calls.append(name), []) for name in ("a", "b")]
+    )
     assert calls[:20] == ["a", "b"] * 10
     assert calls[20:50] == ["a"] * 10 + ["b"] * 10 + ["a"] * 10
     assert len(found[0]) == len(found[1]) >= 100

@@ -102,7 +102,8 @@ def test_no_stage_stands_twice_and_every_trial_can_be_reached(
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ({"runtime": "tensorrt"}, "runtime 'tensorrt' is not built yet"),
+        ({"runtime": "executorch", "quantize": "fp8"}, "'fp8' is not built yet for executorch"),
+        ({"targets": "SM89"}, "targets are for runtimes that build for GPUs .tensorrt."),
         ({"quantize": "fp8"}, "built are none, .*int8-dynamic"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ...bundle.batches import Batches
 from ..registry import Registry
+from ..runtimes import Session
 
 Ranking = Sequence[tuple[str, float]]
 """Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is quantized; worst first."""
@@ -25,6 +26,9 @@ class Judge(Protocol):
     def drop(self, path: Path) -> float:
         """How much worse it is than the original model, pruned or not; 1 - agreement where there are no targets."""
 
+    def drop_of(self, session: Session) -> float:
+        """``drop`` of a model that is open already."""
+
     def sqnr_db(self, path: Path) -> float:
         """Signal to quantization noise of its outputs against the unquantized ones; infinite where they are equal."""
 
@@ -34,7 +38,7 @@ class QuantizeJob:
     """What a quantization is given.
 
     Attributes:
-        source: The unquantized artifact of the runtime.
+        source: The unquantized artifact of the runtime, or its graph where it has one.
         target: Where the quantized artifact goes.
         calibration: Samples that set the ranges.
         names: Names of the artifact's inputs, in the order of the samples' leaves.
@@ -45,6 +49,7 @@ class QuantizeJob:
         ranking: Sensitivity of the layers, made by the runtime's ranker; empty where nothing asks for it.
         max_drop: What the person allows, in the metric's unit.
         judge: Compares artifacts on calibration data; None where there is nothing to decide.
+        targets: GPU architectures to build for, for runtimes with that need; empty for the usual.
     """
 
     source: Path
@@ -58,14 +63,16 @@ class QuantizeJob:
     ranking: Ranking = ()
     max_drop: float = 0.01
     judge: Judge | None = None
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantization returns: sentences for the person, and what it chose by itself (small JSON)."""
+    """What a quantization returns: sentences for the person, what it chose by itself (small JSON), the file's graph."""
 
     warnings: tuple[str, ...] = ()
     choices: dict[str, Any] = field(default_factory=dict)
+    graph: Path | None = None
 
 
 QUANTIZERS: Registry[Callable[[QuantizeJob], Quantized]] = Registry(__name__)

@@ -36,14 +36,19 @@ class Built:
         export_error: Largest absolute difference between the artifact's outputs and the module's.
         about: What loading needs: names of inputs and structures of inputs and outputs.
         warnings: Sentences for the person.
+        graph: What quantizations start from and layers are counted in, where the artifact itself cannot be changed or
+            read any more; None where it can.
     """
 
     export_error: float
     about: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    graph: Path | None = None
 
 
 Session = Callable[[Sequence[Any]], "list[Any]"]
+"""May tell more than outputs: ``seconds(arrays)``, the duration of a call by a device's own clock, and
+``gpu_memory_bytes``."""
 
 
 class Runtime(Protocol):
@@ -58,7 +63,19 @@ class Runtime(Protocol):
         """Load an artifact; the session takes NumPy arrays, the inputs ``names`` in order, and returns arrays."""
 
     def layers(self, path: Path) -> Layers:
-        """Count what is quantized in an artifact."""
+        """Count what is quantized in an artifact, or in its graph where it has one."""
+
+    def why_not_run(self) -> str:
+        """Why artifacts cannot run on this machine; empty where they can."""
+        return ""
+
+    def open_graph(self, path: Path, threads: int, names: Sequence[str]) -> Session:
+        """Stands in for ``open`` where artifacts cannot run: computes what the artifact's graph says."""
+        return self.open(path, threads, names)
+
+    def aimed_at(self, targets: Sequence[str]) -> Runtime:
+        """The runtime that builds for these GPU architectures; asked of those registered with the need ``targets``."""
+        return self
 
 
 RUNTIMES: Registry[Runtime] = Registry(__name__)

@@ -8,11 +8,11 @@ from typing import Any
 
 from ...bundle.batches import Batches
 from ..failures import StageError
-from . import RUNTIMES, Built, Layers, Session
+from . import RUNTIMES, Built, Layers, Runtime, Session
 from .comparing import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
 
-class TorchExport:
+class TorchExport(Runtime):
     """Builds with ``torch.export``, runs the program's graph with its constants folded."""
 
     suffix = ".pt2"

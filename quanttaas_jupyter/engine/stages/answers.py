@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ...bundle import batches as data
 from ...bundle.structure import flatten, unflatten
 from .. import measure
 from ..failures import StageError
-from ..runtimes import Runtime
+from ..runtimes import Session
 
 BATCH = 64
 
 
-def of_artifact(
-    runtime: Runtime,
-    path: Path,
-    about: dict[str, Any],
-    samples: data.Batches,
-    threads: int,
-    report: Callable[[str], None] = lambda line: None,
+def of_session(
+    session: Session, about: dict[str, Any], samples: data.Batches, report: Callable[[str], None] = lambda line: None
 ) -> list[Any]:
-    """Outputs of a file, batch by batch, in the model's structure."""
+    """Outputs of an open artifact, batch by batch, in the model's structure."""
     import torch
 
-    session = runtime.open(path, threads, about["input_names"])
     parts = []
     seen = 0
     for index, batch in enumerate(samples.batches):

@@ -19,7 +19,7 @@ from ..prune import RANKERS as PRUNE_RANKERS
 from ..quantize import QUANTIZERS, QuantizeJob
 from ..quantize import RANKERS as QUANTIZE_RANKERS
 from ..recover import RECOVERIES, RecoverJob
-from ..runtimes import Runtime
+from ..runtimes import Runtime, Session
 from . import answers
 from .context import Context
 from .facts import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
@@ -49,8 +49,7 @@ def sensitivity(context: Context) -> dict[str, Any]:
     if context.settings["of"] == "prune":
         ranking = PRUNE_RANKERS.get("structured")(_prune_job(context, amount=0.5))
     else:
-        source = context.inputs["source"]
-        with context.folder() as folder, blobs.blob_file(context.store, source["blobs"]["artifact"]) as path:
+        with context.folder() as folder, context.file("source", graph=True) as path:
             ranking = QUANTIZE_RANKERS.get(context.settings["runtime"])(_quantize_job(context, path, folder))
     return {"ranking": [[layer, float(decibels)] for layer, decibels in ranking]}
 
@@ -114,7 +113,7 @@ def export(context: Context) -> dict[str, Any]:
         built = runtime.build(model, examples, path, context.report)
         facts |= {"export_error": built.export_error}
         return {
-            **_artifact(context, runtime, path, facts),
+            **_artifact(context, runtime, path, facts, built.graph),
             "about": {**built.about, "modules": classes_of(model), "weights": weights_by_kind(model)},
             "warnings": list(built.warnings),
         }
@@ -123,12 +122,12 @@ def export(context: Context) -> dict[str, Any]:
 def quantize(context: Context) -> dict[str, Any]:
     """Quantize an artifact; one in which nothing changed is refused."""
     runtime, settings, source = context.runtime, context.settings, context.inputs["source"]
-    with context.folder() as folder, blobs.blob_file(context.store, source["blobs"]["artifact"]) as path:
+    with context.folder() as folder, context.file("source", graph=True) as path:
         job = _quantize_job(context, path, folder)
         done = QUANTIZERS.get((settings["quantization"], settings["runtime"]))(job)
-        made = _artifact(context, runtime, job.target, source["facts"])
+        made = _artifact(context, runtime, job.target, source["facts"], done.graph)
         warnings = _quantization_warnings(settings["quantization"], made["facts"], source["facts"])
-        warnings += _broken_by(settings["quantization"], settings["runtime"], context, job)
+        warnings += _broken_by(settings["quantization"], settings["runtime"], context, job, done.graph)
     return {
         **made,
         "about": source["about"],
@@ -138,15 +137,22 @@ def quantize(context: Context) -> dict[str, Any]:
 
 
 class CalibrationJudge:
-    """Looks at artifacts on calibration data: what they lose of the original model, how far they are from a source."""
+    """Looks at files on calibration data: what they lose of the original model, how far they are from their source.
 
-    def __init__(self, context: Context, source: Path, samples: data.Batches) -> None:
-        self._context, self._source, self._samples = context, source, samples
+    A file is an artifact, or its graph where artifacts cannot run here.
+    """
+
+    def __init__(self, context: Context, samples: data.Batches) -> None:
+        self._context, self._samples = context, samples
 
     def drop(self, path: Path) -> float:
         """How much worse it is than the original, before any pruning, in the metric's unit."""
+        return self.drop_of(self._opened(path))
+
+    def drop_of(self, session: Session) -> float:
+        """``drop`` of a model that is open already."""
         metric, function = self._context.settings["metric"], self._context.function("metric")
-        mine, class_dim = self._outputs(path), self._context.settings["class_dim"]
+        mine, class_dim = self._said(session), self._context.settings["class_dim"]
         return answers.drop_between(metric, function, mine, self._original, self._targets, class_dim)
 
     def sqnr_db(self, path: Path) -> float:
@@ -156,25 +162,30 @@ class CalibrationJudge:
 
     @cached_property
     def _reference(self) -> Any:
-        return self._outputs(self._source)
+        with self._context.opened("source") as session:
+            return self._said(session)
 
     @cached_property
     def _original(self) -> Any:
-        inputs, store = self._context.inputs, self._context.store
-        original = inputs.get("original", inputs["source"])["blobs"]["artifact"]
-        if original == inputs["source"]["blobs"]["artifact"]:
+        inputs = self._context.inputs
+        if "original" not in inputs or inputs["original"]["blobs"] == inputs["source"]["blobs"]:
             return self._reference
-        with blobs.blob_file(store, original) as path:
-            return self._outputs(path)
+        with self._context.opened("original") as session:
+            return self._said(session)
 
     @cached_property
     def _targets(self) -> Any:
         return answers.targets_of(self._samples)
 
     def _outputs(self, path: Path) -> Any:
-        about = self._context.inputs["source"]["about"]
-        parts = answers.of_artifact(self._context.runtime, path, about, self._samples, self._context.threads)
-        return answers.joined(parts)
+        return self._said(self._opened(path))
+
+    def _opened(self, path: Path) -> Session:
+        names, runtime = self._context.inputs["source"]["about"]["input_names"], self._context.runtime
+        return (runtime.open_graph if runtime.why_not_run() else runtime.open)(path, self._context.threads, names)
+
+    def _said(self, session: Session) -> Any:
+        return answers.joined(answers.of_session(session, self._context.inputs["source"]["about"], self._samples))
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
@@ -211,7 +222,8 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
         keep=settings.get("keep", 0),
         ranking=tuple((layer, decibels) for layer, decibels in ranking),
         max_drop=settings.get("max_drop", 0.0),
-        judge=CalibrationJudge(context, source, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
+        judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
+        targets=tuple(settings.get("targets", ())),
     )
 
 
@@ -249,8 +261,10 @@ def _model(context: Context, model: Any, facts: dict[str, Any]) -> dict[str, Any
     return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(model))}, "facts": facts}
 
 
-def _artifact(context: Context, runtime: Runtime, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    layers = runtime.layers(path)
+def _artifact(
+    context: Context, runtime: Runtime, path: Path, facts: dict[str, Any], graph: Path | None
+) -> dict[str, Any]:
+    layers = runtime.layers(graph or path)
     content = path.read_bytes()
     size = {"size_bytes": len(content), "size_gzip_bytes": len(gzip.compress(content, 6, mtime=0))}
     counts = {
@@ -258,8 +272,9 @@ def _artifact(context: Context, runtime: Runtime, path: Path, facts: dict[str, A
         "quantizable_layers": layers.quantizable,
         "integer_layers": layers.integers,
     }
+    files = {"artifact": path, **({"graph": graph} if graph else {})}
     return {
-        "blobs": {"artifact": blobs.put_file(context.store, path)},
+        "blobs": {name: blobs.put_file(context.store, file) for name, file in files.items()},
         "facts": {**facts, **size, **counts},
         "kept": list(layers.kept),
         "suffix": runtime.suffix,
@@ -289,12 +304,13 @@ def _makes_integers(quantization: str) -> bool:
     return quantization.startswith("int") or quantization == "mixed"
 
 
-def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob) -> list[str]:
+def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob, graph: Path | None) -> list[str]:
     """A warning where the file says something else than its source: rounding alone does not do that."""
     if not _makes_integers(quantization):
         return []
     few = job.calibration.head(_LOOKED_AT).rebatched(answers.BATCH)
-    decibels = CalibrationJudge(context, job.source, few).sqnr_db(job.target)
+    target = graph if graph and context.runtime.why_not_run() else job.target
+    decibels = CalibrationJudge(context, few).sqnr_db(target)
     if decibels >= _BROKEN_DB:
         return []
     others = " or ".join(name for name in ("mixed", "int8-weight", "fp16") if name != quantization)

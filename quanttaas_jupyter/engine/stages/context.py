@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ...bundle import model as models
 from ...store import blobs
 from ...store.base import Store
 from .. import portable
-from ..runtimes import RUNTIMES, Runtime
+from ..runtimes import RUNTIMES, Runtime, Session
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Context:
     @property
     def runtime(self) -> Runtime:
         """The runtime the stage builds for or measures in."""
-        return RUNTIMES.get(self.settings["runtime"])
+        found = RUNTIMES.get(self.settings["runtime"])
+        return found.aimed_at(self.settings["targets"]) if "targets" in self.settings else found
 
     def model(self, role: str = "model") -> Any:
         """The module made by the stage in this role, or the person's own."""
@@ -58,6 +59,20 @@ class Context:
         """A callable of the notebook, ``metric`` or ``function``; None where there is none."""
         blob = self.settings.get(name, {}).get("blob")
         return local_code.loads(blobs.get_bytes(self.store, blob)) if blob else None
+
+    def file(self, role: str, graph: bool = False) -> AbstractContextManager[Path]:
+        """The artifact made by the stage in this role as a file; with ``graph`` its graph, where it has one."""
+        made = self.inputs[role]["blobs"]
+        return blobs.blob_file(self.store, made.get("graph", made["artifact"]) if graph else made["artifact"])
+
+    @contextmanager
+    def opened(self, role: str, threads: int | None = None) -> Iterator[Session]:
+        """A session of the artifact made by the stage in this role, or of its graph where it cannot run here."""
+        is_graph = bool(self.runtime.why_not_run())
+        names = self.inputs[role]["about"]["input_names"]
+        with self.file(role, graph=is_graph) as path:
+            open_ = self.runtime.open_graph if is_graph else self.runtime.open
+            yield open_(path, threads or self.threads, names)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

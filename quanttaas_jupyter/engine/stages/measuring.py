@@ -9,7 +9,6 @@ import numpy as np
 
 from ...bundle import batches as data
 from ...bundle.structure import flatten, unflatten
-from ...store import blobs
 from .. import measure
 from . import answers
 from .context import Context
@@ -29,10 +28,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     """Metric, paired drop and fidelity of an artifact on the data that judges (or guides a search)."""
     evaluation = context.data(context.settings["judged_on"]).rebatched(answers.BATCH)
     made = context.inputs["artifact"]
-    with blobs.blob_file(context.store, made["blobs"]["artifact"]) as path:
-        parts = answers.of_artifact(
-            context.runtime, path, made["about"], evaluation, context.threads, report=context.report
-        )
+    with context.opened("artifact") as session:
+        parts = answers.of_session(session, made["about"], evaluation, context.report)
     answers.refuse_ragged(context.settings["metric"]["name"], parts)
     outputs = answers.joined(parts)
     baseline = context.inputs.get("baseline")
@@ -44,31 +41,37 @@ def evaluate(context: Context) -> dict[str, Any]:
         kept = data.write(context.store, _as_batches(outputs))
         nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
         named = {f"outputs{i}": sha for i, sha in enumerate(kept["shards"])}
-        return {"blobs": named, "outputs": kept, "facts": {**facts, **nothing}}
-    return {"facts": {**facts, **_against(context, mine, whole)}}
+        return {"blobs": named, "outputs": kept, "facts": {**facts, **nothing}, "warnings": _unrun(context)}
+    return {"facts": {**facts, **_against(context, mine, whole)}, "warnings": _unrun(context)}
 
 
 def latency(context: Context) -> dict[str, Any]:
-    """Median and p90 of an artifact's calls, in turns with the baseline's."""
+    """Median and p90 of an artifact's calls, in turns with the baseline's; None where artifacts cannot run here."""
+    if context.runtime.why_not_run():
+        return {"facts": {"latency_ms": None, "latency_p90_ms": None, "speedup": None}}
     sample = _sized(context.data("calibration"), context.settings["batch"])
     arrays = [leaf.numpy() for leaf in sample.inputs]
     # The baseline takes turns with a second session of itself, so that its figure is made like all others.
     roles = ["artifact", "baseline" if "baseline" in context.inputs else "artifact"]
-    runs = []
+    sessions = []
     for role in roles:
-        with blobs.blob_file(context.store, context.inputs[role]["blobs"]["artifact"]) as path:
-            names = context.inputs[role]["about"]["input_names"]
-            session = context.runtime.open(path, context.settings["threads"], names)
-        runs.append(lambda session=session: session(arrays))
-    seconds = measure.interleaved_latency(runs)
+        with context.opened(role, context.settings["threads"]) as session:
+            sessions.append(session)
+    seconds = measure.interleaved_latency([measure.timed(session, arrays) for session in sessions])
     median = float(np.median(seconds[0]))
     facts = {
         "latency_ms": median * 1e3,
         "latency_p90_ms": float(np.percentile(seconds[0], 90)) * 1e3,
         "speedup": float(np.median(seconds[1])) / median if "baseline" in context.inputs else 1.0,
         "latency_batch": sample.samples,
+        "gpu_memory_bytes": getattr(sessions[0], "gpu_memory_bytes", None),
     }
     return {"facts": facts}
+
+
+def _unrun(context: Context) -> list[str]:
+    reason = context.runtime.why_not_run()
+    return [f"built, not run: {reason}; accuracy is that of the same graph in ONNX Runtime, on a CPU"] if reason else []
 
 
 def _sized(calibration: data.Batches, size: int) -> data.Batch:

@@ -1,0 +1,118 @@
+"""QDQ graphs for GPUs: symmetric scales for activations and weights alike, int8 or float8, biases left in float.
+
+What TensorRT fuses is products with weights: only their inputs and weights are quantized, and it finds by itself where
+integers flow on. Weights have one scale an output channel in int8 and one in all in float8, as its kernels want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ..runtimes.onnx_graph import layers_of
+from .onnx_calibration import Ranges
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_LARGEST = {"int8": 127.0, "fp8": 448.0}
+_OPSET = {"int8": 17, "fp8": 19}
+
+
+def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
+    """Products with constant weights, but the ``kept`` ones."""
+    names = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
+    return [node for node in graph.node if node.name in names]
+
+
+def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[str]) -> Any:
+    """A copy of the model in which all products with weights but the ``kept`` ones are ``int8`` or ``fp8``."""
+    import onnx
+    from onnx import version_converter
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if next(item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")) < _OPSET[kind]:
+        copy = version_converter.convert_version(copy, _OPSET[kind])
+    graph = copy.graph
+    constants = {item.name: item for item in graph.initializer}
+    wanted = {node.name for node in nodes_to_quantize(graph, kept)}
+    done: dict[str, str] = {}
+    nodes = []
+    for node in graph.node:
+        for place, name in enumerate(node.input[:2]) if node.name in wanted else ():
+            if name not in done:
+                if name in constants:
+                    nodes += _narrowed(graph, constants[name], _axis(node), kind)
+                elif name in ranges:
+                    nodes += _rounded(graph, name, ranges[name], kind)
+                else:
+                    continue
+                done[name] = f"{name}/wide"
+            node.input[place] = done[name]
+        nodes.append(node)
+    read = {name for node in nodes for name in node.input} | {item.name for item in graph.output}
+    kept_constants = [item for item in graph.initializer if item.name in read]
+    for repeated, items in ((graph.node, nodes), (graph.initializer, kept_constants)):
+        held = [type(item).FromString(item.SerializeToString()) for item in items]
+        del repeated[:]
+        repeated.extend(held)
+    return copy
+
+
+def _narrowed(graph: Any, weight: Any, axis: int, kind: str) -> list[Any]:
+    """A weight in eight bits and the node that widens it."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    array = numpy_helper.to_array(weight)
+    others = tuple(dim for dim in range(array.ndim) if dim != axis)
+    largest = np.abs(array).max(axis=others if kind == "int8" else None)
+    scales = np.where(largest == 0, 1.0, largest / _LARGEST[kind]).astype(np.float32)
+    shaped = scales.reshape([-1 if dim == axis else 1 for dim in range(array.ndim)]) if kind == "int8" else scales
+    graph.initializer.extend(
+        [
+            _stored(f"{weight.name}/narrow", array / shaped, kind),
+            numpy_helper.from_array(scales, f"{weight.name}/scale"),
+        ]
+    )
+    entries = [f"{weight.name}/narrow", f"{weight.name}/scale"]
+    options = {"axis": axis} if kind == "int8" else {}
+    return [helper.make_node("DequantizeLinear", entries, [f"{weight.name}/wide"], f"{weight.name}/widen", **options)]
+
+
+def _rounded(graph: Any, name: str, range_: Any, kind: str) -> list[Any]:
+    """The nodes that round an activation to eight bits and widen it again."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    largest = float(max(-range_[0], range_[1])) or 1.0
+    scale, zero = f"{name}/scale", f"{name}/zero"
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.float32(largest / _LARGEST[kind]), scale),
+            _stored(zero, np.zeros(()), kind),
+        ]
+    )
+    return [
+        helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}/narrow"], f"{name}/round"),
+        helper.make_node("DequantizeLinear", [f"{name}/narrow", scale, zero], [f"{name}/wide"], f"{name}/widen"),
+    ]
+
+
+def _stored(name: str, values: Any, kind: str) -> Any:
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    if kind == "int8":
+        return numpy_helper.from_array(np.clip(np.rint(values), -127, 127).astype(np.int8), name)
+    import ml_dtypes
+
+    narrow = values.astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
+    return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, values.shape, narrow.tobytes(), raw=True)
+
+
+def _axis(node: Any) -> int:
+    """Along which dimension of its weight a node's output channels lie."""
+    if node.op_type == "Conv":
+        return 0
+    turned = any(item.name == "transB" and item.i for item in node.attribute)
+    return 0 if node.op_type == "Gemm" and turned else 1

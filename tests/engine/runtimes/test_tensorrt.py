@@ -1,0 +1,107 @@
+"""TensorRT: what every runtime promises, by engines of TensorRT-RTX built without a GPU and the graphs behind them."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from quanttaas_jupyter.engine.failures import StageError
+from quanttaas_jupyter.engine.runtimes.tensorrt import TensorRt
+from quanttaas_jupyter.engine.runtimes.tensorrt_engine import build, read
+from tests.engine.runtimes.contract import Contract, Transformer, images
+from tests.networks import ResidualNet
+
+
+class TestTensorRt(Contract):
+    runtime, package, extra = "tensorrt", "tensorrt_rtx", "tensorrt-rtx"
+    # Engines hold code beside weights: their ratios are what they are, below that of fp32.
+    precisions: ClassVar = {"int8": (0.9, 20), "fp8": (0.9, 15), "fp16": (0.9, 50)}
+
+    def run(self, path: Path, x: torch.Tensor) -> np.ndarray:
+        session = self.place.open_graph(path.with_suffix(".onnx"), 1, self.built.about["input_names"])
+        return np.asarray(session([x.numpy()])[0])
+
+    def layers_of(self, path: Path) -> Any:
+        return self.place.layers(path.with_suffix(".onnx"))
+
+    def integer_layers(self, path: Path) -> list[str]:
+        """Products whose input and weight are both dequantized from signed integers without a zero point."""
+        graph = onnx.load(str(path.with_suffix(".onnx"))).graph
+        constants = {item.name: item for item in graph.initializer}
+        makers = {node.output[0]: node for node in graph.node}
+        found = []
+        for node in graph.node:
+            sources = [makers.get(name) for name in node.input[:2]]
+            if node.op_type in ("Conv", "Gemm", "MatMul") and all(
+                s and s.op_type == "DequantizeLinear" for s in sources
+            ):
+                data, weight = sources
+                assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
+                assert makers[data.input[0]].op_type == "QuantizeLinear"
+                zeros = [numpy_helper.to_array(constants[s.input[2]]) for s in sources if len(s.input) == 3]
+                assert not any(zero.any() for zero in zeros)
+                found.append(node.name)
+        return found
+
+    def test_engines_say_what_they_were_built_by_and_for(self, tmp_path: Path) -> None:
+        self.build(ResidualNet(), images(), tmp_path)
+        made, plan = read(self.path)
+        assert made["built_by"] == "tensorrt_rtx"
+        assert made["targets"] == ["SM89"]
+        assert len(plan) > 100_000
+        with pytest.raises(StageError, match=r"runs on GPUs of SM89, and this machine has none"):
+            self.place.open(self.path, 1, ["x"])
+
+    def test_engines_are_built_for_the_named_targets(self, tmp_path: Path) -> None:
+        self.build(ResidualNet(), images(), tmp_path)
+        shapes = {onnx.load(str(self.source)).graph.input[0].name: [(1, 1, 8, 8), (1, 1, 8, 8), (64, 1, 8, 8)]}
+        for targets in (["SM80"], ["SM86", "SM120"]):
+            build(self.source, tmp_path / "other.engine", targets, shapes)
+            assert read(tmp_path / "other.engine")[0]["targets"] == targets
+        with pytest.raises(StageError, match=r"builds for SM75.*not for SM90"):
+            build(self.source, tmp_path / "other.engine", ["SM90"], shapes)
+        with pytest.raises(StageError, match=r"cannot build this model for SM75: .*head.*FP32 GEMM is not supported"):
+            build(self.source, tmp_path / "other.engine", ["SM75"], shapes)
+
+    def test_without_a_gpu_the_reason_is_told(self) -> None:
+        assert TensorRt(["SM80"]).why_not_run() == "there is no NVIDIA GPU here"
+
+    def test_a_node_that_the_parser_refuses_is_named(self, tmp_path: Path) -> None:
+        self.build(nn.Linear(4, 4), torch.randn(4, 4), tmp_path)
+        model = onnx.load(str(self.source))
+        model.graph.node[0].name, model.graph.node[0].op_type, model.graph.node[0].domain = "inner", "Unheard", "of.you"
+        onnx.save(model, str(tmp_path / "bad.onnx"))
+        with pytest.raises(StageError, match=r"parser refuses the Unheard node inner: .*; ignore inner"):
+            build(tmp_path / "bad.onnx", tmp_path / "bad.engine", [], {})
+
+    def test_two_of_four_zeros_are_told_to_the_builder(self, tmp_path: Path) -> None:
+        model = Transformer(64)
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.data.reshape(-1, 4)[:, :2] = 0
+        self.build(model, images(), tmp_path)
+        assert read(self.path)[0]["is_sparse"]
+        self.build(Transformer(64), images(), tmp_path)
+        assert not read(self.path)[0]["is_sparse"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("network", [ResidualNet, Transformer])
+def test_on_a_gpu_the_engine_itself_is_run_and_timed(network: type[nn.Module], tmp_path: Path) -> None:
+    test = TestTensorRt()
+    model = network()
+    test.build(model, images(), tmp_path)
+    for name in ("", "int8", "fp16"):
+        path = test.quantize(name, images())[0] if name else test.path
+        session = test.place.open(path, 1, test.built.about["input_names"])
+        for size in (1, 40):
+            found = session([images(size).numpy()])[0]
+            np.testing.assert_allclose(found, model(images(size)).detach().numpy(), atol=0.1)
+        assert 0 < session.seconds([images(1).numpy()]) < 1
+        assert session.gpu_memory_bytes > 0
