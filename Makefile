@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH  ?= 2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
+PANEL  := quanttaas_jupyter/labextension/package.json
 
 .PHONY: demo test lint bench clean
 
@@ -20,6 +21,11 @@ labextension/node_modules: labextension/yarn.lock $(VENV)/.installed
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
 	touch $@
 
+# The install builds it where it is missing; this, where it is older than its source.
+$(PANEL): $(shell find labextension/src labextension/style labextension/schema -type f) | labextension/node_modules
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --out artifacts
 
@@ -30,7 +36,7 @@ lint: $(VENV)/.installed labextension/node_modules
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint
 
 # The browser tests need Chromium: a system's own, else the one that Playwright brings.
-test: lint
+test: lint $(PANEL)
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 	$(BIN)/python -m pytest tests
