@@ -233,7 +233,8 @@ def test_a_study_deleted_while_it_waits_says_so(home: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(resident, "start", lambda: None)
     study = qt.compress(Mlp(), regression_data())
-    while "waiting for an engine" not in study.state.message:
+    # It is said before the study stands in the store, too.
+    while study.state.message != "waiting for an engine" or not (home / "store" / "queue").exists():
         pass
     deletion.delete_study(open_store(), study.id)
     with pytest.raises(qt.QuantTaaSError, match="was deleted from the store"):

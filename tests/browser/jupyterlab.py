@@ -70,7 +70,10 @@ def serving(home: Path, folder: Path) -> Iterator[Lab]:
         yield lab
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
         end_engines(home)
 
 
