@@ -90,7 +90,7 @@ function Connected({ content }: { content: StudyContent }): JSX.Element {
 export class StudyWidget extends MainAreaWidget<StudyContent> {
   constructor(study: StudyName, api: Api, actions: Actions, interval: number) {
     super({ content: new StudyContent(study, api, actions, interval) });
-    this.id = `quanttaas-study-${study.id}-${study.store}`;
+    this.id = `quanttaas-study-${study.id}`;
     this.toolbar.hide();
   }
 

@@ -165,7 +165,11 @@ def test_a_point_is_reached_by_keyboard_and_its_card_has_the_numbers(lab: Lab, p
 
 
 def test_after_a_reload_panel_and_study_are_there_again(lab: Lab, page: Page) -> None:
-    execute(page, "docmanager:save")
+    # The command would save what is in front: the study's page.
+    page.evaluate(
+        "() => Array.from(window.jupyterapp.shell.widgets('main')).find(widget => widget.content?.model?.cells)"
+        ".context.save()"
+    )
     page.wait_for_function("!document.querySelector('.jp-mod-dirty')")
     page.wait_for_timeout(1500)  # JupyterLab saves its layout a second after it changed
     page.reload()
