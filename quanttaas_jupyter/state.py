@@ -173,7 +173,7 @@ def with_lease(state: StudyState, lease_until: float | None, queued: bool, now: 
     if lease_until is None and state.seq == 0:
         return state
     why = state.message if state.status == "running" else ""
-    return replace(state, status="interrupted", message=f"{why or 'the engine stopped'}; resume() goes on from here")
+    return replace(state, status="interrupted", message=f"{why or 'the engine stopped'}; resume goes on from here")
 
 
 def seconds_left(state: StudyState) -> float | None:

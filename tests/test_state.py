@@ -202,7 +202,7 @@ class TestOnACluster:
         assert not state.running
         settled = with_lease(state, 0.0, queued=False, now=50.0)
         assert settled.status == "interrupted"
-        assert settled.message == "the engine was told; resume() goes on from here"
+        assert settled.message == "the engine was told; resume goes on from here"
         again = fold(events(started(), ("released", {"reason": "r"}), started()), EMPTY)
         assert (again.status, again.message) == ("running", "")
 

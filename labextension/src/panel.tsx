@@ -45,7 +45,7 @@ export class QuantPanel extends SidePanel {
     this.addWidget(section('Clusters', <ClustersSection model={model} />));
     // The form needs the most of it; a person may drag the borders.
     if (this.content instanceof AccordionPanel) {
-      this.content.setRelativeSizes([5, 4, 2]);
+      this.content.setRelativeSizes([6, 3, 2]);
     }
   }
 

@@ -9,16 +9,22 @@ export interface Service {
   /** Stores that may be asked for, the default one first. */
   stores: string[];
   /** Clusters that a study may run on, the default one first. */
-  clusters: string[];
+  clusters: ClusterName[];
   /** Whether the server's environment can run an engine; `why_not` says what is missing. */
   can_run: boolean;
   why_not: string;
   form: FormOptions;
 }
 
+export interface ClusterName {
+  name: string;
+  /** What people call it: "this machine". */
+  title: string;
+}
+
 /** What the form of a recipe offers. */
 export interface FormOptions {
-  quantizations: Choice[];
+  quantizations: Quantization[];
   methods: Choice[];
   runtimes: Choice[];
   searches: Choice[];
@@ -33,6 +39,11 @@ export interface Choice {
   name: string;
   /** One line: what it does. */
   help: string;
+}
+
+export interface Quantization extends Choice {
+  /** Runtimes that it is built for. */
+  runtimes: string[];
 }
 
 /** The form of a recipe; names are variables of the notebook, an empty one was left out. */

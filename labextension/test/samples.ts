@@ -137,17 +137,24 @@ export const FORM: Form = {
 export const SERVICE: Service = {
   version: '0.1.0',
   stores: ['/studies'],
-  clusters: ['local', 'l4'],
+  clusters: [
+    { name: 'local', title: 'this machine' },
+    { name: 'l4', title: 'l4' }
+  ],
   can_run: true,
   why_not: '',
   form: {
     quantizations: [
-      { name: 'none', help: '' },
-      { name: 'fp16', help: '' },
-      { name: 'int8', help: '' }
+      { name: 'none', help: '', runtimes: ['onnxruntime', 'tensorrt'] },
+      { name: 'fp16', help: '', runtimes: ['onnxruntime', 'tensorrt'] },
+      { name: 'int8', help: '', runtimes: ['onnxruntime', 'tensorrt'] },
+      { name: 'fp8', help: '', runtimes: ['tensorrt'] }
     ],
     methods: [{ name: 'structured', help: '' }],
-    runtimes: [{ name: 'onnxruntime', help: '' }],
+    runtimes: [
+      { name: 'onnxruntime', help: '' },
+      { name: 'tensorrt', help: '' }
+    ],
     searches: [
       { name: 'auto', help: 'sensitivity first' },
       { name: 'grid', help: 'all combinations' }

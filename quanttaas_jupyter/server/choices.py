@@ -53,9 +53,13 @@ _METRICS = ("accuracy", "r2", "agreement", "f1_score", "precision", "recall", "a
 def options(cluster: str) -> dict[str, Any]:
     """What the form offers and starts with, on a cluster. Looks at all techniques, which takes a moment once."""
     pruners, runtimes, pairs = PRUNERS.keys(), RUNTIMES.keys(), QUANTIZERS.keys()
-    quantizers = {"none", *(name for name, _ in pairs)}
+    built = {
+        name: [runtime for runtime in runtimes if name == "none" or (name, runtime) in pairs] for name in QUANTIZATIONS
+    }
     return {
-        "quantizations": _choices(_QUANTIZATIONS, (name for name in QUANTIZATIONS if name in quantizers)),
+        "quantizations": [
+            {"name": name, "help": _QUANTIZATIONS[name], "runtimes": found} for name, found in built.items() if found
+        ],
         "methods": _choices(_METHODS, (name for name in PRUNE_METHODS if name in pruners)),
         "runtimes": _choices(_RUNTIMES, (name for name in KNOWN_RUNTIMES if name in runtimes)),
         "searches": _choices(_SEARCHES, _SEARCHES),

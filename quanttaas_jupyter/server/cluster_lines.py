@@ -13,6 +13,11 @@ ASKING = "asking …"
 _TITLES = {resident.CLUSTER: "this machine", head.NAME: "Ray on this machine"}
 
 
+def title(name: str) -> str:
+    """What people call a cluster."""
+    return _TITLES.get(name, name)
+
+
 def this_machine(running: int) -> dict[str, Any]:
     """The line of the machine that the server runs on."""
     cores = physical_cores()
@@ -44,7 +49,7 @@ def _line(
 ) -> dict[str, Any]:
     return {
         "name": name,
-        "title": _TITLES.get(name, name),
+        "title": title(name),
         "state": state,
         "words": words,
         "trouble": trouble,

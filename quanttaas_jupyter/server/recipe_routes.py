@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from .. import __version__
-from . import choices, planning
+from . import choices, cluster_lines, planning
 from .form import Form, check
 from .handler import Handler, protected
 from .study_routes import cannot_run
@@ -28,7 +28,7 @@ class ServiceHandler(Handler):
             {
                 "version": __version__,
                 "stores": list(places.stores()),
-                "clusters": clusters,
+                "clusters": [{"name": name, "title": cluster_lines.title(name)} for name in clusters],
                 "can_run": not why_not,
                 "why_not": why_not,
                 "form": await self.desk.workers.shared("form", _PLACE, offered),

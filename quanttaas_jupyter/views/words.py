@@ -65,7 +65,7 @@ def notices(state: StudyState) -> list[Notice]:
         reason = f"{capital(state.message)} " if state.message else ""
         found.append(Notice("calm", f"{reason}Resume goes on from here.", "Cancelled."))
     elif state.status == "interrupted":
-        reason = capital(state.message or "the engine stopped; resume() goes on from here")
+        reason = capital(state.message or "the engine stopped; resume goes on from here")
         found.append(Notice("warn", f"{reason}.", "Interrupted."))
     elif state.status == "queued":
         since = f" since {fmt.clock(state.created)}" if state.created else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import nbformat
 import pytest
@@ -12,14 +11,11 @@ from playwright.sync_api import Page, expect
 from tests.browser.jupyterlab import (
     SCREENSHOTS,
     Lab,
-    browsing,
     execute,
     open_notebook,
     quickstart,
     run_all_cells,
-    serving,
     set_theme,
-    write_notebook,
 )
 
 BUSY = """from pathlib import Path
@@ -34,19 +30,10 @@ print("accuracy", "by hand:", by_hand)"""
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
+def sources() -> list[str]:
+    """The quickstart up to its cell, then a cell that keeps the kernel busy, then a check by hand."""
     before, cell = quickstart()
-    write_notebook(folder / "work.ipynb", [before[0], "\n\n".join(before[1:]), cell, BUSY, CHECK])
-    with serving(home, folder) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with browsing() as page:
-        yield page
+    return [before[0], "\n\n".join(before[1:]), cell, BUSY, CHECK]
 
 
 def points(page: Page) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import onnxruntime
@@ -17,14 +16,11 @@ import quanttaas_jupyter as qt
 from tests.browser.jupyterlab import (
     SCREENSHOTS,
     Lab,
-    browsing,
     execute,
     open_notebook,
     quickstart,
     run_all_cells,
-    serving,
     set_theme,
-    write_notebook,
 )
 
 BUSY = """from pathlib import Path
@@ -35,20 +31,10 @@ while not Path("go").exists():
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
+def sources() -> list[str]:
+    """What trains the quickstart's model, in one cell."""
     before, _ = quickstart()
-    imports = before[0].replace("%load_ext quanttaas_jupyter", "")
-    write_notebook(folder / "work.ipynb", ["\n\n".join([imports, *before[1:]])])
-    with serving(home, folder) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with browsing() as page:
-        yield page
+    return ["\n\n".join([before[0].replace("%load_ext quanttaas_jupyter", ""), *before[1:]])]
 
 
 def panel(page: Page) -> Locator:

@@ -53,7 +53,7 @@ def read(text: str) -> tuple[Any, Recipe]:
 def test_the_service_says_what_there_is_and_what_a_form_starts_with(house: House) -> None:
     service = house.client.get("service").json
     contract.check(service, "Service")
-    assert service["clusters"] == ["local", "far"]
+    assert service["clusters"] == [{"name": "local", "title": "this machine"}, {"name": "far", "title": "far"}]
     assert service["stores"] == [house.store.uri, house.far.uri]
     assert service["can_run"]
     started = {**service["form"]["start"], "model": "model", "data": "test_loader"}

@@ -187,7 +187,7 @@ function Mark({
       onKeyDown={onKeyDown}
     >
       <title>{point.facts}</title>
-      {ends && <line className="qt-whisker" x1={x} x2={x} y1={ends[0]} y2={ends[1]} />}
+      {ends && <line className="qt-whisker" x1={x} x2={x} y1={ends[0]} y2={ends[1]} stroke={point.color} />}
       {point.uncertain && <circle className="qt-ring" cx={x} cy={y} r="8" />}
       <circle className="qt-target" cx={x} cy={y} r="12" />
       <path d={outline(point.marker)} fill={point.color} transform={`translate(${x} ${y})`} />

@@ -2,7 +2,7 @@ import { type JSX, useState } from 'react';
 
 import type { ClusterActions } from '../actions';
 import type { Known } from '../live';
-import type { ClusterLine, ClusterList } from '../types';
+import type { Choice, ClusterLine, ClusterList } from '../types';
 import { Problem } from './Problem';
 
 export interface ClustersProps {
@@ -14,7 +14,6 @@ export interface ClustersProps {
 /** Where studies can run. */
 export function Clusters({ known, actions, refresh }: ClustersProps): JSX.Element {
   const { value, error } = known;
-  const [template, setTemplate] = useState('');
   return (
     <div className="qt-section">
       {error && <Problem error={error} retry={refresh} />}
@@ -28,27 +27,7 @@ export function Clusters({ known, actions, refresh }: ClustersProps): JSX.Elemen
       )}
       <Connect connect={actions.connect} />
       {value && value.templates.length > 0 && (
-        <div className="qt-line">
-          <label>
-            Template{' '}
-            <select value={template} onChange={event => setTemplate(event.target.value)}>
-              <option value="">for a cloud…</option>
-              {value.templates.map(choice => (
-                <option key={choice.name} value={choice.name} title={choice.help}>
-                  {choice.name}
-                </option>
-              ))}
-            </select>
-          </label>
-          <button
-            type="button"
-            className="qt-button"
-            disabled={!template}
-            onClick={() => actions.insertTemplate(template)}
-          >
-            Insert template
-          </button>
-        </div>
+        <Templates templates={value.templates} insert={actions.insertTemplate} />
       )}
     </div>
   );
@@ -80,6 +59,37 @@ function ClusterItem({ line, actions }: { line: ClusterLine; actions: ClusterAct
       </span>
       {line.trouble && <p className="qt-notice qt-warn">{line.trouble}</p>}
     </li>
+  );
+}
+
+function Templates({
+  templates,
+  insert
+}: {
+  templates: Choice[];
+  insert: (kind: string) => void;
+}): JSX.Element {
+  const [kind, setKind] = useState(templates[0]?.name ?? '');
+  return (
+    <details className="qt-fold">
+      <summary>New on Google Cloud</summary>
+      <div className="qt-line">
+        <label>
+          Template{' '}
+          <select value={kind} onChange={event => setKind(event.target.value)}>
+            {templates.map(({ name, help }) => (
+              <option key={name} value={name} title={help}>
+                {name}
+              </option>
+            ))}
+          </select>
+        </label>
+        <button type="button" className="qt-button" onClick={() => insert(kind)}>
+          Insert cell
+        </button>
+      </div>
+      <p className="qt-dim">{templates.find(({ name }) => name === kind)?.help}</p>
+    </details>
   );
 }
 

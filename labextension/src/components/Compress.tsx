@@ -56,6 +56,7 @@ function Filled(props: CompressProps & { service: Service; form: Form }): JSX.El
   const { service, kernel, form } = props;
   const { checked, planned, error } = useAnswers(form, props.check, props.plan);
   const missing = missingNames(form, kernel);
+  const problems = [...(checked?.problems ?? []), ...missing];
   const isReady = checked?.ok === true && checked.cell !== '' && missing.length === 0;
   const [isPausing, setPausing] = useState(false);
   const write = (run: boolean): void => {
@@ -72,7 +73,7 @@ function Filled(props: CompressProps & { service: Service; form: Form }): JSX.El
         service={service}
         kernel={kernel}
         form={form}
-        problems={[...(checked?.problems ?? []), ...missing]}
+        problems={problems}
         onChange={props.onChange}
       />
       {isReady &&
@@ -84,6 +85,11 @@ function Filled(props: CompressProps & { service: Service; form: Form }): JSX.El
       {error && <Problem error={error} />}
       <div className="qt-line qt-foot">
         <b role="status">{planned && isReady ? planned.words : ''}</b>
+        {problems.length > 0 && (
+          <span className="qt-wrong">
+            {problems.length === 1 ? 'One field is wrong.' : `${problems.length} fields are wrong.`}
+          </span>
+        )}
         <button
           type="button"
           className="qt-button"

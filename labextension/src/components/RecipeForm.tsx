@@ -70,7 +70,10 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
           {field('quantize', 'Quantize', () => (
             <Choices
               legend="Quantize"
-              choices={options.quantizations}
+              choices={options.quantizations.filter(
+                ({ name, runtimes }) =>
+                  form.quantize.includes(name) || runtimes.some(runtime => form.runtime.includes(runtime))
+              )}
               chosen={form.quantize}
               onChange={quantize => onChange({ quantize })}
             />
@@ -95,8 +98,7 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
         <Pick
           id={id}
           value={form.cluster}
-          of={service.clusters.map(name => ({ name, words: '' }))}
-          titles={{ local: 'this machine' }}
+          of={service.clusters.map(({ name, title }) => ({ name, words: '', title }))}
           onChange={cluster => onChange({ cluster })}
         />
       ))}
@@ -156,15 +158,12 @@ function Pick({
   value,
   of,
   none,
-  titles = {},
   onChange
 }: {
   id: string;
   value: string;
-  of: readonly Variable[];
+  of: readonly (Variable & { title?: string })[];
   none?: string;
-  /** What to say instead of a name. */
-  titles?: Record<string, string>;
   onChange: (value: string) => void;
 }): JSX.Element {
   const isGone = value !== '' && !of.some(variable => variable.name === value);
@@ -172,9 +171,9 @@ function Pick({
     <select id={id} value={value} onChange={event => onChange(event.target.value)}>
       {none !== undefined && <option value="">{none}</option>}
       {isGone && <option value={value}>{value} (not there now)</option>}
-      {of.map(({ name, words }) => (
+      {of.map(({ name, words, title }) => (
         <option key={name} value={name}>
-          {titles[name] ?? (words ? `${name} · ${words}` : name)}
+          {title ?? (words ? `${name} · ${words}` : name)}
         </option>
       ))}
     </select>

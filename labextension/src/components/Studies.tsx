@@ -87,46 +87,27 @@ export function StudyButtons({
   actions: StudyActions;
 }): JSX.Element {
   const name = line.name || line.id;
+  const buttons = [
+    { words: 'Cancel', says: `cancel ${name}`, may: can.cancel, act: actions.cancel },
+    { words: 'Resume', says: `resume ${name}`, may: can.resume, act: actions.resume },
+    { words: 'Attach', says: `attach ${name} to the notebook`, may: true, act: actions.attach },
+    { words: 'Delete', says: `delete ${name}`, may: can.delete, act: actions.remove }
+  ];
   return (
     <span className="qt-actions">
-      {can.cancel && (
-        <button
-          type="button"
-          className="qt-button"
-          aria-label={`cancel ${name}`}
-          onClick={() => actions.cancel(line)}
-        >
-          Cancel
-        </button>
-      )}
-      {can.resume && (
-        <button
-          type="button"
-          className="qt-button"
-          aria-label={`resume ${name}`}
-          onClick={() => actions.resume(line)}
-        >
-          Resume
-        </button>
-      )}
-      <button
-        type="button"
-        className="qt-button"
-        aria-label={`attach ${name} to the notebook`}
-        title="Insert a cell that shows this study"
-        onClick={() => actions.attach(line)}
-      >
-        Attach
-      </button>
-      {can.delete && (
-        <button
-          type="button"
-          className="qt-button"
-          aria-label={`delete ${name}`}
-          onClick={() => actions.remove(line)}
-        >
-          Delete
-        </button>
+      {buttons.map(
+        ({ words, says, may, act }) =>
+          may && (
+            <button
+              key={words}
+              type="button"
+              className="qt-button"
+              aria-label={says}
+              onClick={() => act(line)}
+            >
+              {words}
+            </button>
+          )
       )}
     </span>
   );

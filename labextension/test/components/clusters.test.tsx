@@ -51,7 +51,7 @@ describe('Clusters', () => {
   it('come with templates', async () => {
     const acts = shown([cluster()]);
     await userEvent.selectOptions(screen.getByLabelText(/Template/), 'gce');
-    await userEvent.click(screen.getByRole('button', { name: 'Insert template' }));
+    await userEvent.click(screen.getByRole('button', { name: 'Insert cell' }));
     expect(acts.insertTemplate).toHaveBeenCalledWith('gce');
   });
 });

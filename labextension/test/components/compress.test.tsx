@@ -117,6 +117,13 @@ describe('Compress', () => {
     await screen.findByText('4 trials, 7 stages', {}, { timeout: 8000 });
   }, 12_000);
 
+  it('offers what the chosen runtimes have', async () => {
+    shown();
+    expect(screen.queryByLabelText('fp8')).toBeNull();
+    await userEvent.click(screen.getByLabelText('tensorrt'));
+    expect(screen.getByLabelText('fp8')).toBeTruthy();
+  });
+
   it('asks for no amounts in a search', async () => {
     shown();
     await userEvent.selectOptions(screen.getByLabelText('Search'), 'auto');

@@ -29,7 +29,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
-        x = x + self.proj((q @ k.transpose(1, 2) / 8).softmax(-1) @ v)
+        x = x + self.proj((q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) @ v)
         return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
 
 

@@ -17,6 +17,7 @@ from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.quantize import QUANTIZERS, Quantized, QuantizeJob
 from quanttaas_jupyter.engine.runtimes import RUNTIMES
+from tests.engine.quantize.on_onnx import Block
 from tests.networks import Digits, ResidualNet
 
 
@@ -32,19 +33,6 @@ class Transformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.patches(x).flatten(2).transpose(1, 2) + self.position).mean(1))
-
-
-class Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
-        x = x + self.proj((q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) @ v)
-        return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
 
 
 class Inverse(nn.Module):
