@@ -64,8 +64,6 @@ def open_program(path: Path, threads: int, count: int) -> Session:
     Raises:
         StageError: The runtime refuses the file.
     """
-    import torch
-
     optional("executorch.runtime", extra="executorch")
     from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime
@@ -73,31 +71,44 @@ def open_program(path: Path, threads: int, count: int) -> Session:
     if not _open and portable_lib._threadpool_get_thread_count() != threads:
         # A process has one pool of threads, and programs that are open hang or crash when it is exchanged.
         portable_lib._unsafe_reset_threadpool(threads)
+    # From memory: the file may go while the program is in use.
+    content = path.read_bytes()
     try:
-        # From memory: the file may go while the program is in use.
-        program = Runtime.get().load_program(path.read_bytes())
+        program = Runtime.get().load_program(content)
         method = program.load_method("forward")
     except RuntimeError as error:
         raise StageError(f"ExecuTorch cannot load the file: {error}", "build it again") from error
     assert method is not None
     _open.add(method)
-    most = [method.metadata.input_tensor_meta(index).sizes()[:1] for index in range(count)]
+    return _Program(content, program, method, count)
 
-    def run_whole(arrays: Sequence[Any]) -> list[Any]:
-        found = method.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
-        # The program reuses the memory of its outputs.
-        return [np.array(leaf) for leaf in found]
 
-    def run(arrays: Sequence[Any], program: Any = program) -> list[Any]:
-        # The program is held: a method does not keep the bytes that it runs on.
+class _Program:
+    """A session: one method of a program, with the bytes that both read."""
+
+    def __init__(self, content: bytes, program: Any, method: Any, count: int) -> None:
+        self._content, self._program, self._method = content, program, method
+        self._most = [method.metadata.input_tensor_meta(index).sizes()[:1] for index in range(count)]
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        """Outputs of arrays; what is more than the program has memory for goes through in parts."""
         rows = {len(array) if array.ndim else 0 for array in arrays}
-        size = min((sizes[0] for sizes in most if sizes), default=0)
+        size = min((sizes[0] for sizes in self._most if sizes), default=0)
         if len(rows) != 1 or not 0 < size < max(rows):
-            return run_whole(arrays)
-        parts = [run_whole([a[start : start + size] for a in arrays]) for start in range(0, max(rows), size)]
+            return self._whole(arrays)
+        parts = [self._whole([a[start : start + size] for a in arrays]) for start in range(0, max(rows), size)]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    return run
+    def __del__(self) -> None:
+        # Neither keeps the bytes by itself, and both may read them while they go: the bytes go last.
+        self._method = self._program = None
+
+    def _whole(self, arrays: Sequence[Any]) -> list[Any]:
+        import torch
+
+        found = self._method.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
+        # The program reuses the memory of its outputs.
+        return [np.array(leaf) for leaf in found]
 
 
 def _refuse_unknown(program: Any) -> None:
