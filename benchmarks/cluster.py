@@ -4,7 +4,8 @@
 
 Starts a one-node cluster on loopback. A small study warms the engine of each place before every run; each run's model
 differs from all others in its last digits, so that nothing of it is in the cache. Times are from the call to the last
-event. Needs Ray and the emulator of Google Cloud Storage (the ``test``
+event. A run on the cluster and one here take turns, and a ratio is the median of these pairs: machines that others share
+change their speed by the minute. Needs Ray and the emulator of Google Cloud Storage (the ``test``
 extra). Prints a Markdown table.
 """
 
@@ -32,6 +33,7 @@ from quanttaas_jupyter.store import open_store, studies
 from tests.cloud import emulator
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipynb"
+Row = dict[str, float]
 KINDS = ("recover", "prune", "export", "quantize", "evaluate", "latency", "preview")
 
 
@@ -41,25 +43,33 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     with places() as (folder, bucket):
-        wheres = {
-            "embedded, folder": (None, f"{folder}/here"),
-            "Ray, folder": (head.NAME, f"{folder}/there"),
-            "Ray, bucket (emulator)": (head.NAME, bucket),
-        }
+        there = {"Ray, folder": f"{folder}/there", "Ray, bucket (emulator)": bucket}
         cold = measured(head.NAME, f"{bucket}/cold", run=0, is_warm=False)
-        # One place after the other: an engine that is warm keeps the processors that the next one's would need.
-        rows = {name: [measured(*where, run) for run in range(runs)] for name, where in wheres.items()}
+        pairs: dict[str, list[tuple[Row, Row]]] = {name: [] for name in there}
+        # One cluster's store after the other: an engine that is warm keeps the processors that the next would need.
+        for index, (name, store) in enumerate(there.items()):
+            for run in range(index * runs, (index + 1) * runs):
+                here = measured(None, f"{folder}/here", run)
+                pairs[name].append((here, measured(head.NAME, store, run)))
     print(f"\nno engine yet: claimed after {cold['claimed']:.1f} s, first point after {cold['first']:.1f} s\n")
     print(f"| where | seconds | ratio | first point | waiting for the engine | {' | '.join(KINDS)} |")
     print("|" + "---|" * (5 + len(KINDS)))
-    base = statistics.median(row["seconds"] for row in rows["embedded, folder"])
-    for name, found in rows.items():
-        middle = {key: statistics.median(row[key] for row in found) for key in found[0]}
-        cells = [f"{middle[key]:.1f}" for key in ("first", "claimed", *KINDS)]
-        print(f"| {name} | {middle['seconds']:.1f} | {middle['seconds'] / base:.2f} | {' | '.join(cells)} |")
+    print_row("embedded, folder", [here for found in pairs.values() for here, _ in found], [1.0])
+    for name, found in pairs.items():
+        print_row(name, [there for _, there in found], [there["seconds"] / here["seconds"] for here, there in found])
 
 
-def measured(cluster: str | None, store: str, run: int, is_warm: bool = True) -> dict[str, float]:
+def print_row(name: str, rows: list[Row], ratios: list[float]) -> None:
+    """Medians, and the ratios that the middle one was taken of."""
+    middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    cells = [f"{middle[key]:.1f}" for key in ("first", "claimed", *KINDS)]
+    ratio = f"{statistics.median(ratios):.2f}"
+    if len(ratios) > 1:
+        ratio += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"| {name} | {middle['seconds']:.1f} | {ratio} | {' | '.join(cells)} |")
+
+
+def measured(cluster: str | None, store: str, run: int, is_warm: bool = True) -> Row:
     """Seconds of the quickstart's study, and what they went into (stages run side by side)."""
     names: dict[str, object] = {}
     cells = [cell.source for cell in nbformat.read(QUICKSTART, as_version=4).cells if cell.cell_type == "code"]
