@@ -4,9 +4,9 @@
 
 Starts a one-node cluster on loopback. A small study warms the engine of each place before every run; each run's model
 differs from all others in its last digits, so that nothing of it is in the cache. Times are from the call to the last
-event. A run on the cluster and one here take turns, and a ratio is the median of these pairs: machines that others share
-change their speed by the minute. Needs Ray and the emulator of Google Cloud Storage (the ``test``
-extra). Prints a Markdown table.
+event. A run on the cluster and one here take turns, and a ratio is the median of these pairs: machines that others
+share change their speed by the minute. Needs Ray and the emulator of Google Cloud Storage (the ``test`` extra). Prints
+a Markdown table.
 """
 
 from __future__ import annotations
