@@ -64,6 +64,10 @@ def compress(
         # Before the checks: its workers import meanwhile.
         target.ensure_engine(where.uri)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    if target.name == LOCAL:
+        from .engine.plan import refuse_missing
+
+        refuse_missing(prepared.recipe)
     submission = Submission(prepared, where, target, whoami()).start()
     return Study(where, prepared.id, submission.record, submission)
 

@@ -33,9 +33,14 @@ QUANTIZATIONS = (
     "int4-weight",
     "fp8",
     "mixed",
+    "int8-modelopt",
+    "int8-smoothquant",
+    "int4-awq",
+    "fp8-modelopt",
+    "mixed-modelopt",
 )
 CALIBRATORS = ("auto", "minmax", "entropy", "percentile")
-RUNTIMES = ("onnxruntime", "torch", "tensorrt", "executorch", "openvino")
+RUNTIMES = ("onnxruntime", "torch", "tensorrt", "executorch", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
 
 
 def _listed(value: Any) -> list[Any]:
@@ -181,7 +186,8 @@ class Budget(_Part):
 GRID_PRUNE = (Prune(amount=0.0), Prune(amount=0.3), Prune(amount=0.5))
 GRID_QUANTIZE = ("none", "fp16", "int8")
 AUTO_PRUNE = (Prune(amount=0.0), Prune(amount=0.97))
-AUTO_QUANTIZE = tuple(name for name in QUANTIZATIONS if name != "fp8")
+_BY_NAME_ONLY = ("fp8", "fp8-modelopt", "int8-modelopt")
+AUTO_QUANTIZE = tuple(name for name in QUANTIZATIONS if name not in _BY_NAME_ONLY)
 
 
 class Recipe(_Part):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..compute.device import Device, this_device
-from ..errors import RecipeError
+from ..errors import MissingDependency, RecipeError
 from ..recipe import CALLABLE, Prune, Recipe, Recover
 from .prune import PRUNERS
 from .prune import RANKERS as PRUNE_RANKERS
@@ -167,6 +167,19 @@ def refuse_unbuilt(recipe: Recipe) -> None:
             raise RecipeError(f"prune method {prune.method!r} is not built yet; built are {', '.join(PRUNERS.keys())}")
 
 
+def refuse_missing(recipe: Recipe) -> None:
+    """Raise MissingDependency where techniques that the recipe names need packages that are not installed here.
+
+    Under ``search: auto`` no quantization is named: those that are missing are not proposed.
+    """
+    named = recipe.quantize if recipe.search == "grid" else ()
+    keys = [(name, runtime) for runtime in recipe.runtime for name in named]
+    entries = [*map(RUNTIMES.find, recipe.runtime), *map(QUANTIZERS.find, keys)]
+    for what, entry in zip((*recipe.runtime, *(name for name, _ in keys)), entries, strict=True):
+        if entry and entry.missing():
+            raise MissingDependency(f"{what} needs more packages: pip install 'quanttaas-jupyter[{entry.extra}]'")
+
+
 def built_quantizations(names: Iterable[str], runtime: str) -> list[str]:
     """Those of ``names`` that the runtime takes."""
     return [name for name in names if name == "none" or QUANTIZERS.find((name, runtime)) is not None]
@@ -258,6 +271,9 @@ class Planner:
         }
         inputs = {"source": source}
         settings |= self._targets(runtime)
+        if "module" in needs:
+            settings |= self._model()
+            inputs |= {"trained": trained} if trained else {}
         if "calibrator" in needs:
             settings["calibrator"] = self.recipe.calibrator
         if "goal" in needs:

@@ -15,6 +15,14 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_EXTRAS = {
+    "executorch": ("executorch",),
+    "modelopt": ("nvidia-modelopt",),
+    "openvino": ("openvino", "nncf"),
+    "tensorrt-rtx": ("tensorrt-rtx|tensorrt",),
+}
+"""Distributions of our extras that techniques need; one of several where they are parted by a bar."""
+
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
@@ -25,6 +33,11 @@ class Entry(Generic[T]):
     packages: tuple[str, ...]
     helpers: tuple[str, ...]
     needs: tuple[str, ...]
+    extra: str = ""
+
+    def missing(self) -> bool:
+        """Whether a package of its extra is not installed here."""
+        return any(not any(map(version_of, name.split("|"))) for name in _EXTRAS.get(self.extra, ()))
 
     def fingerprint(self) -> str:
         """Changes when the technique's source or a package it works with changes."""
@@ -46,6 +59,7 @@ class Registry(Generic[T]):
         packages: tuple[str, ...] = (),
         helpers: tuple[str, ...] = (),
         needs: tuple[str, ...] = (),
+        extra: str = "",
     ) -> Callable[[T], T]:
         """Decorate the technique ``key``.
 
@@ -53,13 +67,15 @@ class Registry(Generic[T]):
             key: Its name, or for quantizations (quantization, runtime).
             packages: Distributions that its results depend on.
             helpers: Modules of ours that its results depend on, beside its own.
-            needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``; for
-                runtimes ``gpu`` where it gains by one, and ``targets``.
+            needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``; or
+                ``module``, the PyTorch module behind an artifact; for runtimes ``gpu`` where it gains by one, and
+                ``targets``.
+            extra: The extra of ours that brings what it cannot do without.
         """
 
         def keep(value: T) -> T:
             module = getattr(value, "__module__", type(value).__module__)
-            self._entries[key] = Entry(value, module, packages, helpers, needs)
+            self._entries[key] = Entry(value, module, packages, helpers, needs, extra)
             return value
 
         return keep

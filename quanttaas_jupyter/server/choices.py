@@ -23,6 +23,11 @@ _QUANTIZATIONS = {
     "int4-weight": "weights of linear layers in 4 bits: an eighth of their size",
     "fp8": "8-bit floats: for recent GPUs",
     "mixed": "int8, with the most sensitive layers kept precise until the goal holds",
+    "int8-modelopt": "int8 for GPUs with the ranges of NVIDIA's ModelOpt",
+    "int8-smoothquant": "int8 for GPUs after ModelOpt's SmoothQuant: for transformers with outliers",
+    "int4-awq": "int4-weight, scaled by ModelOpt's AWQ so that rounding loses least",
+    "fp8-modelopt": "fp8 with the ranges of ModelOpt",
+    "mixed-modelopt": "int8 for GPUs, with the layers kept precise that ModelOpt finds most sensitive",
 }
 _METHODS = {
     "structured": "whole channels go: smaller files and faster everywhere",
@@ -35,6 +40,8 @@ _RUNTIMES = {
     "tensorrt": "an engine for NVIDIA GPUs",
     "executorch": "a .pte file for phones and boards",
     "openvino": "a model for Intel processors",
+    "onnxruntime-cuda": "an ONNX file, run on NVIDIA GPUs",
+    "onnxruntime-tensorrt": "an ONNX file, run on NVIDIA GPUs by TensorRT",
 }
 _RECOVERIES = {
     "distill": "the original model teaches the pruned one; needs no labels",

@@ -13,7 +13,8 @@ from typing import Any
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
-# Okabe-Ito, with its black as a grey that both themes carry, and one more for the ninth precision.
+# Okabe-Ito, with its black as a grey that both themes carry, and more for the others: those of ModelOpt are kin to what
+# they resemble.
 COLORS = {
     "none": "#808080",
     "fp16": "#56B4E9",
@@ -24,6 +25,11 @@ COLORS = {
     "int4-weight": "#CC79A7",
     "fp8": "#A8396B",
     "mixed": "#009E73",
+    "int8-modelopt": "#B87F00",
+    "int8-smoothquant": "#FFC14D",
+    "int4-awq": "#9E4F7E",
+    "fp8-modelopt": "#D4719C",
+    "mixed-modelopt": "#4DC3A2",
 }
 UNKNOWN_COLOR = "#808080"
 

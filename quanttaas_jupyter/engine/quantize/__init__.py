@@ -50,6 +50,7 @@ class QuantizeJob:
         max_drop: What the person allows, in the metric's unit.
         judge: Compares artifacts on calibration data; None where there is nothing to decide.
         targets: GPU architectures to build for, for runtimes with that need; empty for the usual.
+        module: Loads the module that the source was built from, in eval mode; for techniques with the need ``module``.
     """
 
     source: Path
@@ -64,6 +65,7 @@ class QuantizeJob:
     max_drop: float = 0.01
     judge: Judge | None = None
     targets: tuple[str, ...] = ()
+    module: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..failures import StageError
 from . import QUANTIZERS, RANKERS, Quantized, QuantizeJob, Ranking
+from .fewest import fewest_kept
 from .onnx_calibration import COMPARED, Reference
 from .onnx_file import save
 from .onnx_static import HELPERS, Calibrated, Static
 from .onnx_weights import store_as
 
-_HELPERS = (*HELPERS, "quanttaas_jupyter.engine.quantize.onnx_static")
+_HELPERS = (*HELPERS, *(f"quanttaas_jupyter.engine.quantize.{name}" for name in ("fewest", "onnx_static")))
 _FLOAT16 = 10
 _SECONDS = 60.0
 _FEWEST_SAMPLES = 8
@@ -67,12 +69,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     if not ranked:
         raise StageError("the sensitivity of this model's layers is not known", "use int8 instead")
     base = static.calibrated(())
-    kept, drop = _fewest(job, static, base, ranked) if job.keep is None else (min(job.keep, len(ranked)), None)
-    if kept == len(ranked):
-        raise StageError(
-            f"no layer can be int8 with a loss of at most {job.max_drop:g} on calibration data",
-            "allow a larger max_drop, prune less, or use int8-weight or fp16",
-        )
+    kept, drop = fewest_kept(job, ranked, lambda layers: _write(job, static, base, layers))
     _write(job, static, base, ranked[:kept])
     choices: dict[str, Any] = {"kept": ranked[:kept], "calibrator": base.calibrator}
     if drop is not None:
@@ -81,24 +78,9 @@ def quantize(job: QuantizeJob) -> Quantized:
     return Quantized((*static.warnings, *base.warnings, *said), choices)
 
 
-def _fewest(job: QuantizeJob, static: Static, base: Calibrated, ranked: Sequence[str]) -> tuple[int, float | None]:
-    """How many layers from the head of the ranking must be kept, and the loss then; all where no number suffices."""
-    if job.judge is None:
-        raise StageError("nothing decides how many layers to keep", "say how many with 'keep'")
-    drops: dict[int, float] = {}
-    low, high = 0, len(ranked)
-    while low < high:
-        # Most models need few or none: the first guesses are small.
-        kept = min((low + high) // 2, 2 * low)
-        _write(job, static, base, ranked[:kept])
-        drops[kept] = job.judge.drop(job.target)
-        job.report(f"{kept} of {len(ranked)} layers kept: {drops[kept]:.4f} lost on calibration data")
-        low, high = (low, kept) if drops[kept] <= job.max_drop else (kept + 1, high)
-    return low, drops.get(low)
-
-
-def _write(job: QuantizeJob, static: Static, base: Calibrated, kept: Sequence[str]) -> None:
+def _write(job: QuantizeJob, static: Static, base: Calibrated, kept: Sequence[str]) -> Path:
     nodes = static.nodes_of(kept)
     model = static.quantized(base, nodes)
     store_as(model.graph, nodes - static.ignored, _FLOAT16)
     save(model, job.target)
+    return job.target

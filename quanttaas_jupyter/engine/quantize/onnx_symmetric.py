@@ -1,12 +1,14 @@
 """QDQ graphs for GPUs: symmetric scales for activations and weights alike, int8 or float8, biases left in float.
 
+Of int4 there are only weights, in blocks.
+
 What TensorRT fuses is products with weights: only their inputs and weights are quantized, and it finds by itself where
 integers flow on. Weights have one scale an output channel in int8 and one in all in float8, as its kernels want.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..runtimes.onnx_graph import layers_of
@@ -15,6 +17,7 @@ from .onnx_calibration import Ranges
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
 _OPSET = {"int8": 17, "fp8": 19}
+_BLOCKED_OPSET = 21
 
 
 def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
@@ -49,13 +52,87 @@ def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[s
                 done[name] = f"{name}/wide"
             node.input[place] = done[name]
         nodes.append(node)
+    _replace(graph, nodes)
+    return copy
+
+
+def with_int4_blocks(model: Any, kept: Collection[str], block: int, limits: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """A copy of the model whose matrix products read int4 weights, symmetric, with one scale for ``block`` inputs.
+
+    Args:
+        model: The graph, its Gemms split.
+        kept: Names of nodes that stay as they are.
+        block: How many inputs share a scale; products with another number of inputs than a multiple stay.
+        limits: By name of the node what the largest integer stands for, an array of outputs by blocks; the largest
+            weight of the block where there is none.
+
+    Returns:
+        The copy, and the names of the products that were changed.
+    """
+    import onnx
+    from onnx import helper, version_converter
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if next(item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")) < _BLOCKED_OPSET:
+        copy = version_converter.convert_version(copy, _BLOCKED_OPSET)
+    constants = {item.name: item for item in copy.graph.initializer}
+    wanted = {node.name for node in nodes_to_quantize(copy.graph, kept)}
+    nodes, done = [], []
+    for node in copy.graph.node:
+        weight = constants.get(node.input[1]) if node.op_type == "MatMul" and node.name in wanted else None
+        if weight is not None and len(weight.dims) == 2 and weight.dims[0] % block == 0:
+            names = [f"{node.name}/narrow", f"{node.name}/scale"]
+            copy.graph.initializer.extend(_in_blocks(weight, block, limits.get(node.name), *names))
+            node.input[1] = f"{node.name}/wide"
+            options = {"axis": 0, "block_size": block}
+            nodes.append(helper.make_node("DequantizeLinear", names, [node.input[1]], f"{node.name}/widen", **options))
+            done.append(node.name)
+        nodes.append(node)
+    _replace(copy.graph, nodes)
+    return copy, done
+
+
+def int4_blocks(array: Any, block: int, limits: Any = None) -> tuple[Any, Any]:
+    """Round a matrix of inputs by outputs to integers from -8 to 7.
+
+    Args:
+        array: The matrix; its number of inputs is a multiple of ``block``.
+        block: How many inputs share a scale.
+        limits: What 7 stands for, outputs by blocks; None for the largest magnitude of each block.
+
+    Returns:
+        Integers (int8) of shape (blocks, block, outputs), and float32 scales of shape (blocks, outputs).
+    """
+    import numpy as np
+
+    blocks = array.reshape(-1, block, array.shape[1])
+    largest = np.abs(blocks).max(axis=1) if limits is None else limits.T
+    scales = np.where(largest == 0, 1.0, largest / 7.0).astype(np.float32)
+    return np.clip(np.rint(blocks / scales[:, None]), -8, 7).astype(np.int8), scales
+
+
+def _in_blocks(weight: Any, block: int, limits: Any, name: str, scale: str) -> list[Any]:
+    """A matrix of inputs by outputs in four bits, and its scales."""
+    import ml_dtypes
+    from onnx import numpy_helper
+
+    array = numpy_helper.to_array(weight)
+    narrow, scales = int4_blocks(array, block, limits)
+    return [
+        numpy_helper.from_array(narrow.reshape(array.shape).astype(ml_dtypes.int4), name),
+        numpy_helper.from_array(scales, scale),
+    ]
+
+
+def _replace(graph: Any, nodes: Sequence[Any]) -> None:
+    """Give the graph these nodes, and drop the constants that none of them reads."""
     read = {name for node in nodes for name in node.input} | {item.name for item in graph.output}
     kept_constants = [item for item in graph.initializer if item.name in read]
     for repeated, items in ((graph.node, nodes), (graph.initializer, kept_constants)):
         held = [type(item).FromString(item.SerializeToString()) for item in items]
         del repeated[:]
         repeated.extend(held)
-    return copy
 
 
 def _narrowed(graph: Any, weight: Any, axis: int, kind: str) -> list[Any]:

@@ -5,31 +5,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..failures import StageError
-from ..runtimes.onnx_graph import ignored_nodes
 from ..runtimes.tensorrt import TensorRt, seen_by
 from ..runtimes.tensorrt_engine import build, package, shapes_of
-from . import QUANTIZERS, Quantized, QuantizeJob, onnx_fp16
-from .fidelity import sqnr_db
-from .onnx_calibration import observe, ranges_by
-from .onnx_file import load_prepared, save
-from .onnx_symmetric import nodes_to_quantize, with_symmetric_qdq
+from . import QUANTIZERS, Quantized, QuantizeJob, modelopt_scales, onnx_fp16, onnx_gpu
 
 _PACKAGE = "quanttaas_jupyter.engine"
-_HELPERS = (
-    *(
-        f"{_PACKAGE}.runtimes.{name}"
-        for name in ("onnx_graph", "onnx_lean", "onnxruntime", "tensorrt", "tensorrt_engine")
-    ),
-    f"{_PACKAGE}.quantize.fidelity",
-    *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "fp16", "symmetric", "weights")),
-)
+_HELPERS = (*onnx_gpu.HELPERS, *(f"{_PACKAGE}.runtimes.{name}" for name in ("tensorrt", "tensorrt_engine")))
 _PACKAGES = ("onnx", "onnxruntime", "tensorrt", "tensorrt-rtx")
-_GOOD_DB = 35.0
+_BY_MODELOPT = (*_PACKAGES, "nvidia-modelopt")
 
 
 @QUANTIZERS.register(("int8", "tensorrt"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator",))
@@ -39,7 +26,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared or calibrated, or TensorRT refuses it.
     """
-    return _with_qdq(job, "int8")
+    return _made(job, lambda graph: onnx_gpu.calibrated(job, "int8", graph))
 
 
 @QUANTIZERS.register(("fp8", "tensorrt"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator",))
@@ -49,7 +36,7 @@ def quantize_fp8(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared or calibrated, or TensorRT refuses it.
     """
-    return _with_qdq(job, "fp8")
+    return _made(job, lambda graph: onnx_gpu.calibrated(job, "fp8", graph))
 
 
 @QUANTIZERS.register(("fp16", "tensorrt"), packages=_PACKAGES, helpers=_HELPERS)
@@ -59,37 +46,84 @@ def halve(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared, or TensorRT refuses it.
     """
+    return _made(job, lambda graph: onnx_fp16.quantize(replace(job, target=graph)))
+
+
+@QUANTIZERS.register(
+    ("int8-modelopt", "tensorrt"), packages=_BY_MODELOPT, helpers=_HELPERS, needs=("module",), extra="modelopt"
+)
+def quantize_by_modelopt(job: QuantizeJob) -> Quantized:
+    """Signed eight-bit inputs and weights, ranges by NVIDIA's ModelOpt: minimum and maximum.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or TensorRT refuses the graph.
+    """
+    return _made(job, lambda graph: onnx_gpu.by_scales(job, "int8", modelopt_scales.by_maximum, graph))
+
+
+@QUANTIZERS.register(
+    ("int8-smoothquant", "tensorrt"), packages=_BY_MODELOPT, helpers=_HELPERS, needs=("module",), extra="modelopt"
+)
+def quantize_smoothed(job: QuantizeJob) -> Quantized:
+    """The same after ModelOpt's SmoothQuant, for Linear layers whose inputs have outliers.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or TensorRT refuses the graph.
+    """
+    return _made(job, lambda graph: onnx_gpu.by_scales(job, "int8", modelopt_scales.by_smoothquant, graph))
+
+
+@QUANTIZERS.register(
+    ("fp8-modelopt", "tensorrt"), packages=_BY_MODELOPT, helpers=_HELPERS, needs=("module",), extra="modelopt"
+)
+def quantize_fp8_by_modelopt(job: QuantizeJob) -> Quantized:
+    """Float8 (E4M3) inputs and weights, ranges by ModelOpt.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or TensorRT refuses the graph.
+    """
+    return _made(job, lambda graph: onnx_gpu.by_scales(job, "fp8", modelopt_scales.by_maximum, graph))
+
+
+@QUANTIZERS.register(
+    ("int4-awq", "tensorrt"), packages=_BY_MODELOPT, helpers=_HELPERS, needs=("module",), extra="modelopt"
+)
+def quantize_by_awq(job: QuantizeJob) -> Quantized:
+    """Weights of matrix products in four bits, scaled by ModelOpt's AWQ; arithmetic stays float.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, no product fits, or TensorRT refuses the graph.
+    """
+    return _made(job, lambda graph: onnx_gpu.by_awq(job, graph))
+
+
+@QUANTIZERS.register(
+    ("mixed-modelopt", "tensorrt"), packages=_BY_MODELOPT, helpers=_HELPERS, needs=("module", "goal"), extra="modelopt"
+)
+def quantize_mixed(job: QuantizeJob) -> Quantized:
+    """int8, but the layers that ModelOpt's ``auto_quantize`` finds most sensitive stay float until the goal holds.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, no number of layers suffices, or TensorRT refuses the graph.
+    """
+
+    def judged(graph: Path) -> Path:
+        if TensorRt(job.targets).why_not_run():
+            return graph
+        _build(job, graph)
+        return job.target
+
+    return _made(job, lambda graph: onnx_gpu.mixed(job, graph, judged))
+
+
+def _made(job: QuantizeJob, write: Callable[[Path], Quantized]) -> Quantized:
+    """Write the graph, and build its engine."""
     package()
     graph = job.target.with_suffix(".onnx")
-    return _built(job, graph, onnx_fp16.quantize(replace(job, target=graph)))
-
-
-def _with_qdq(job: QuantizeJob, kind: str) -> Quantized:
-    import torch
-
-    package()
-    model = load_prepared(job.source)
-    kept = set(ignored_nodes(model.graph, job.ignore))
-    nodes = nodes_to_quantize(model.graph, kept)
-    if not nodes:
-        raise StageError(f"{kind} quantizes products with weights only; this model has none to quantize", "use fp16")
-    constants = {item.name for item in model.graph.initializer}
-    inputs = [name for node in nodes for name in node.input[:2] if name not in constants]
-    seen, graph, runtime = observe(model, inputs, job), job.target.with_suffix(".onnx"), TensorRt()
-    source = runtime.open_graph(job.source, torch.get_num_threads(), job.names)
-    best, quality, chosen = None, -math.inf, ""
-    for calibrator in ("minmax", "percentile", "entropy") if job.calibrator == "auto" else (job.calibrator,):
-        made = with_symmetric_qdq(model, ranges_by(calibrator, seen), kind, kept)
-        save(made, graph)
-        if (found := sqnr_db(runtime.open_graph(graph, torch.get_num_threads(), job.names), source, job)) > quality:
-            best, quality, chosen = made, found, calibrator
-        if quality >= _GOOD_DB:
-            break
-    job.report(f"calibrated by {chosen}: {quality:.1f} dB on calibration samples")
-    save(best, graph)
-    return _built(job, graph, Quantized((), {"calibrator": chosen}))
-
-
-def _built(job: QuantizeJob, graph: Path, done: Quantized) -> Quantized:
-    build(graph, job.target, job.targets, shapes_of(graph, seen_by(job.calibration, job.names)))
+    done = write(graph)
+    _build(job, graph)
     return replace(done, graph=graph)
+
+
+def _build(job: QuantizeJob, graph: Path) -> None:
+    build(graph, job.target, job.targets, shapes_of(graph, seen_by(job.calibration, job.names)))

@@ -105,4 +105,5 @@ RUNTIMES.register(
     "executorch",
     packages=("torch", "executorch"),
     helpers=(f"{__package__}.comparing", f"{__package__}.executorch_file", f"{__package__}.torch_graph"),
+    extra="executorch",
 )(ExecuTorch())

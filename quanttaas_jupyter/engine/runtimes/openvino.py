@@ -63,4 +63,5 @@ RUNTIMES.register(
         f"{__package__}.onnx_lean",
         f"{__package__}.openvino_file",
     ),
+    extra="openvino",
 )(OpenVino())

@@ -79,4 +79,5 @@ RUNTIMES.register(
         f"{__package__}.tensorrt_engine",
     ),
     needs=("gpu", "targets"),
+    extra="tensorrt-rtx",
 )(TensorRt())

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...recipe import Prune, Recipe
 from ..plan import baseline_config, built_quantizations, is_baseline
+from ..quantize import QUANTIZERS
 from . import Config, Outcome, Seen
 from .moves import EFFORTS, Ground, carrier_of, is_alone, is_same_size, meets, next_move
 from .settled import cost_of, has_settled
@@ -40,7 +41,8 @@ class AutoSearch:
         self._method = recipe.recover.method if recipe.recover else "distill"
         self._amounts = [prune.amount for prune in recipe.prune if prune.method == "structured"]
         self._quantizations = {
-            runtime: built_quantizations(recipe.quantize, runtime) or ["none"] for runtime in recipe.runtime
+            runtime: _within_reach(built_quantizations(recipe.quantize, runtime), runtime) or ["none"]
+            for runtime in recipe.runtime
         }
 
     def start(self) -> list[Config]:
@@ -277,6 +279,12 @@ def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
         if config != without(config)
         for plain, other in found
     )
+
+
+def _within_reach(quantizations: list[str], runtime: str) -> list[str]:
+    """Those whose techniques need no package that is missing here."""
+    entries = {name: QUANTIZERS.find((name, runtime)) for name in quantizations}
+    return [name for name, entry in entries.items() if not entry or not entry.missing()]
 
 
 def _without_mixed(config: Config) -> Config:

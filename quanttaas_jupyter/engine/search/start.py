@@ -9,7 +9,7 @@ from ...recipe import Prune
 
 _BY_CONVOLUTION = (0.75, 0.9, 0.5)
 _BY_OTHERS = (0.5, 0.75, 0.3)
-_GENTLER = ("mixed", "int8-weight", "fp16")
+_GENTLER = ("mixed", "mixed-modelopt", "int8-weight", "fp16")
 
 
 def first_trials(
@@ -63,7 +63,7 @@ def _by_kind(weights: Mapping[str, int]) -> list[str]:
     if _share(weights, "recurrent") > 0.3:
         return ["int8-dynamic", "int8-weight"]
     if _share(weights, "linear") > 0.5:
-        return ["int8", "int8-dynamic", "int4-weight"]
+        return ["int8", "int8-smoothquant", "int8-dynamic", "int4-weight"]
     return ["int8-weight", "int8-dynamic", "int8"]
 
 

@@ -224,7 +224,13 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
         max_drop=settings.get("max_drop", 0.0),
         judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
         targets=tuple(settings.get("targets", ())),
+        module=(lambda: _whole(context)) if "model" in settings else None,
     )
+
+
+def _whole(context: Context) -> Any:
+    portable.refuse(context.settings["model"])
+    return context.model("trained")
 
 
 def _taught(
@@ -301,7 +307,7 @@ def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict
 
 
 def _makes_integers(quantization: str) -> bool:
-    return quantization.startswith("int") or quantization == "mixed"
+    return quantization.startswith(("int", "mixed"))
 
 
 def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob, graph: Path | None) -> list[str]:
