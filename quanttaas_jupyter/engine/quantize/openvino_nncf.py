@@ -10,7 +10,7 @@ from typing import Any
 
 from ..failures import StageError, optional
 from ..runtimes import Session
-from ..runtimes.openvino_file import feed_of, ignored_nodes, layers_of, load, openvino, save, session_of, store_as
+from ..runtimes.openvino_file import core, feed_of, ignored_nodes, layers_of, load, save, session_of, store_as
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .fidelity import sqnr_db
 
@@ -199,7 +199,7 @@ def _has_attention(model: Any) -> bool:
 
 
 def _opened(model: Any, job: QuantizeJob) -> Session:
-    return session_of(openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), job.names)
+    return session_of(core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), job.names)
 
 
 def _compressed(nncf: Any, model: Any, job: QuantizeJob, **options: Any) -> Quantized:

@@ -19,24 +19,22 @@ class OpenVino(Runtime):
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Convert, and compare the file's outputs with the module's at several batch sizes. Raises StageError."""
         from .onnx_export import export
-        from .openvino_file import openvino, save
-
-        core = openvino().Core()
+        from .openvino_file import core, save
 
         def converted(file: Path, names: Sequence[str]) -> Session:
-            save(core.read_model(str(file)), path)
+            save(core().read_model(str(file)), path)
             return self.open(path, 1, names)
 
         with TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
             error, about = export(model, examples, graph, converted, report)
             # The last graph that was tried need not be the one that was kept.
-            save(core.read_model(str(graph)), path)
+            save(core().read_model(str(graph)), path)
         return Built(error, about)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """A compiled model on ``threads`` threads that takes the inputs ``names`` in order. Raises StageError."""
-        from .openvino_file import load, openvino, session_of
+        from .openvino_file import core, load, session_of
 
         options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -44,7 +42,7 @@ class OpenVino(Runtime):
             # Where processors have bfloat16, OpenVINO would compute a float32 model in it.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        return session_of(openvino().Core().compile_model(load(path), "CPU", options), names)
+        return session_of(core().compile_model(load(path), "CPU", options), names)
 
     def layers(self, path: Path) -> Layers:
         """Nodes with weights, and which of them are quantized."""

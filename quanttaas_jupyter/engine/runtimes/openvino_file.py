@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,6 +54,21 @@ def openvino() -> Any:
     return optional("openvino", extra="openvino")
 
 
+def core() -> Any:
+    """The process's one OpenVINO core. Raises StageError where the package is missing."""
+    return _core(openvino())
+
+
+@lru_cache(maxsize=1)
+def _core(package: Any) -> Any:
+    """Made once, and kept for as long as the process lives.
+
+    Each core of OpenVINO 2026.4 gives the thread a stack for signals (where the processor has AMX). Of two, the later
+    one to go puts back that of the first, which is freed by then: the next signal would kill the process.
+    """
+    return package.Core()
+
+
 def save(model: Any, path: Path) -> None:
     """Write a model as one file."""
     with TemporaryDirectory() as folder:
@@ -65,10 +81,9 @@ def save(model: Any, path: Path) -> None:
 
 def load(path: Path) -> Any:
     """Read a model."""
-    ov = openvino()
     with zipfile.ZipFile(path) as archive:
         graph, weights = archive.read("model.xml"), archive.read("model.bin")
-    return ov.Core().read_model(graph, weights)
+    return core().read_model(graph, weights)
 
 
 def session_of(compiled: Any, names: Sequence[str]) -> Session:

@@ -1,5 +1,8 @@
 """OpenVINO: what every runtime promises, and what is its own."""
 
+import ctypes
+import gc
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,10 +13,26 @@ from torch import nn
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.engine.failures import StageError
-from quanttaas_jupyter.engine.runtimes.openvino_file import load, module_of, openvino
+from quanttaas_jupyter.engine.runtimes.openvino_file import core, load, module_of
 from tests.engine.quantize.on_onnx import Recurrent, Text
 from tests.engine.runtimes.contract import Contract, Transformer, images, sqnr_db
-from tests.networks import Digits
+from tests.networks import Digits, ResidualNet
+
+
+class SignalStack(ctypes.Structure):
+    _fields_: ClassVar = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+def signal_stack() -> int | None:
+    """Where this thread's signal handlers run, if not on its own stack."""
+    found = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.address
+
+
+def is_mapped(address: int | None) -> bool:
+    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    return address is None or any(int(begin, 16) <= address < int(end, 16) for begin, end in ranges)
 
 
 class TestOpenVino(Contract):
@@ -26,13 +45,24 @@ class TestOpenVino(Contract):
     }
 
     def integer_layers(self, path: Path) -> list[str]:
-        compiled = openvino().Core().compile_model(load(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core().compile_model(load(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = set()
         for node in compiled.get_runtime_model().get_ordered_ops():
             about = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
             if about["layerType"] in ("Convolution", "FullyConnected") and "8" in about["runtimePrecision"]:
                 found.add(module_of(node.get_friendly_name()))
         return sorted(found)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+    def test_signals_find_the_stack_that_they_are_given(self, tmp_path: Path) -> None:
+        for network in (ResidualNet(), Transformer()):
+            self.build(network, images(), tmp_path)
+            self.quantize("int8", images())
+            sessions = [self.place.open(self.path, 1, self.built.about["input_names"]) for _ in range(3)]
+            while sessions:
+                sessions.pop(0)
+                gc.collect()
+            assert is_mapped(signal_stack())
 
     def test_int4_makes_a_transformer_smaller_than_int8_does(self, tmp_path: Path) -> None:
         self.build(Transformer(256), images(), tmp_path)
