@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ...bundle.batches import Batches
 from ..registry import Registry
-from ..runtimes import Session
+from ..runtimes import Notes, Session
 
 Ranking = Sequence[tuple[str, float]]
 """Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is quantized; worst first."""
@@ -51,6 +51,7 @@ class QuantizeJob:
         judge: Compares artifacts on calibration data; None where there is nothing to decide.
         targets: GPU architectures to build for, for runtimes with that need; empty for the usual.
         module: Loads the module that the source was built from, in eval mode; for techniques with the need ``module``.
+        notes: What the runtime learned in earlier builds; None where nothing keeps it.
     """
 
     source: Path
@@ -66,6 +67,7 @@ class QuantizeJob:
     judge: Judge | None = None
     targets: tuple[str, ...] = ()
     module: Callable[[], Any] | None = None
+    notes: Notes | None = None
 
 
 @dataclass(frozen=True)

@@ -126,4 +126,4 @@ def _made(job: QuantizeJob, write: Callable[[Path], Quantized]) -> Quantized:
 
 
 def _build(job: QuantizeJob, graph: Path) -> None:
-    build(graph, job.target, job.targets, shapes_of(graph, seen_by(job.calibration, job.names)))
+    build(graph, job.target, job.targets, shapes_of(graph, seen_by(job.calibration, job.names)), job.notes)

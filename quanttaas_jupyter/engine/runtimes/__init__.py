@@ -46,6 +46,16 @@ class Built:
     graph: Path | None = None
 
 
+class Notes(Protocol):
+    """What a runtime learns while it builds, kept in the store for the next build, whichever node does it."""
+
+    def read(self, name: str) -> bytes | None:
+        """What was noted under a name, or None."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Note it in place of what was there."""
+
+
 Session = Callable[[Sequence[Any]], "list[Any]"]
 """May tell more than outputs: ``seconds(arrays)``, the duration of a call by a device's own clock, and
 ``gpu_memory_bytes``."""
@@ -73,7 +83,7 @@ class Runtime(Protocol):
         """Stands in for ``open`` where artifacts cannot run: computes what the artifact's graph says."""
         return self.open(path, threads, names)
 
-    def aimed_at(self, targets: Sequence[str]) -> Runtime:
+    def aimed_at(self, targets: Sequence[str], notes: Notes | None = None) -> Runtime:
         """The runtime that builds for these GPU architectures; asked of those registered with the need ``targets``."""
         return self
 

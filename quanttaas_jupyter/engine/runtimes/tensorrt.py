@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.batches import Batches
-from . import RUNTIMES, Built, Layers, Runtime, Session
+from . import RUNTIMES, Built, Layers, Notes, Runtime, Session
 
 
 class TensorRt(Runtime):
@@ -15,9 +15,9 @@ class TensorRt(Runtime):
 
     suffix = ".engine"
 
-    def __init__(self, targets: Sequence[str] = ()) -> None:
-        """For these GPU architectures; empty for the GPU at hand, or for the usual one."""
-        self._targets = tuple(targets)
+    def __init__(self, targets: Sequence[str] = (), notes: Notes | None = None) -> None:
+        """For these GPU architectures; empty for the GPU at hand, or for the usual one. Notes hold timings."""
+        self._targets, self._notes = tuple(targets), notes
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Export to ONNX, compare that with the module, and build its engine. Raises StageError."""
@@ -27,7 +27,7 @@ class TensorRt(Runtime):
         package()
         graph = path.with_suffix(".onnx")
         error, about = export(model, examples, graph, lambda file, names: self.open_graph(file, 1, names), report)
-        build(graph, path, self._targets, shapes_of(graph, seen_by(examples, about["input_names"])))
+        build(graph, path, self._targets, shapes_of(graph, seen_by(examples, about["input_names"])), self._notes)
         return Built(error, about, graph=graph)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
@@ -57,9 +57,9 @@ class TensorRt(Runtime):
 
         return open_session(path, threads, names, fuses=False)
 
-    def aimed_at(self, targets: Sequence[str]) -> TensorRt:
+    def aimed_at(self, targets: Sequence[str], notes: Notes | None = None) -> TensorRt:
         """The runtime that builds for these GPU architectures."""
-        return TensorRt(targets)
+        return TensorRt(targets, notes)
 
 
 def seen_by(examples: Batches, names: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..failures import StageError, optional
-from . import Session
+from . import Notes, Session
 
 DEFAULT_TARGETS = ("SM89",)
 """An L4, and the usual workstation's GPU: what a target is where none is named."""
@@ -45,7 +45,13 @@ def package() -> Any:
     return optional("tensorrt_rtx", extra=_EXTRA)
 
 
-def build(graph: Path, path: Path, targets: Sequence[str], shapes: dict[str, list[tuple[int, ...]]]) -> None:
+def build(
+    graph: Path,
+    path: Path,
+    targets: Sequence[str],
+    shapes: dict[str, list[tuple[int, ...]]],
+    notes: Notes | None = None,
+) -> None:
     """Write the engine of an ONNX graph.
 
     Args:
@@ -53,6 +59,7 @@ def build(graph: Path, path: Path, targets: Sequence[str], shapes: dict[str, lis
         path: Where the engine goes.
         targets: GPU architectures; empty for this machine's GPU, or for ``DEFAULT_TARGETS`` where there is none.
         shapes: By input the smallest, usual and largest shape: one optimisation profile.
+        notes: Where timings of kernels are kept, so that the next engine for these GPUs is built faster.
 
     Raises:
         StageError: The parser refuses a node, which is named, or no kernel serves it on a target.
@@ -77,12 +84,20 @@ def build(graph: Path, path: Path, targets: Sequence[str], shapes: dict[str, lis
         name = network.get_input(index).name
         profile.set_shape(name, *shapes[name])
     config.add_optimization_profile(profile)
+    timings = f"tensorrt/{trt.__name__}-{trt.__version__}-{'-'.join(aims)}"
+    known = notes.read(timings) if notes else None
+    # One of another driver or GPU is refused; then it starts anew.
+    if not config.set_timing_cache(config.create_timing_cache(known or b""), False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise StageError(
             f"TensorRT cannot build this model for {', '.join(aims)}: {_first(log.lines)}",
             "name other targets, or another quantization",
         )
+    learned = bytes(config.get_timing_cache().serialize())
+    if notes and learned != known:
+        notes.write(timings, learned)
     made = {"built_by": trt.__name__, "version": trt.__version__, "targets": list(aims), "is_sparse": is_sparse}
     said = json.dumps(made).encode()
     path.write_bytes(len(said).to_bytes(4, "little") + said + bytes(serialized))

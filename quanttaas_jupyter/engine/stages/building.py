@@ -224,6 +224,7 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
         max_drop=settings.get("max_drop", 0.0),
         judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
         targets=tuple(settings.get("targets", ())),
+        notes=context.notes,
         module=(lambda: _whole(context)) if "model" in settings else None,
     )
 

@@ -15,7 +15,20 @@ from ...bundle import model as models
 from ...store import blobs
 from ...store.base import Store
 from .. import portable
-from ..runtimes import RUNTIMES, Runtime, Session
+from ..runtimes import RUNTIMES, Notes, Runtime, Session
+
+
+@dataclass(frozen=True)
+class _NotesInStore:
+    """Under ``notes/``. Of two writers one may win: what the other learned is learned again."""
+
+    store: Store
+
+    def read(self, name: str) -> bytes | None:
+        return self.store.read_if_there(f"notes/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        self.store.replace(f"notes/{name}", data)
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,12 @@ class Context:
     def runtime(self) -> Runtime:
         """The runtime the stage builds for or measures in."""
         found = RUNTIMES.get(self.settings["runtime"])
-        return found.aimed_at(self.settings["targets"]) if "targets" in self.settings else found
+        return found.aimed_at(self.settings["targets"], self.notes) if "targets" in self.settings else found
+
+    @property
+    def notes(self) -> Notes:
+        """What runtimes learned in earlier builds of any study."""
+        return _NotesInStore(self.store)
 
     def model(self, role: str = "model") -> Any:
         """The module made by the stage in this role, or the person's own."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
@@ -16,6 +17,24 @@ from quanttaas_jupyter.engine.quantize import QUANTIZERS, Quantized, QuantizeJob
 from quanttaas_jupyter.engine.runtimes import RUNTIMES
 
 RUNTIME = RUNTIMES.get("onnxruntime")
+
+
+def integer_products(path: Path) -> list[str]:
+    """Products whose input and weight are both dequantized from signed integers without a zero point."""
+    graph = onnx.load(str(path)).graph
+    constants = {item.name: item for item in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    found = []
+    for node in graph.node:
+        sources = [makers.get(name) for name in node.input[:2]]
+        if node.op_type in ("Conv", "Gemm", "MatMul") and all(s and s.op_type == "DequantizeLinear" for s in sources):
+            data, weight = sources
+            assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
+            assert makers[data.input[0]].op_type == "QuantizeLinear"
+            zeros = [numpy_helper.to_array(constants[s.input[2]]) for s in sources if len(s.input) == 3]
+            assert not any(zero.any() for zero in zeros)
+            found.append(node.name)
+    return found
 
 
 class Block(nn.Module):

@@ -7,13 +7,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from torch import nn
 
 from quanttaas_jupyter.engine.failures import StageError
+from quanttaas_jupyter.engine.prune import PRUNERS, PruneJob
 from quanttaas_jupyter.engine.runtimes.tensorrt import TensorRt
 from quanttaas_jupyter.engine.runtimes.tensorrt_engine import build, read
-from tests.engine.runtimes.contract import Contract, Transformer, images
+from tests.engine.quantize.on_onnx import integer_products
+from tests.engine.runtimes.contract import Contract, Transformer, batches, images
 from tests.networks import ResidualNet
 
 
@@ -30,23 +31,7 @@ class TestTensorRt(Contract):
         return self.place.layers(path.with_suffix(".onnx"))
 
     def integer_layers(self, path: Path) -> list[str]:
-        """Products whose input and weight are both dequantized from signed integers without a zero point."""
-        graph = onnx.load(str(path.with_suffix(".onnx"))).graph
-        constants = {item.name: item for item in graph.initializer}
-        makers = {node.output[0]: node for node in graph.node}
-        found = []
-        for node in graph.node:
-            sources = [makers.get(name) for name in node.input[:2]]
-            if node.op_type in ("Conv", "Gemm", "MatMul") and all(
-                s and s.op_type == "DequantizeLinear" for s in sources
-            ):
-                data, weight = sources
-                assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
-                assert makers[data.input[0]].op_type == "QuantizeLinear"
-                zeros = [numpy_helper.to_array(constants[s.input[2]]) for s in sources if len(s.input) == 3]
-                assert not any(zero.any() for zero in zeros)
-                found.append(node.name)
-        return found
+        return integer_products(path.with_suffix(".onnx"))
 
     def test_engines_say_what_they_were_built_by_and_for(self, tmp_path: Path) -> None:
         self.build(ResidualNet(), images(), tmp_path)
@@ -78,6 +63,35 @@ class TestTensorRt(Contract):
         onnx.save(model, str(tmp_path / "bad.onnx"))
         with pytest.raises(StageError, match=r"parser refuses the Unheard node inner: .*; ignore inner"):
             build(tmp_path / "bad.onnx", tmp_path / "bad.engine", [], {})
+
+    def test_structured_pruning_makes_the_engine_smaller(self, tmp_path: Path) -> None:
+        model = ResidualNet(32)
+        self.build(model, images(), tmp_path)
+        whole = self.path.stat().st_size
+        job = PruneJob(model=model, amount=0.7, examples=batches(images()), ignore=(), report=print)
+        self.build(PRUNERS.get("structured")(job).model, images(), tmp_path)
+        assert self.path.stat().st_size < 0.6 * whole
+        int8, _ = self.quantize("int8", images())
+        assert len(self.integer_layers(int8)) == self.layers_of(int8).quantizable == 10
+
+    def test_timings_are_kept_and_read_again(self, tmp_path: Path) -> None:
+        class Kept(dict[str, bytes]):
+            def read(self, name: str) -> bytes | None:
+                return self.get(name)
+
+            def write(self, name: str, data: bytes) -> None:
+                self[name] = data
+
+        notes = Kept()
+        self.build(ResidualNet(), images(), tmp_path)
+        shapes = {onnx.load(str(self.source)).graph.input[0].name: [(1, 1, 8, 8), (1, 1, 8, 8), (64, 1, 8, 8)]}
+        build(self.source, tmp_path / "first.engine", ["SM89"], shapes, notes)
+        (name,) = notes
+        assert name.startswith("tensorrt/tensorrt_rtx-")
+        build(self.source, tmp_path / "second.engine", ["SM89"], shapes, notes)
+        notes.write(name, b"not a cache")
+        build(self.source, tmp_path / "third.engine", ["SM89"], shapes, notes)
+        assert read(tmp_path / "third.engine")[0]["targets"] == ["SM89"]
 
     def test_two_of_four_zeros_are_told_to_the_builder(self, tmp_path: Path) -> None:
         model = Transformer(64)
