@@ -425,9 +425,10 @@ class RayExecutor:
         for slot in self._slots:
             job = slot.job
             worker = slot.workers.get(job.duty) if job else None
-            if job is None or worker is None or job.is_asked:
+            # An answer wakes the loop: without a pause it would ask at once again, and take half a processor.
+            if job is None or worker is None or job.is_asked or time.monotonic() - job.asked < _TICK:
                 continue
-            job.is_asked = True
+            job.is_asked, job.asked = True, time.monotonic()
             self._when_done(worker.lines.remote(job.number, job.read), partial(self._take_lines, job, job.read))
 
     def _take_lines(self, job: Job, start: int, done: Future[list[str]]) -> None:

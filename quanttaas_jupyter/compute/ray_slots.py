@@ -29,6 +29,7 @@ class Job:
     started: float = 0.0
     read: int = 0
     is_asked: bool = False
+    asked: float = 0.0
     restarts: int = 0
     hello: Any = None
     ended_because: Exception | None = None

@@ -1,4 +1,6 @@
+import itertools
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -181,3 +183,18 @@ def test_trainings_wait_for_a_gpu_and_the_rest_does_not(connected: Loopback) -> 
         both = [executor.submit(StageCall({}, False, False, 60, (0,), wants_gpu=True), ignore) for _ in range(2)]
         assert all(future.result(60) for future in both)
     executor.close()
+
+
+def test_lines_are_asked_for_now_and_then_and_not_all_the_time(
+    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    take = executor._take_lines
+    monkeypatch.setattr(executor, "_take_lines", lambda *given: (asked.append(time.monotonic()), take(*given)))
+    told: list[str] = []
+    future = executor.submit(call({"until": str(tmp_path / "end")}), told.append)
+    until(lambda: len(asked) >= 8)
+    (tmp_path / "end").touch()
+    future.result(60)
+    assert told == ["begun"]
+    assert statistics.median(later - earlier for earlier, later in itertools.pairwise(asked[:8])) > 0.1
