@@ -51,6 +51,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/auto_vs_grid.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/panel.py
+	$(BIN)/python benchmarks/runtimes.py
 
 clean:
 	rm -rf $(VENV) artifacts .pytest_cache .mypy_cache .ruff_cache

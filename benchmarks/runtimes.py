@@ -38,7 +38,11 @@ _HEAD = (
     "|---|---|---|---|---|---|---|---|",
 )
 _CHOICE = (
-    ("Intel processors", "`openvino`", "the fastest here in float and in int8"),
+    (
+        "Intel processors",
+        "`onnxruntime`, `openvino`",
+        "near each other in float; which is faster in int8 depends on the model: compare them in one study",
+    ),
     (
         "other processors, or one file for many places",
         "`onnxruntime`",
@@ -142,6 +146,9 @@ def preface() -> list[str]:
         "Latency is the median of single samples on all cores, in turns with the runtime's own baseline; accuracy is",
         "on 599 unseen digits. Engines of TensorRT-RTX are built for SM89 and not run: their accuracy is that of the",
         "same graph in ONNX Runtime, and they hold code beside weights.",
+        "",
+        "LiteRT is not among them: `litert-torch` 0.10 replaces pydantic and typing_extensions by older releases, and",
+        "brings JAX.",
     ]
 
 
