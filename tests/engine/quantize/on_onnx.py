@@ -19,8 +19,8 @@ from quanttaas_jupyter.engine.runtimes import RUNTIMES
 RUNTIME = RUNTIMES.get("onnxruntime")
 
 
-def integer_products(path: Path) -> list[str]:
-    """Products whose input and weight are both dequantized from signed integers without a zero point."""
+def integer_products(path: Path, symmetric: bool = True) -> list[str]:
+    """Products whose input and weight are both dequantized from integers; if symmetric, signed without zero points."""
     graph = onnx.load(str(path)).graph
     constants = {item.name: item for item in graph.initializer}
     makers = {node.output[0]: node for node in graph.node}
@@ -31,9 +31,9 @@ def integer_products(path: Path) -> list[str]:
             data, weight = sources
             assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
             assert makers[data.input[0]].op_type == "QuantizeLinear"
-            zeros = [numpy_helper.to_array(constants[s.input[2]]) for s in sources if len(s.input) == 3]
-            assert not any(zero.any() for zero in zeros)
             found.append(node.name)
+            zeros = [numpy_helper.to_array(constants[s.input[2]]) for s in sources if len(s.input) == 3]
+            assert not symmetric or not any(zero.any() for zero in zeros)
     return found
 
 

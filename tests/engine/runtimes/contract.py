@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.metadata
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
@@ -59,11 +61,17 @@ def sqnr_db(mine: np.ndarray, theirs: np.ndarray) -> float:
 
 
 class Contract:
-    """Subclasses name the ``runtime``, its ``precisions``, the module that it imports and the extra that brings it."""
+    """Subclasses name the ``runtime``, its ``precisions``, the module that it imports and the extra that brings it.
+
+    Without an extra the module comes with this package.
+    """
 
     runtime: str
     package: str
-    extra: str
+    extra: str = ""
+    int8: str = "int8"
+    """The quantization that computes in int8."""
+    network_with_bad_operator: type[nn.Module] = Inverse
     precisions: ClassVar[dict[str, tuple[float, float]]]
     """By quantization: at most this share of the baseline's bytes with a million parameters, at least these dB."""
     bad_operator = r"eig"
@@ -125,7 +133,7 @@ class Contract:
     @pytest.mark.parametrize("network", [ResidualNet, Transformer])
     def test_int8_is_computed_in_int8(self, network: Callable[[], nn.Module], tmp_path: Path) -> None:
         self.build(network(), images(), tmp_path)
-        target, _ = self.quantize("int8", images())
+        target, _ = self.quantize(self.int8, images())
         layers = self.layers_of(target)
         assert len(self.integer_layers(target)) == layers.integers == layers.quantizable
         assert not self.integer_layers(self.path)
@@ -136,7 +144,7 @@ class Contract:
         self.build(digits.model, seen, tmp_path)
         right = {
             path.name: (self.run(path, x).argmax(1) == y.numpy()).mean()
-            for path in (self.path, self.quantize("int8", seen)[0])
+            for path in (self.path, self.quantize(self.int8, seen)[0])
         }
         before, after = right.values()
         assert before > 0.97
@@ -150,9 +158,13 @@ class Contract:
 
     def test_an_operator_that_cannot_be_expressed_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(StageError, match=self.bad_operator):
-            self.build(Inverse(), torch.randn(4, 3, 3), tmp_path)
+            self.build(self.network_with_bad_operator(), torch.randn(4, 3, 3), tmp_path)
 
     def test_without_its_package_the_pip_command_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not self.extra:
+            needed = {Requirement(line) for line in importlib.metadata.requires("quanttaas-jupyter") or ()}
+            assert self.package in {item.name for item in needed if item.marker is None}
+            return
         for name in [name for name in sys.modules if name.split(".")[0] == self.package]:
             monkeypatch.delitem(sys.modules, name)
         real = builtins.__import__

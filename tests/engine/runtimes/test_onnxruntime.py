@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,23 +10,29 @@ from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.bundle.structure import unflatten
 from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.runtimes import RUNTIMES
-from tests.networks import ResidualNet, TwoHeads
+from tests.engine.quantize.on_onnx import integer_products
+from tests.engine.runtimes.contract import Contract
+from tests.networks import TwoHeads
 
 RUNTIME = RUNTIMES.get("onnxruntime")
 
 
+class TestOnnxRuntime(Contract):
+    runtime, package = "onnxruntime", "onnxruntime"
+    precisions: ClassVar = {
+        "int8": (0.30, 20),
+        "int8-weight": (0.30, 30),
+        "int4-weight": (0.30, 15),
+        "fp16": (0.55, 50),
+        "bf16": (0.55, 35),
+    }
+
+    def integer_layers(self, path: Path) -> list[str]:
+        return integer_products(path, symmetric=False)
+
+
 def build(model: nn.Module, data: Any, path: Path) -> Any:
     return RUNTIME.build(model.eval(), open_source(data, "--data", 512, 0).read(), path, lambda line: None)
-
-
-def test_the_file_gives_the_models_outputs_at_every_batch_size(tmp_path: Path) -> None:
-    model = ResidualNet()
-    built = build(model, (torch.randn(40, 1, 8, 8), torch.zeros(40)), tmp_path / "m.onnx")
-    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.about["input_names"])
-    assert built.export_error < 1e-4
-    for size in (1, 3, 40):
-        x = torch.randn(size, 1, 8, 8)
-        np.testing.assert_allclose(session([x.numpy()])[0], model(x).detach().numpy(), atol=1e-4)
 
 
 def test_dict_inputs_and_outputs_come_back_in_their_structure(tmp_path: Path) -> None:
@@ -78,19 +84,9 @@ class Branching(nn.Module):
         return x - 1
 
 
-class Inverse(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.eigvals(x).real
-
-
 def test_a_branch_on_data_is_refused_with_its_line_and_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"decides by the values of a tensor at test_onnxruntime.py:\d+.*torch.where"):
         build(Branching(), (torch.randn(4, 2), torch.zeros(4)), tmp_path / "m.onnx")
-
-
-def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"no operator aten[:.]+\w*eig"):
-        build(Inverse(), (torch.randn(4, 3, 3), torch.zeros(4)), tmp_path / "m.onnx")
 
 
 class Texty(nn.Module):

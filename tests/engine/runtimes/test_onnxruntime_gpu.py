@@ -19,7 +19,7 @@ from tests.networks import ResidualNet
 
 
 class TestOnTensorRt(Contract):
-    runtime, package, extra = "onnxruntime-tensorrt", "onnxruntime", ""
+    runtime, package = "onnxruntime-tensorrt", "onnxruntime"
     precisions: ClassVar = {"int8": (0.30, 20), "fp8": (0.30, 15), "fp16": (0.55, 50), "int4-weight": (0.30, 15)}
 
     def run(self, path: Path, x: torch.Tensor) -> np.ndarray:

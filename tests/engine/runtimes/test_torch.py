@@ -5,7 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.quantize import QUANTIZERS, QuantizeJob
 from quanttaas_jupyter.engine.runtimes import RUNTIMES
 from quanttaas_jupyter.engine.runtimes.torch_graph import layers_of, load, tensor_of
+from tests.engine.runtimes.contract import Contract
 from tests.networks import Digits, ResidualNet
 
 RUNTIME = RUNTIMES.get("torch")
@@ -42,6 +43,28 @@ class Recurrent(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.rnn(x)[0].mean(1))
+
+
+class Branching(nn.Module):
+    """What it does depends on the numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.sum() > 0 else x - 1
+
+
+class TestTorch(Contract):
+    runtime, package, int8 = "torch", "torch", "int8-dynamic"
+    precisions: ClassVar = {
+        "int8-weight": (0.32, 30),
+        "int8-dynamic": (0.32, 25),
+        "fp16": (0.55, 55),
+        "bf16": (0.55, 35),
+    }
+    bad_operator = r"torch\.export cannot express this model: .*"
+    network_with_bad_operator = Branching
+
+    def integer_layers(self, path: Path) -> list[str]:
+        return [name for name, tensor in load(path).state_dict().items() if tensor.dtype == torch.int8]
 
 
 def built(model: nn.Module, x: torch.Tensor, path: Path) -> Any:
@@ -159,11 +182,6 @@ def test_a_file_with_pickled_objects_is_refused(tmp_path: Path, place: str) -> N
             new.writestr(name, content)
     with pytest.raises(StageError, match="pickled objects"):
         RUNTIME.open(tmp_path / "bad.pt2", 1, ["x"])
-
-
-class Branching(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + 1 if x.sum() > 0 else x - 1
 
 
 def test_a_branch_on_data_is_refused_with_its_line(tmp_path: Path) -> None:
