@@ -51,6 +51,7 @@ class QuantizeJob:
         judge: Compares artifacts on calibration data; None where there is nothing to decide.
         targets: GPU architectures to build for, for runtimes with that need; empty for the usual.
         module: Loads the module that the source was built from, in eval mode; for techniques with the need ``module``.
+        class_dim: The dimension of the main output that holds one score a class, or None.
         notes: What the runtime learned in earlier builds; None where nothing keeps it.
     """
 
@@ -68,6 +69,7 @@ class QuantizeJob:
     targets: tuple[str, ...] = ()
     module: Callable[[], Any] | None = None
     notes: Notes | None = None
+    class_dim: int | None = None
 
 
 @dataclass(frozen=True)

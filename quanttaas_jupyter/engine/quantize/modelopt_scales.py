@@ -17,12 +17,14 @@ import numpy as np
 from ...bundle.batches import call
 from ..failures import StageError, optional
 from ..measure import main_output
+from ..runtimes.onnx_graph import layers_of
 from . import QuantizeJob, Ranking
 from .onnx_calibration import Ranges
 
 _SAMPLES, _BATCH = 512, 32
 _SCORED_BATCHES = 4
 _LOSSLESS = 120.0
+_NAMED = 3
 _OFF = {"quantizer_name": "*", "enable": False}
 _INPUTS = {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}}
 _WEIGHTS = {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}}
@@ -59,6 +61,13 @@ class Scaled:
     unknown: set[str]
     limits: dict[str, np.ndarray]
 
+    def plainly_rounded(self) -> tuple[str, ...]:
+        """A warning of matrix products that get four bits without limits."""
+        layers = [layer for layer in layers_of(self.model.graph) if layer.op_type in ("Gemm", "MatMul")]
+        names = sorted({layer.module for layer in layers if layer.node in self.unknown})
+        more = " and others" if len(names) > _NAMED else ""
+        return (f"AWQ scaled none of {', '.join(names[:_NAMED])}{more}: rounded plainly",) if names else ()
+
 
 def by_maximum(job: QuantizeJob) -> dict[str, Scales]:
     """Ranges of all layers by module path. Raises StageError."""
@@ -67,7 +76,7 @@ def by_maximum(job: QuantizeJob) -> dict[str, Scales]:
 
 def by_smoothquant(job: QuantizeJob) -> dict[str, Scales]:
     """The same after magnitudes moved from the inputs of Linear layers into their weights (SmoothQuant, Xiao 2023)."""
-    return _scales(job, {"quant_cfg": [_OFF, _WEIGHTS, _INPUTS], "algorithm": "smoothquant"})
+    return _scales(job, {"quant_cfg": [_OFF, _WEIGHTS, _INPUTS], "algorithm": "smoothquant"}, smooths=True)
 
 
 def by_awq(job: QuantizeJob, block: int) -> dict[str, Scales]:
@@ -90,9 +99,11 @@ def ranking(job: QuantizeJob) -> Ranking:
         Module paths with a figure in dB that falls with the divergence of the outputs.
 
     Raises:
-        StageError: The module cannot be run by ModelOpt.
+        StageError: The module cannot be run by ModelOpt, or its outputs are no class scores.
     """
-    mtq, module = _package(), _module(job)
+    if job.class_dim is None:
+        raise StageError("auto_quantize compares class scores, and these outputs are none", "use int8-modelopt")
+    mtq, module, dim = _package(), _module(job), job.class_dim
     batches = job.calibration.head(_SCORED_BATCHES * _BATCH).rebatched(_BATCH)
     with _in_one_sentence():
         _, found = mtq.auto_quantize(
@@ -100,7 +111,7 @@ def ranking(job: QuantizeJob) -> Ranking:
             constraints={"effective_bits": 12.0},
             quantization_formats=[{"quant_cfg": [_OFF, _WEIGHTS, _INPUTS], "algorithm": "max"}],
             data_loader=list(batches.batches),
-            forward_step=lambda model, batch: main_output(call(model, batches.inputs, batch.inputs)),
+            forward_step=lambda model, batch: main_output(call(model, batches.inputs, batch.inputs)).movedim(dim, -1),
             num_calib_steps=len(batches.batches),
             num_score_steps=len(batches.batches),
             method="kl_div",
@@ -123,8 +134,6 @@ def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
     import onnx
     from onnx import helper, numpy_helper
 
-    from ..runtimes.onnx_graph import layers_of
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
@@ -134,8 +143,8 @@ def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
     limits: dict[str, np.ndarray] = {}
     nodes, unknown = [], set()
     for node in graph.node:
-        found = scales.get(modules.get(node.name, ""))
-        if node.name in modules and (found is None or node.input[0] in constants):
+        found = scales.get(modules[node.name]) if node.name in modules else None
+        if node.name in modules and (found is None or not _is_usable(found, node, constants)):
             unknown.add(node.name)
         elif found is not None:
             if found.factors is not None:
@@ -151,6 +160,12 @@ def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
     return Scaled(copy, ranges, unknown, limits)
 
 
+def _is_usable(found: Scales, node: Any, constants: dict[str, Any]) -> bool:
+    """Whether a range or limits are known, and the weight is where they are meant for."""
+    is_seen = found.largest is not None or found.limits is not None
+    return is_seen and node.input[0] not in constants and node.input[1] in constants
+
+
 def _multiplied(graph: Any, node: Any, constants: dict[str, Any], factors: np.ndarray, helper: Any, io_: Any) -> Any:
     """The node that multiplies the input; the weight, which others may read too, is a new one."""
     array = io_.to_array(constants[node.input[1]])
@@ -164,8 +179,14 @@ def _multiplied(graph: Any, node: Any, constants: dict[str, Any], factors: np.nd
     return helper.make_node("Mul", [before, factor], [product], f"{node.name}/multiply")
 
 
-def _scales(job: QuantizeJob, config: dict[str, Any]) -> dict[str, Scales]:
+def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> dict[str, Scales]:
     mtq, module = _package(), _module(job)
+    if smooths:
+        # ModelOpt asserts that there are channels between which magnitudes could move.
+        single = [path for path, layer in module.named_modules() if getattr(layer, "in_features", 0) == 1]
+        off = [{"quantizer_name": f"{path}.input_quantizer", "enable": False} for path in single]
+        config = {**config, "quant_cfg": [*config["quant_cfg"], *off]}
+    shared = _part_shared(module)
     batches = job.calibration.head(_SAMPLES).rebatched(_BATCH)
 
     def run(model: Any) -> None:
@@ -174,7 +195,26 @@ def _scales(job: QuantizeJob, config: dict[str, Any]) -> dict[str, Scales]:
 
     with _in_one_sentence():
         quantized = mtq.quantize(module, config, run)
-    return {path: _read(layer) for path, layer in quantized.named_modules() if _is_layer(layer)}
+    layers = [(path, layer) for path, layer in quantized.named_modules() if _is_layer(layer) and path not in shared]
+    return {path: _read(layer) for path, layer in layers}
+
+
+def _part_shared(module: Any) -> set[str]:
+    """Give each layer a weight of its own, since ModelOpt scales weights in place; paths of those that shared one.
+
+    In the graph they are one constant, so that which of them a node comes from cannot be told.
+    """
+    import torch
+
+    holders: dict[int, list[str]] = {}
+    for path, layer in module.named_modules():
+        if isinstance(getattr(layer, "weight", None), torch.nn.Parameter):
+            holders.setdefault(id(layer.weight), []).append(path)
+    shared = {path for paths in holders.values() if len(paths) > 1 for path in paths}
+    for path in shared:
+        layer = module.get_submodule(path)
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
+    return shared
 
 
 def _is_layer(module: Any) -> bool:
@@ -184,14 +224,13 @@ def _is_layer(module: Any) -> bool:
 def _read(layer: Any) -> Scales:
     seen, factors = layer.input_quantizer, getattr(layer.input_quantizer, "pre_quant_scale", None)
     largest = float(seen.amax.max()) if seen.is_enabled and seen.amax is not None else None
-    if factors is None:
-        return Scales(largest)
-    return Scales(largest, factors.detach().cpu().float().numpy().reshape(-1), _limits(layer))
+    multiplied = None if factors is None else factors.detach().cpu().float().numpy().reshape(-1)
+    return Scales(largest, multiplied, _limits(layer))
 
 
 def _limits(layer: Any) -> np.ndarray | None:
     weights = layer.weight_quantizer
-    if not weights.block_sizes:
+    if not weights.block_sizes or weights.amax is None:
         return None
     blocks: np.ndarray = weights.amax.detach().cpu().float().numpy().reshape(len(layer.weight), -1)
     return blocks
@@ -213,9 +252,16 @@ def _package() -> Any:
 
 @contextlib.contextmanager
 def _in_one_sentence() -> Iterator[None]:
-    """ModelOpt prints as it works, and what it cannot do comes as any exception."""
+    """ModelOpt prints as it works, and what it cannot do comes as any exception.
+
+    Attention's fast path would pass by the layers that it watches.
+    """
+    import torch
+
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     except StageError:
         raise
@@ -224,3 +270,5 @@ def _in_one_sentence() -> Iterator[None]:
         raise StageError(
             f"ModelOpt cannot quantize this model: {type(error).__name__}: {reason}", "use int8"
         ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)

@@ -22,6 +22,7 @@ from .onnx_symmetric import WEIGHTED, nodes_to_quantize, with_int4_blocks, with_
 _PACKAGE = "quanttaas_jupyter.engine"
 HELPERS = (
     __name__,
+    f"{_PACKAGE}.measure",
     *(f"{_PACKAGE}.runtimes.{name}" for name in ("onnx_graph", "onnx_lean", "onnxruntime")),
     *(f"{_PACKAGE}.quantize.{name}" for name in ("fewest", "fidelity", "modelopt_scales")),
     *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "fp16", "symmetric", "weights")),
@@ -73,7 +74,8 @@ def by_scales(job: QuantizeJob, kind: str, find: Callable[[QuantizeJob], dict[st
     _wanted(model, kept, kind)
     found = scaled(model, find(job))
     kept |= found.unknown
-    _wanted(found.model, kept, kind)
+    if not nodes_to_quantize(found.model.graph, kept):
+        raise StageError("ModelOpt knows no range of any layer of this model", f"use {kind}")
     save(with_symmetric_qdq(found.model, found.ranges, kind, kept), graph)
     return Quantized(_unknown(found))
 
@@ -94,7 +96,7 @@ def by_awq(job: QuantizeJob, graph: Path) -> Quantized:
             f"int4-awq wants matrix products with a multiple of {_BLOCK} inputs; there is none", "use int8"
         )
     save(made, graph)
-    return Quantized()
+    return Quantized(found.plainly_rounded())
 
 
 def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quantized:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..failures import StageError
@@ -64,9 +65,12 @@ def quantize_by_awq(job: QuantizeJob) -> Quantized:
     """
     model = load_prepared(job.source)
     found, kept = scaled(model, by_awq(job, _BLOCK)), set(ignored_nodes(model.graph, job.ignore))
-    quantized = _split(found.model, kept)
+    if not found.limits:
+        raise StageError("AWQ knows no Linear layer of this model", "use int4-weight")
+    warnings, quantized = found.plainly_rounded(), _split(found.model, kept)
     _pack(quantized.graph, kept, found.limits)
-    return _finished(quantized, job, kept)
+    done = _finished(quantized, job, kept)
+    return replace(done, warnings=(*warnings, *done.warnings))
 
 
 def _split(model: Any, kept: set[str]) -> Any:

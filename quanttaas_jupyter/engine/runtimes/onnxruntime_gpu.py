@@ -111,11 +111,20 @@ class _OnGpu:
 
 
 def _flags(path: Path) -> dict[str, bool]:
-    """Precisions that TensorRT may use: those that stand in the graph, so that a baseline stays one."""
+    """Precisions that TensorRT may use: those that products in the graph compute in, so that a baseline stays one.
+
+    Weights that are merely stored as float16 are widened first, since arithmetic in float16 would overflow.
+    """
     import onnx
 
-    kinds = {item.data_type for item in onnx.load(str(path)).graph.initializer}
-    return {"trt_fp16_enable": _FLOAT16 in kinds, "trt_int8_enable": bool(kinds.intersection(_NARROW))}
+    graph = onnx.load(str(path)).graph
+    kinds = {item.name: item.data_type for item in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    weights = {kinds[node.input[1]] for node in products if node.input[1] in kinds}
+    return {
+        "trt_fp16_enable": weights == {_FLOAT16},
+        "trt_int8_enable": not set(_NARROW).isdisjoint(kinds.values()),
+    }
 
 
 for _name, _provider in (("onnxruntime-cuda", "CUDA"), ("onnxruntime-tensorrt", "Tensorrt")):

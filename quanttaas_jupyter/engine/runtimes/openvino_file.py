@@ -6,6 +6,7 @@ the weights stay as they are, so that what compression saves is not taken for wh
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from ..failures import optional
 from . import Layers, Session
 
+_LOCK = threading.Lock()
 _BIAS_SUFFIX = "/WithoutBiases"
 # By type, at which inputs weights may come.
 _WEIGHTED = {
@@ -56,7 +58,8 @@ def openvino() -> Any:
 
 def core() -> Any:
     """The process's one OpenVINO core. Raises StageError where the package is missing."""
-    return _core(openvino())
+    with _LOCK:
+        return _core(openvino())
 
 
 @lru_cache(maxsize=1)

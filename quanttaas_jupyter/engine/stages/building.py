@@ -225,6 +225,7 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
         judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
         targets=tuple(settings.get("targets", ())),
         notes=context.notes,
+        class_dim=settings.get("class_dim"),
         module=(lambda: _whole(context)) if "model" in settings else None,
     )
 

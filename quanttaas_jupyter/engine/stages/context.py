@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ...bundle import batches as data
 from ...bundle import local_code
 from ...bundle import model as models
+from ...errors import StoreError
 from ...store import blobs
 from ...store.base import Store
 from .. import portable
@@ -20,15 +21,18 @@ from ..runtimes import RUNTIMES, Notes, Runtime, Session
 
 @dataclass(frozen=True)
 class _NotesInStore:
-    """Under ``notes/``. Of two writers one may win: what the other learned is learned again."""
+    """Under ``notes/``. What gets lost, to another writer or a store out of reach, is learned again."""
 
     store: Store
 
     def read(self, name: str) -> bytes | None:
-        return self.store.read_if_there(f"notes/{name}")
+        with suppress(StoreError):
+            return self.store.read_if_there(f"notes/{name}")
+        return None
 
     def write(self, name: str, data: bytes) -> None:
-        self.store.replace(f"notes/{name}", data)
+        with suppress(StoreError):
+            self.store.replace(f"notes/{name}", data)
 
 
 @dataclass(frozen=True)

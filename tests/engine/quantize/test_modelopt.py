@@ -41,6 +41,7 @@ class Built:
         target = self.folder / f"{name}{self.place.suffix}"
         names = tuple(self.built.about["input_names"])
         more.setdefault("module", lambda: copy.deepcopy(self.model))
+        more.setdefault("class_dim", 1)
         ignore = more.pop("ignore", ())
         return QuantizeJob(self.built.graph or self.path, target, batches(images()), names, ignore, print, **more)
 
@@ -112,11 +113,11 @@ def test_awq_is_nearer_than_plain_rounding_at_the_same_size(network: Any, tmp_pa
 
 
 def test_awq_in_tensorrt_has_weights_of_four_bits(tmp_path: Path) -> None:
-    built = Built(Transformer(128), "tensorrt", tmp_path)
+    built = Built(Transformer(256), "tensorrt", tmp_path)
     target, graph, _ = built.quantize("int4-awq")
     narrow = [i for i in onnx.load(str(graph)).graph.initializer if i.data_type == onnx.TensorProto.INT4]
     assert len(narrow) == 9
-    assert target.stat().st_size < 0.7 * built.path.stat().st_size
+    assert target.stat().st_size < 0.5 * built.path.stat().st_size
     with pytest.raises(StageError, match="multiple of 128 inputs"):
         Built(ResidualNet(), "tensorrt", tmp_path).quantize("int4-awq")
 
@@ -171,6 +172,58 @@ class TestWithoutThePackage:
 
 def test_the_automatic_mode_proposes_it_where_it_is_installed() -> None:
     assert "int8-smoothquant" in _within_reach(["int8", "int8-smoothquant"], "tensorrt")
+
+
+class Encoder(nn.Module):
+    """Attention by torch's own layers, whose fast path calls none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(x.flatten(2).transpose(1, 2).expand(-1, -1, 16)).mean(1))
+
+
+class Tied(nn.Module):
+    """Two layers with one weight between two others; the first has one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.again, self.head = (
+            nn.Linear(1, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 4),
+        )
+        self.again.weight = self.inner.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.again(torch.relu(self.inner(self.first(x.flatten(2).mean(2)))))))
+
+
+@pytest.mark.parametrize(
+    ("network", "kept"),
+    [(Encoder, {"inner.self_attn", "inner.self_attn.out_proj"}), (Tied, {"inner", "again", "first"})],
+)
+def test_layers_of_which_nothing_is_known_stay_in_float_and_that_is_said(
+    network: type[nn.Module], kept: set[str], tmp_path: Path
+) -> None:
+    built = Built(network(), "onnxruntime-cuda", tmp_path)
+    for name in ("int8-modelopt", "int8-smoothquant"):
+        _, graph, done = built.quantize(name)
+        layers = built.place.layers(graph)
+        assert set(layers.kept) <= kept, name
+        assert len(integer_products(graph)) == layers.integers > 0
+        assert built.quality(graph) > 20
+        assert any("ModelOpt knows no ranges of" in line for line in done.warnings)
+
+
+def test_mixed_needs_class_scores(tmp_path: Path) -> None:
+    built = Built(ResidualNet(), "onnxruntime-cuda", tmp_path)
+    with pytest.raises(StageError, match=r"compares class scores, and these outputs are none; use int8-modelopt"):
+        built.quantize("mixed-modelopt", class_dim=None)
 
 
 def test_what_modelopt_cannot_run_is_one_sentence(tmp_path: Path) -> None:
