@@ -234,7 +234,7 @@ class TestWhatTheLeaseSays:
 
     def test_waiting_and_interrupted_say_what_to_expect(self) -> None:
         assert "waiting for an engine" in with_lease(EMPTY, None, True, 50.0).message
-        assert "resume()" in with_lease(self.RUNNING, None, False, 50.0).message
+        assert "resume goes on" in with_lease(self.RUNNING, None, False, 50.0).message
 
 
 class TestTimeLeft:

@@ -85,7 +85,7 @@ def build(
         profile.set_shape(name, *shapes[name])
     config.add_optimization_profile(profile)
     timings = f"tensorrt/{trt.__name__}-{trt.__version__}-{'-'.join(aims)}"
-    known = notes.read(timings) if notes else None
+    known = None if notes is None else notes.read(timings)
     # One of another driver or GPU is refused; then it starts anew.
     if not config.set_timing_cache(config.create_timing_cache(known or b""), False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
@@ -96,7 +96,7 @@ def build(
             "name other targets, or another quantization",
         )
     learned = bytes(config.get_timing_cache().serialize())
-    if notes and learned != known:
+    if notes is not None and learned != known:
         notes.write(timings, learned)
     made = {"built_by": trt.__name__, "version": trt.__version__, "targets": list(aims), "is_sparse": is_sparse}
     said = json.dumps(made).encode()
