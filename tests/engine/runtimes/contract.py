@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,6 +101,18 @@ class Contract:
     def integer_layers(self, path: Path) -> list[str]:
         """Layers that the runtime or its file says are computed in integers."""
         raise NotImplementedError
+
+    def sessions_on_a_gpu(self, model: nn.Module, folder: Path) -> Iterator[Any]:
+        """Build and quantize a model, run and time it on this machine's GPU; the open sessions."""
+        self.build(model, images(), folder)
+        for name in ("", "int8", "fp16"):
+            path = self.quantize(name, images())[0] if name else self.path
+            session = self.place.open(path, 1, self.built.about["input_names"])
+            for size in (1, 40):
+                found = session([images(size).numpy()])[0]
+                np.testing.assert_allclose(found, model(images(size)).detach().numpy(), atol=0.1)
+            assert 0 < session.seconds([images(1).numpy()]) < 1
+            yield session
 
     @pytest.mark.parametrize("network", [ResidualNet, Transformer])
     def test_the_artifact_gives_the_models_outputs_at_every_batch_size(

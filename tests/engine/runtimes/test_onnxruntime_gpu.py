@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -63,14 +62,6 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("network", [ResidualNet, Transformer])
 @pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_on_a_gpu_the_provider_runs_and_is_timed(runtime: str, network: type[nn.Module], tmp_path: Path) -> None:
-    test, model = TestOnTensorRt(), network()
+    test = TestOnTensorRt()
     test.runtime = runtime
-    test.build(model, images(), tmp_path)
-    for name in ("", "int8", "fp16"):
-        path = test.quantize(name, images())[0] if name else test.path
-        session = test.place.open(path, 1, test.built.about["input_names"])
-        for size in (1, 40):
-            found = session([images(size).numpy()])[0]
-            np.testing.assert_allclose(found, model(images(size)).detach().numpy(), atol=0.1)
-        assert 0 < session.seconds([images(1).numpy()]) < 1
-        assert onnx.load(str(path)).graph.node
+    assert len(list(test.sessions_on_a_gpu(network(), tmp_path))) == 3

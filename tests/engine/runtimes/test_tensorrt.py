@@ -108,14 +108,5 @@ class TestTensorRt(Contract):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("network", [ResidualNet, Transformer])
 def test_on_a_gpu_the_engine_itself_is_run_and_timed(network: type[nn.Module], tmp_path: Path) -> None:
-    test = TestTensorRt()
-    model = network()
-    test.build(model, images(), tmp_path)
-    for name in ("", "int8", "fp16"):
-        path = test.quantize(name, images())[0] if name else test.path
-        session = test.place.open(path, 1, test.built.about["input_names"])
-        for size in (1, 40):
-            found = session([images(size).numpy()])[0]
-            np.testing.assert_allclose(found, model(images(size)).detach().numpy(), atol=0.1)
-        assert 0 < session.seconds([images(1).numpy()]) < 1
+    for session in TestTensorRt().sessions_on_a_gpu(network(), tmp_path):
         assert session.gpu_memory_bytes > 0
