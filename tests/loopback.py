@@ -44,7 +44,6 @@ class Loopback:
     def node(self, *options: str) -> Iterator[psutil.Process]:
         """Another node of this machine; gives its raylet."""
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
-        before = {process.pid for process in raylets()}
         process = subprocess.Popen(
             [*command, f"--address={self.gcs_address}", "--dashboard-agent-listen-port=0", *options],
             stdout=subprocess.DEVNULL,
@@ -53,15 +52,17 @@ class Loopback:
             env=_environment(self),
         )
         try:
-            until(lambda: [p for p in raylets() if p.pid not in before], 60)
-            yield next(p for p in raylets() if p.pid not in before)
+            yield until(lambda: raylets(psutil.Process(process.pid)), 60)[0]
         finally:
             end([psutil.Process(process.pid)] if process.poll() is None else [])
             process.wait()
 
 
-def raylets() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+def raylets(parent: psutil.Process | None = None) -> list[psutil.Process]:
+    """Raylets of all nodes, or the one that a process started; what a raylet forks has its name for a moment."""
+    found = parent.children() if parent else psutil.process_iter()
+    named = [process for process in found if _title(process).split(" ")[0].endswith("/raylet")]
+    return [process for process in named if _parent(process) not in named]
 
 
 def stage_workers(parent: psutil.Process | None = None) -> list[psutil.Process]:
@@ -102,6 +103,12 @@ def _title(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    with contextlib.suppress(psutil.Error):
+        return process.parent()
+    return None
 
 
 def _environment(loopback: Loopback) -> dict[str, str]:
