@@ -19,7 +19,9 @@ from pydantic_core import ErrorDetails
 
 from .errors import RecipeError
 
-PRUNE_METHODS = ("structured", "unstructured", "2:4")
+PATTERNS = ("2:4", "2:4-modelopt")
+"""Prune methods that zero two weights of every four: they have one amount."""
+PRUNE_METHODS = ("structured", "unstructured", *PATTERNS)
 IMPORTANCES = ("auto", "magnitude", "batchnorm", "taylor")
 RECOVERIES = ("none", "batchnorm", "distill", "qat")
 CALLABLE = "callable"
@@ -98,9 +100,9 @@ class Prune(_Part):
     @model_validator(mode="before")
     @classmethod
     def _two_of_four(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("method") == "2:4":
+        if isinstance(values, Mapping) and (method := values.get("method")) in PATTERNS:
             if values.get("amount", 0.5) != 0.5:
-                raise ValueError("2:4 zeroes two weights of every four, so its amount is 0.5; leave it out")
+                raise ValueError(f"{method} zeroes two weights of every four, so its amount is 0.5; leave it out")
             return {"amount": 0.5, **values}
         return values
 
@@ -132,8 +134,8 @@ class Prune(_Part):
         """The part of a trial's name that says this pruning; empty where nothing is pruned."""
         if self.amount == 0:
             return ""
-        if self.method == "2:4":
-            return "2:4"
+        if self.method in PATTERNS:
+            return self.method
         prefix = "prune" if self.method == "structured" else self.method
         return f"{prefix}{round(self.amount * 100, 4):g}"
 
@@ -323,13 +325,13 @@ def recover_function(source: Any) -> Callable[..., Any] | None:
 def _pruning(item: Any) -> Any:
     if isinstance(item, (Prune, Mapping)):
         return item
-    return {"method": item} if item == "2:4" else {"amount": item}
+    return {"method": item} if item in PATTERNS else {"amount": item}
 
 
 def _short_pruning(item: Prune) -> Any:
     if item == Prune(amount=item.amount):
         return item.amount
-    return "2:4" if item.method == "2:4" else item.model_dump(exclude_defaults=True)
+    return item.method if item.method in PATTERNS else item.model_dump(exclude_defaults=True)
 
 
 class _Loader(yaml.SafeLoader):

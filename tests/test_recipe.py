@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from quanttaas_jupyter.errors import RecipeError
 from quanttaas_jupyter.recipe import (
     IMPORTANCES,
+    PATTERNS,
     QUANTIZATIONS,
     RECOVERIES,
     RUNTIMES,
@@ -83,6 +84,10 @@ class TestReading:
         recipe = Recipe.parse(f"prune: [{{method: {text}, amount: 0.5}}]")
         assert recipe.prune == (Prune(method="2:4", amount=0.5),)
 
+    @pytest.mark.parametrize("method", PATTERNS)
+    def test_patterns_need_no_amount(self, method: str) -> None:
+        assert Recipe.parse(f"prune: [{method}]").prune == (Prune(method=method, amount=0.5),)
+
     def test_what_is_named_twice_is_tried_once(self) -> None:
         recipe = Recipe.parse("{prune: [0.5, 0.50, 0], quantize: [int8, none, int8], runtime: [torch, torch]}")
         assert recipe.prune == (Prune(amount=0.5), Prune(amount=0))
@@ -114,6 +119,7 @@ class TestReading:
             ("structured", 0.125, "prune12.5"),
             ("unstructured", 0.8, "unstructured80"),
             ("2:4", 0.5, "2:4"),
+            ("2:4-modelopt", 0.5, "2:4-modelopt"),
         ],
     )
     def test_a_pruning_names_its_trials(self, method: str, amount: float, name: str) -> None:
@@ -286,7 +292,7 @@ prunings = st.one_of(
         scope=st.sampled_from(("global", "layer")),
         spread=st.floats(0, 2),
     ),
-    st.just(Prune(method="2:4", amount=0.5)),
+    st.builds(Prune, method=st.sampled_from(PATTERNS), amount=st.just(0.5)),
 )
 positive = st.floats(1e-9, 1e9, allow_nan=False)
 names = st.text(min_size=1, max_size=20)

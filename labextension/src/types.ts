@@ -137,7 +137,7 @@ export interface Progress {
   words: string[];
 }
 
-export type Marker = 'circle' | 'square' | 'diamond' | 'triangle-up' | 'cross';
+export type Marker = 'circle' | 'square' | 'diamond' | 'triangle-up' | 'triangle-down' | 'cross';
 
 export interface Point {
   name: string;

@@ -174,8 +174,13 @@ def refuse_missing(recipe: Recipe) -> None:
     """
     named = recipe.quantize if recipe.search == "grid" else ()
     keys = [(name, runtime) for runtime in recipe.runtime for name in named]
-    entries = [*map(RUNTIMES.find, recipe.runtime), *map(QUANTIZERS.find, keys)]
-    for what, entry in zip((*recipe.runtime, *(name for name, _ in keys)), entries, strict=True):
+    methods = [prune.method for prune in recipe.prune if prune.amount]
+    entries = [
+        *map(RUNTIMES.find, recipe.runtime),
+        *map(QUANTIZERS.find, keys),
+        *map(PRUNERS.find, methods),
+    ]
+    for what, entry in zip((*recipe.runtime, *(name for name, _ in keys), *methods), entries, strict=True):
         if entry and entry.missing():
             raise MissingDependency(f"{what} needs more packages: pip install 'quanttaas-jupyter[{entry.extra}]'")
 

@@ -20,6 +20,7 @@ _SHAPES = {
     "square": '<rect x="2.2" y="2.2" width="7.6" height="7.6"/>',
     "diamond": '<path d="M6 .8 10.6 6 6 11.2 1.4 6Z"/>',
     "triangle-up": '<path d="M6 1.4 11 10.4 1 10.4Z"/>',
+    "triangle-down": '<path d="M6 10.6 1 1.6 11 1.6Z"/>',
     "cross": '<path d="M4.4 1h3.2v3.4H11v3.2H7.6V11H4.4V7.6H1V4.4h3.4Z"/>',
 }
 

@@ -33,6 +33,7 @@ _METHODS = {
     "structured": "whole channels go: smaller files and faster everywhere",
     "unstructured": "single weights become zero: smaller only when compressed",
     "2:4": "two of every four weights become zero: for sparse tensor cores of NVIDIA",
+    "2:4-modelopt": "the same; ModelOpt's SparseGPT chooses which weights of linear layers",
 }
 _RUNTIMES = {
     "onnxruntime": "an ONNX file: phones, boards, servers",

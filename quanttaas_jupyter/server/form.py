@@ -15,7 +15,7 @@ from ..config import load_config
 from ..engine.plan import refuse_unbuilt
 from ..errors import QuantTaaSError, RecipeError
 from ..names import check_variable, parse
-from ..recipe import Goal, Recipe, complaints, inline
+from ..recipe import PATTERNS, Goal, Recipe, complaints, inline
 from ..store import open_store
 from .places import Places
 
@@ -132,9 +132,9 @@ def cell(form: Form, places: Places) -> str:
 
 def _prunings(form: Form) -> list[Any]:
     amounts = [round(amount, 6) for amount in form.amounts]
-    if form.method == "2:4":
+    if form.method in PATTERNS:
         # It has one amount, which nobody can choose.
-        return [*([0] if 0 in amounts else []), *(["2:4"] if any(amounts) else [])]
+        return [*([0] if 0 in amounts else []), *([form.method] if any(amounts) else [])]
     if form.method == "structured":
         return [amount or 0 for amount in amounts]
     return [{"method": form.method, "amount": amount} if amount else 0 for amount in amounts]

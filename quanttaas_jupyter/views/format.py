@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from ..recipe import PATTERNS
+
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
@@ -34,10 +36,16 @@ COLORS = {
 UNKNOWN_COLOR = "#808080"
 
 # The key "" is a model that is not pruned.
-MARKERS = {"": "circle", "structured": "square", "unstructured": "diamond", "2:4": "triangle-up"}
+MARKERS = {
+    "": "circle",
+    "structured": "square",
+    "unstructured": "diamond",
+    "2:4": "triangle-up",
+    "2:4-modelopt": "triangle-down",
+}
 
 # Of runtimes, in the order in which a study names them.
-SHAPES = ("circle", "square", "diamond", "triangle-up", "cross")
+SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 
 SAME = 0.02
 
@@ -50,7 +58,8 @@ def color(config: Mapping[str, Any]) -> str:
 def method(config: Mapping[str, Any]) -> str:
     """The pruning method of a configuration; empty where nothing is pruned."""
     prune = config.get("prune") or {}
-    return str(prune.get("method", "structured")) if prune.get("amount") or prune.get("method") == "2:4" else ""
+    name = str(prune.get("method", "structured"))
+    return name if prune.get("amount") or name in PATTERNS else ""
 
 
 def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
@@ -66,7 +75,7 @@ def configuration(config: Mapping[str, Any]) -> str:
     amount = (config.get("prune") or {}).get("amount")
     if not name:
         pruned = "not pruned"
-    elif name == "2:4" or amount is None:
+    elif name in PATTERNS or amount is None:
         pruned = f"{name} pruned"
     else:
         pruned = f"{name} {100 * amount:.4g} %"

@@ -7,6 +7,7 @@ const PATHS: Record<Marker, string> = {
   square: 'M-3.8-3.8H3.8V3.8H-3.8Z',
   diamond: 'M0-5.2 4.6 0 0 5.2-4.6 0Z',
   'triangle-up': 'M0-4.6 5 4.4H-5Z',
+  'triangle-down': 'M0 4.6-5-4.4H5Z',
   cross: 'M-1.6-5h3.2v3.4H5v3.2H1.6V5h-3.2V1.6H-5v-3.2h3.4Z'
 };
 

@@ -5,12 +5,13 @@ Mishra et al., "Accelerating Sparse Deep Neural Networks" (2021). It speeds up n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..failures import StageError
 from . import PRUNERS, Pruned, PruneJob
 
-_GROUP = 4
+GROUP = 4
 _NAMED = 3
 
 
@@ -24,6 +25,11 @@ def prune(job: PruneJob) -> Pruned:
     Raises:
         StageError: No layer fits.
     """
+    return zero_in_fours(job, lambda path, module: halve(module))
+
+
+def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
+    """Let ``zero(path, module)`` change each layer that the pattern fits. Raises StageError where there is none."""
     import torch
 
     kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
@@ -36,10 +42,10 @@ def prune(job: PruneJob) -> Pruned:
         inputs = _inputs(module)
         if inputs is None or id(module.weight) in kept:
             continue
-        if inputs % _GROUP:
+        if inputs % GROUP:
             skipped.append(path or type(module).__name__)
             continue
-        _halve(module.weight, is_transposed=bool(getattr(module, "transposed", False)))
+        zero(path, module)
         done.append(path)
     if not done:
         raise StageError(
@@ -51,6 +57,18 @@ def prune(job: PruneJob) -> Pruned:
     return Pruned(job.model, (warning,) if skipped else (), {"pruned_layers": len(done), "skipped": skipped})
 
 
+def halve(module: Any) -> None:
+    """Zero the two weights of least magnitude in every four along a layer's inputs."""
+    import torch
+
+    weight = module.weight
+    with torch.no_grad():
+        rows = weight.movedim(0 if getattr(module, "transposed", False) else 1, -1)
+        fours = rows.unflatten(-1, (-1, GROUP))
+        smallest = fours.abs().argsort(dim=-1, stable=True)[..., : GROUP // 2]
+        rows.copy_(fours.scatter(-1, smallest, 0.0).flatten(-2))
+
+
 def _inputs(module: Any) -> int | None:
     """How many weights are summed with the same place in the kernel; None for what is no such layer."""
     import torch
@@ -60,13 +78,3 @@ def _inputs(module: Any) -> int | None:
     if isinstance(module, torch.nn.modules.conv._ConvNd):
         return int(module.weight.shape[0 if module.transposed else 1] // (module.groups if module.transposed else 1))
     return None
-
-
-def _halve(weight: Any, is_transposed: bool) -> None:
-    import torch
-
-    with torch.no_grad():
-        rows = weight.movedim(0 if is_transposed else 1, -1)
-        fours = rows.unflatten(-1, (-1, _GROUP))
-        smallest = fours.abs().argsort(dim=-1, stable=True)[..., : _GROUP // 2]
-        rows.copy_(fours.scatter(-1, smallest, 0.0).flatten(-2))

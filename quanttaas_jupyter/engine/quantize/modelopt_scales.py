@@ -6,17 +6,15 @@ written into the ONNX graph of the same module. Needs the ``modelopt`` extra.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...bundle.batches import call
-from ..failures import StageError, optional
+from ..failures import StageError
 from ..measure import main_output
+from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from ..runtimes.onnx_graph import layers_of
 from . import QuantizeJob, Ranking
 from .onnx_calibration import Ranges
@@ -25,9 +23,7 @@ _SAMPLES, _BATCH = 512, 32
 _SCORED_BATCHES = 4
 _LOSSLESS = 120.0
 _NAMED = 3
-_OFF = {"quantizer_name": "*", "enable": False}
-_INPUTS = {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}}
-_WEIGHTS = {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}}
+_DOING, _HINT = "quantize", "use int8"
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,12 @@ class Scaled:
 
 def by_maximum(job: QuantizeJob) -> dict[str, Scales]:
     """Ranges of all layers by module path. Raises StageError."""
-    return _scales(job, {"quant_cfg": [_OFF, _WEIGHTS, _INPUTS], "algorithm": "max"})
+    return _scales(job, {"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "max"})
 
 
 def by_smoothquant(job: QuantizeJob) -> dict[str, Scales]:
     """The same after magnitudes moved from the inputs of Linear layers into their weights (SmoothQuant, Xiao 2023)."""
-    return _scales(job, {"quant_cfg": [_OFF, _WEIGHTS, _INPUTS], "algorithm": "smoothquant"}, smooths=True)
+    return _scales(job, {"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "smoothquant"}, smooths=True)
 
 
 def by_awq(job: QuantizeJob, block: int) -> dict[str, Scales]:
@@ -89,7 +85,7 @@ def by_awq(job: QuantizeJob, block: int) -> dict[str, Scales]:
     """
     cfg = {"num_bits": 4, "block_sizes": {-1: block, "type": "static"}}
     weights = {"quantizer_name": "*weight_quantizer", "parent_class": "nn.Linear", "cfg": cfg}
-    return _scales(job, {"quant_cfg": [_OFF, weights], "algorithm": {"method": "awq_full"}})
+    return _scales(job, {"quant_cfg": [OFF, weights], "algorithm": {"method": "awq_full"}})
 
 
 def ranking(job: QuantizeJob) -> Ranking:
@@ -103,13 +99,13 @@ def ranking(job: QuantizeJob) -> Ranking:
     """
     if job.class_dim is None:
         raise StageError("auto_quantize compares class scores, and these outputs are none", "use int8-modelopt")
-    mtq, module, dim = _package(), _module(job), job.class_dim
+    mtq, module, dim = quantization(), _module(job), job.class_dim
     batches = job.calibration.head(_SCORED_BATCHES * _BATCH).rebatched(_BATCH)
-    with _in_one_sentence():
+    with in_one_sentence(_DOING, _HINT):
         _, found = mtq.auto_quantize(
             module,
             constraints={"effective_bits": 12.0},
-            quantization_formats=[{"quant_cfg": [_OFF, _WEIGHTS, _INPUTS], "algorithm": "max"}],
+            quantization_formats=[{"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "max"}],
             data_loader=list(batches.batches),
             forward_step=lambda model, batch: main_output(call(model, batches.inputs, batch.inputs)).movedim(dim, -1),
             num_calib_steps=len(batches.batches),
@@ -180,7 +176,7 @@ def _multiplied(graph: Any, node: Any, constants: dict[str, Any], factors: np.nd
 
 
 def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> dict[str, Scales]:
-    mtq, module = _package(), _module(job)
+    mtq, module = quantization(), _module(job)
     if smooths:
         # ModelOpt asserts that there are channels between which magnitudes could move.
         single = [path for path, layer in module.named_modules() if getattr(layer, "in_features", 0) == 1]
@@ -193,7 +189,7 @@ def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> 
         for batch in batches.batches:
             call(model, batches.inputs, batch.inputs)
 
-    with _in_one_sentence():
+    with in_one_sentence(_DOING, _HINT):
         quantized = mtq.quantize(module, config, run)
     layers = [(path, layer) for path, layer in quantized.named_modules() if _is_layer(layer) and path not in shared]
     return {path: _read(layer) for path, layer in layers}
@@ -244,31 +240,3 @@ def _module(job: QuantizeJob) -> Any:
     if job.module is None:
         raise StageError("ModelOpt starts from the PyTorch module, which is not at hand", "use int8 or fp8 instead")
     return job.module()
-
-
-def _package() -> Any:
-    return optional("modelopt.torch.quantization", extra="modelopt")
-
-
-@contextlib.contextmanager
-def _in_one_sentence() -> Iterator[None]:
-    """ModelOpt prints as it works, and what it cannot do comes as any exception.
-
-    Attention's fast path would pass by the layers that it watches.
-    """
-    import torch
-
-    was_fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    except StageError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise StageError(
-            f"ModelOpt cannot quantize this model: {type(error).__name__}: {reason}", "use int8"
-        ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_fast)

@@ -25,6 +25,7 @@ HELPERS = (
     f"{_PACKAGE}.measure",
     *(f"{_PACKAGE}.runtimes.{name}" for name in ("onnx_graph", "onnx_lean", "onnxruntime")),
     *(f"{_PACKAGE}.quantize.{name}" for name in ("fewest", "fidelity", "modelopt_scales")),
+    f"{_PACKAGE}.modelopt",
     *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "fp16", "symmetric", "weights")),
 )
 _GOOD_DB = 35.0

@@ -21,6 +21,12 @@ _HELPERS = (
     f"{_PACKAGE}.runtimes.onnx_graph",
     f"{_PACKAGE}.runtimes.onnx_lean",
 )
+_AWQ_HELPERS = (
+    *_HELPERS,
+    f"{_PACKAGE}.modelopt",
+    f"{_PACKAGE}.quantize.modelopt_scales",
+    f"{_PACKAGE}.quantize.onnx_symmetric",
+)
 _BLOCK = 32
 _INT8_ARITHMETIC = 4
 _ZERO = 8
@@ -53,7 +59,7 @@ def quantize(job: QuantizeJob) -> Quantized:
 @QUANTIZERS.register(
     ("int4-awq", "onnxruntime"),
     packages=("onnx", "onnxruntime", "nvidia-modelopt"),
-    helpers=(*_HELPERS, f"{_PACKAGE}.quantize.modelopt_scales", f"{_PACKAGE}.quantize.onnx_symmetric"),
+    helpers=_AWQ_HELPERS,
     needs=("module",),
     extra="modelopt",
 )

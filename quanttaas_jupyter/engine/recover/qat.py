@@ -3,34 +3,45 @@
 Weights are rounded as the quantizer will round them before every forward pass and put back after the backward pass,
 so that gradients reach the full weights straight through (Bengio, Leonard and Courville, 2013; Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018). Where the
-quantization rounds activations too, inputs of convolutions and linear layers are rounded to 8 bits. What leaves is an
-ordinary floating-point model: the runtime's own quantizer makes the file.
+quantization rounds activations too, inputs of convolutions and linear layers are rounded to 8 bits. Precisions of
+ModelOpt are trained under its own quantizers. What leaves is an ordinary floating-point model: the runtime's own
+quantizer makes the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ..failures import StageError
 from . import RECOVERIES, RecoverJob
+from .qat_modelopt import QUANTIZERS, with_quantizers
 from .training import train
 
-PRECISIONS = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
+ROUNDED_HERE = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
+PRECISIONS = (*ROUNDED_HERE, *QUANTIZERS)
 _ROUNDS_ACTIVATIONS = ("int8", "mixed")
 _LEARNING_RATE = 1e-3
 _BLOCK = 32
 _MEMORY = 0.95
+_WHAT = "training with quantizers"
+_HELPERS = (f"{__package__}.training", f"{__package__}.qat_modelopt", "quanttaas_jupyter.engine.modelopt")
 
 
-@RECOVERIES.register("qat", packages=("torch",), helpers=(f"{__package__}.training",))
+@RECOVERIES.register("qat", packages=("torch", "nvidia-modelopt"), helpers=_HELPERS)
 def recover(job: RecoverJob) -> dict[str, Any]:
     """Train under the rounding of ``job.precision``; statistics of BatchNorm stay as they are.
 
     Raises:
         StageError: The precision rounds none of the weights, or the training fails.
     """
+    if job.precision in QUANTIZERS:
+        module, rounded_weights = with_quantizers(job)
+        facts = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
+        job.model.eval()
+        return {**facts, "precision": job.precision, "rounded_weights": rounded_weights}
     ignored = {id(module) for kept in job.ignore for module in kept.modules()}
     layers = [module for module in job.model.modules() if id(module) not in ignored]
     rounded = _Rounded(layers, _weight_rounding(job.precision))
@@ -41,9 +52,7 @@ def recover(job: RecoverJob) -> dict[str, Any]:
         )
     hooks = _round_inputs(layers) if job.precision in _ROUNDS_ACTIVATIONS else []
     try:
-        facts = train(
-            job, "training with quantizers", _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered
-        )
+        facts = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
     finally:
         for hook in hooks:
             hook.remove()

@@ -104,6 +104,7 @@ def test_smoothing_helps_where_channels_are_outliers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", [ResidualNet, lambda: Transformer(128)])
 def test_awq_is_nearer_than_plain_rounding_at_the_same_size(network: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     built = Built(network(), "onnxruntime", tmp_path)
     (plain, _, _), (awq, _, _) = built.quantize("int4-weight"), built.quantize("int4-awq")
     assert built.quality(awq) > built.quality(plain) + 1

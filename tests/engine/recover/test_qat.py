@@ -7,7 +7,7 @@ from torch import nn
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.recover import RecoverJob, qat
-from quanttaas_jupyter.engine.recover.qat import PRECISIONS
+from quanttaas_jupyter.engine.recover.qat import ROUNDED_HERE
 
 
 class LastState(nn.Module):
@@ -29,7 +29,7 @@ def training(model: nn.Module, x: torch.Tensor, precision: str, ignore: tuple[nn
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ROUNDED_HERE)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_weights_are_rounded_wherever_the_file_rounds_them(kind: type[nn.RNNBase], precision: str) -> None:
     facts = qat.recover(training(LastState(kind), torch.randn(16, 5, 4), precision))

@@ -1,0 +1,94 @@
+"""2:4 pruning with the weights that NVIDIA's ModelOpt chooses by SparseGPT. Needs the ``modelopt`` extra.
+
+Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot" (2023): what a weight's
+loss costs is judged by the inputs that its layer sees, after the weights before it went. ModelOpt takes the choice from
+there and leaves the other weights as they are, for a recovery to train.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from ...bundle.batches import call
+from ..failures import StageError
+from ..modelopt import in_one_sentence, sparsity
+from . import PRUNERS, Pruned, PruneJob
+from .semi_structured import GROUP, halve, zero_in_fours
+
+_SAMPLES, _BATCH = 512, 32
+_MOST_DIMS = 3
+_HELPERS = ("quanttaas_jupyter.engine.modelopt", f"{__package__}.semi_structured")
+
+
+@PRUNERS.register("2:4-modelopt", packages=("torch", "nvidia-modelopt"), helpers=_HELPERS, extra="modelopt")
+def prune(job: PruneJob) -> Pruned:
+    """Zero two weights of every four: of Linear layers those that SparseGPT chooses, of convolutions the smallest.
+
+    ModelOpt's own choice for convolutions counts fours across the kernel, which no engine takes.
+
+    Raises:
+        StageError: There is no Linear layer that it can judge, or ModelOpt cannot run the module.
+    """
+    masks = _masks(job)
+    if not masks:
+        raise StageError(
+            "ModelOpt chooses weights of Linear layers whose numbers of inputs and outputs are divisible by four, and "
+            "none is run here",
+            "use 2:4",
+        )
+
+    def zero(path: str, module: Any) -> None:
+        if path in masks:
+            module.weight.data.mul_(masks[path])
+        else:
+            halve(module)
+
+    pruned = zero_in_fours(job, zero)
+    return replace(pruned, choices={**pruned.choices, "chosen_by_sparsegpt": len(masks)})
+
+
+def _masks(job: PruneJob) -> dict[str, Any]:
+    """What stays of Linear layers, by path."""
+    model = copy.deepcopy(job.model).eval()
+    batches = job.examples.head(_SAMPLES).rebatched(_BATCH)
+    with in_one_sentence("choose weights of", "use 2:4"):
+        judged = _judged(model, batches)
+        if not judged:
+            return {}
+        rules: dict[str, Any] = {"*": None, **{path: {} for path in judged}}
+        sparse = sparsity().sparsify(
+            model,
+            mode=[("sparsegpt", {"nn.Linear": rules, "nn.Conv2d": {"*": None}})],
+            config={"forward_loop": lambda changed: _run(changed, batches), "device": "cpu"},
+        )
+        found = {path: getattr(module, "_weight_mask", None) for path, module in sparse.named_modules()}
+    return {path: mask for path, mask in found.items() if mask is not None}
+
+
+def _judged(model: Any, batches: Any) -> list[str]:
+    """Linear layers that run, on inputs as ModelOpt takes them: it would zero all weights of a layer that sees none."""
+    import torch
+
+    seen: dict[str, bool] = {}
+    hooks = []
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and not (module.in_features % GROUP or module.out_features % GROUP):
+
+            def look(layer: Any, inputs: Any, path: str = path) -> None:
+                seen[path] = seen.get(path, True) and inputs[0].ndim <= _MOST_DIMS
+
+            hooks.append(module.register_forward_pre_hook(look))
+    _run(model, batches.head(1))
+    for hook in hooks:
+        hook.remove()
+    return [path for path, is_taken in seen.items() if is_taken]
+
+
+def _run(model: Any, batches: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        for batch in batches.batches:
+            call(model, batches.inputs, batch.inputs)
