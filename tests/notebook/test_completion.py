@@ -208,7 +208,10 @@ class TestRecipeInTheCell:
         assert tab_in_cell(shell, f"{head}") == [f"{key}: " for key in Recipe.model_fields]
         assert tab_in_cell(shell, f"{head}quan") == ["quantize: "]
         assert tab_in_cell(shell, f"{head}prune: [0]\nsearch: a") == ["search: auto"]
-        assert tab_in_cell(shell, f"{head}prune:\n  - {{method: 2:") == ["  - {method: 2:4"]
+        assert tab_in_cell(shell, f"{head}prune:\n  - {{method: 2:") == [
+            "  - {method: 2:4",
+            "  - {method: 2:4-modelopt",
+        ]
 
     def test_no_other_cell_is_touched(self, shell: InteractiveShell) -> None:
         assert "quantize: " not in tab_in_cell(shell, "x = 1\nquan")

@@ -52,7 +52,7 @@ def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[s
                 done[name] = f"{name}/wide"
             node.input[place] = done[name]
         nodes.append(node)
-    _replace(graph, nodes)
+    replace_nodes(graph, nodes)
     return copy
 
 
@@ -89,7 +89,7 @@ def with_int4_blocks(model: Any, kept: Collection[str], block: int, limits: Mapp
             nodes.append(helper.make_node("DequantizeLinear", names, [node.input[1]], f"{node.name}/widen", **options))
             done.append(node.name)
         nodes.append(node)
-    _replace(copy.graph, nodes)
+    replace_nodes(copy.graph, nodes)
     return copy, done
 
 
@@ -125,7 +125,7 @@ def _in_blocks(weight: Any, block: int, limits: Any, name: str, scale: str) -> l
     ]
 
 
-def _replace(graph: Any, nodes: Sequence[Any]) -> None:
+def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
     """Give the graph these nodes, and drop the constants that none of them reads."""
     read = {name for node in nodes for name in node.input} | {item.name for item in graph.output}
     kept_constants = [item for item in graph.initializer if item.name in read]

@@ -1,7 +1,4 @@
-"""TensorRT: ``int8`` and ``fp8`` by explicit symmetric QDQ, ``fp16`` by the types in the graph.
-
-``bf16`` is not offered: TensorRT widens weights that are merely stored in it, and nothing without a GPU computes in it.
-"""
+"""TensorRT: ``int8`` and ``fp8`` by explicit symmetric QDQ, ``fp16`` and ``bf16`` by the types in the graph."""
 
 from __future__ import annotations
 
@@ -9,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..runtimes.onnx_graph import ignored_nodes
 from ..runtimes.tensorrt import TensorRt, seen_by
 from ..runtimes.tensorrt_engine import build, package, shapes_of
 from . import QUANTIZERS, Quantized, QuantizeJob, modelopt_scales, onnx_fp16, onnx_gpu
+from .onnx_bf16 import with_bf16_products
+from .onnx_file import load_prepared, save
 
 _PACKAGE = "quanttaas_jupyter.engine"
 _HELPERS = (*onnx_gpu.HELPERS, *(f"{_PACKAGE}.runtimes.{name}" for name in ("tensorrt", "tensorrt_engine")))
@@ -47,6 +47,25 @@ def halve(job: QuantizeJob) -> Quantized:
         StageError: The graph cannot be prepared, or TensorRT refuses it.
     """
     return _made(job, lambda graph: onnx_fp16.quantize(replace(job, target=graph)))
+
+
+@QUANTIZERS.register(("bf16", "tensorrt"), packages=_PACKAGES, helpers=(*_HELPERS, f"{_PACKAGE}.quantize.onnx_bf16"))
+def quantize_bf16(job: QuantizeJob) -> Quantized:
+    """Products in bfloat16, for GPUs from SM80 on; where none is, a graph that rounds alike is judged.
+
+    TensorRT would widen weights that are merely stored in it, so the products are of that type.
+
+    Raises:
+        StageError: The graph cannot be prepared, or TensorRT refuses it.
+    """
+    package()
+    model = load_prepared(job.source)
+    kept = ignored_nodes(model.graph, job.ignore)
+    graph, typed = job.target.with_suffix(".onnx"), job.target.with_suffix(".typed.onnx")
+    save(with_bf16_products(model, kept, is_typed=False), graph)
+    save(with_bf16_products(model, kept, is_typed=True), typed)
+    _build(job, typed)
+    return Quantized(graph=graph)
 
 
 @QUANTIZERS.register(

@@ -21,7 +21,7 @@ from tests.networks import ResidualNet
 class TestTensorRt(Contract):
     runtime, package, extra = "tensorrt", "tensorrt_rtx", "tensorrt-rtx"
     # Engines hold code beside weights: their ratios are what they are, below that of fp32.
-    precisions: ClassVar = {"int8": (0.9, 20), "fp8": (0.9, 15), "fp16": (0.9, 50)}
+    precisions: ClassVar = {"int8": (0.9, 20), "fp8": (0.9, 15), "fp16": (0.9, 50), "bf16": (0.99, 35)}
 
     def run(self, path: Path, x: torch.Tensor) -> np.ndarray:
         session = self.place.open_graph(path.with_suffix(".onnx"), 1, self.built.about["input_names"])
@@ -73,6 +73,21 @@ class TestTensorRt(Contract):
         assert self.path.stat().st_size < 0.6 * whole
         int8, _ = self.quantize("int8", images())
         assert len(self.integer_layers(int8)) == self.layers_of(int8).quantizable == 10
+
+    def test_products_of_bf16_are_of_that_type_in_the_engine_and_rounded_alike_where_it_is_judged(
+        self, tmp_path: Path
+    ) -> None:
+        model = ResidualNet(32)
+        self.build(model, images(), tmp_path)
+        bf16, done = self.quantize("bf16", images(), ignore=("head",))
+        assert bf16.stat().st_size < 0.7 * self.path.stat().st_size
+        assert self.layers_of(bf16).kept == ("head",)
+        typed = onnx.load(str(bf16.with_suffix(".typed.onnx")))
+        narrow = {item.name for item in typed.graph.initializer if item.data_type == onnx.TensorProto.BFLOAT16}
+        products = [node for node in typed.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+        assert [node.input[1] in narrow for node in products].count(False) == 1
+        judged = onnx.load(str(done.graph))
+        assert {item.name for item in judged.graph.initializer if item.data_type == onnx.TensorProto.BFLOAT16} == narrow
 
     def test_timings_are_kept_and_read_again(self, tmp_path: Path) -> None:
         class Kept(dict[str, bytes]):

@@ -1,0 +1,64 @@
+"""Graphs whose products with weights are in bfloat16, inputs and weights rounded to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from .onnx_symmetric import nodes_to_quantize, replace_nodes
+
+_OPSET = 22
+
+
+def with_bf16_products(model: Any, kept: Collection[str], is_typed: bool) -> Any:
+    """A copy of the model in which all products with weights but the ``kept`` ones read bfloat16.
+
+    Args:
+        model: The graph.
+        kept: Names of nodes that stay as they are.
+        is_typed: The products themselves are of that type, which asks for opset 22 and kernels that no CPU has. Else
+            they read what was rounded to it in float32: the same numbers but for the sums, which runs anywhere.
+    """
+    import onnx
+    from onnx import TensorProto, helper, version_converter
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if is_typed and next(item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")) < _OPSET:
+        copy = version_converter.convert_version(copy, _OPSET)
+    constants = {item.name: item for item in copy.graph.initializer}
+    wanted = {node.name for node in nodes_to_quantize(copy.graph, kept)}
+    nodes: list[Any] = []
+    done: dict[str, str] = {}
+
+    def cast(name: str, to: str, kind: int) -> str:
+        nodes.append(helper.make_node("Cast", [name], [to], f"{to}/cast", to=kind))
+        return to
+
+    for node in copy.graph.node:
+        if node.name not in wanted:
+            nodes.append(node)
+            continue
+        for place, name in enumerate(node.input):
+            if name and name not in done:
+                narrow = f"{name}/narrow"
+                if name in constants:
+                    copy.graph.initializer.append(_narrowed(constants[name], narrow))
+                else:
+                    cast(name, narrow, TensorProto.BFLOAT16)
+                done[name] = narrow if is_typed else cast(narrow, f"{name}/wide", TensorProto.FLOAT)
+            node.input[place] = done.get(name, name)
+        nodes.append(node)
+        if is_typed:
+            wide, node.output[0] = node.output[0], f"{node.output[0]}/product"
+            cast(node.output[0], wide, TensorProto.FLOAT)
+    replace_nodes(copy.graph, nodes)
+    return copy
+
+
+def _narrowed(constant: Any, name: str) -> Any:
+    import ml_dtypes
+    from onnx import TensorProto, helper, numpy_helper
+
+    array = numpy_helper.to_array(constant).astype(ml_dtypes.bfloat16)
+    return helper.make_tensor(name, TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)
