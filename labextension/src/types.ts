@@ -25,7 +25,7 @@ export interface ClusterName {
 /** What the form of a recipe offers. */
 export interface FormOptions {
   quantizations: Quantization[];
-  methods: Choice[];
+  methods: Method[];
   runtimes: Choice[];
   searches: Choice[];
   recoveries: Choice[];
@@ -39,6 +39,11 @@ export interface Choice {
   name: string;
   /** One line: what it does. */
   help: string;
+}
+
+export interface Method extends Choice {
+  /** Whether a person says how much goes. */
+  has_amounts: boolean;
 }
 
 export interface Quantization extends Choice {

@@ -150,7 +150,10 @@ export const SERVICE: Service = {
       { name: 'int8', help: '', runtimes: ['onnxruntime', 'tensorrt'] },
       { name: 'fp8', help: '', runtimes: ['tensorrt'] }
     ],
-    methods: [{ name: 'structured', help: '' }],
+    methods: [
+      { name: 'structured', help: '', has_amounts: true },
+      { name: '2:4', help: '', has_amounts: false }
+    ],
     runtimes: [
       { name: 'onnxruntime', help: '' },
       { name: 'tensorrt', help: '' }

@@ -148,23 +148,34 @@ def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -
 
 
 def refuse_unbuilt(recipe: Recipe) -> None:
-    """Raise RecipeError for values that are known but that no technique implements yet."""
+    """Raise RecipeError for values that are known but that no technique implements yet.
+
+    A quantization is tried in the runtimes that take it: it is refused where none does, and so is a runtime that takes
+    none of them.
+    """
     for runtime in recipe.runtime:
         if RUNTIMES.find(runtime) is None:
             raise RecipeError(f"runtime {runtime!r} is not built yet; built are {', '.join(RUNTIMES.keys())}")
-        here = built_quantizations(recipe.quantize, runtime)
-        missing = [name for name in recipe.quantize if name not in here]
-        if missing and (recipe.search == "grid" or not here):
-            built = ["none", *(name for name, place in sorted(QUANTIZERS.keys()) if place == runtime)]
-            raise RecipeError(
-                f"quantization {missing[0]!r} is not built yet for {runtime}; built are {', '.join(built)}"
-            )
+        if not built_quantizations(recipe.quantize, runtime):
+            raise _unbuilt(recipe.quantize[0], runtime)
+    here = {name for runtime in recipe.runtime for name in built_quantizations(recipe.quantize, runtime)}
+    missing = [name for name in recipe.quantize if name not in here]
+    if missing and recipe.search == "grid":
+        raise _unbuilt(missing[0], *recipe.runtime)
     aimed = [name for name in RUNTIMES.keys() if (entry := RUNTIMES.find(name)) and "targets" in entry.needs]  # noqa: SIM118
     if recipe.targets and not set(recipe.runtime).intersection(aimed):
         raise RecipeError(f"targets are for runtimes that build for GPUs ({', '.join(aimed)}); leave them out")
     for prune in recipe.prune:
         if prune.amount and PRUNERS.find(prune.method) is None:
             raise RecipeError(f"prune method {prune.method!r} is not built yet; built are {', '.join(PRUNERS.keys())}")
+
+
+def _unbuilt(quantization: str, *runtimes: str) -> RecipeError:
+    built = sorted({name for name, place in QUANTIZERS.keys() if place in runtimes})  # noqa: SIM118
+    places = " or ".join(runtimes)
+    return RecipeError(
+        f"quantization {quantization!r} is not built yet for {places}; built are none, {', '.join(built)}"
+    )
 
 
 def refuse_missing(recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ..engine.prune import PRUNERS
 from ..engine.quantize import QUANTIZERS
 from ..engine.runtimes import RUNTIMES
-from ..recipe import PRUNE_METHODS, QUANTIZATIONS
+from ..recipe import PATTERNS, PRUNE_METHODS, QUANTIZATIONS
 from ..recipe import RECOVERIES as RECOVERY_METHODS
 from ..recipe import RUNTIMES as KNOWN_RUNTIMES
 from .form import Form
@@ -68,7 +68,10 @@ def options(cluster: str) -> dict[str, Any]:
         "quantizations": [
             {"name": name, "help": _QUANTIZATIONS[name], "runtimes": found} for name, found in built.items() if found
         ],
-        "methods": _choices(_METHODS, (name for name in PRUNE_METHODS if name in pruners)),
+        "methods": [
+            {**choice, "has_amounts": choice["name"] not in PATTERNS}
+            for choice in _choices(_METHODS, (name for name in PRUNE_METHODS if name in pruners))
+        ],
         "runtimes": _choices(_RUNTIMES, (name for name in KNOWN_RUNTIMES if name in runtimes)),
         "searches": _choices(_SEARCHES, _SEARCHES),
         "recoveries": _choices(_RECOVERIES, (name for name in _RECOVERIES if name in RECOVERY_METHODS)),

@@ -134,7 +134,7 @@ def _prunings(form: Form) -> list[Any]:
     amounts = [round(amount, 6) for amount in form.amounts]
     if form.method in PATTERNS:
         # It has one amount, which nobody can choose.
-        return [*([0] if 0 in amounts else []), *([form.method] if any(amounts) else [])]
+        return [0, form.method]
     if form.method == "structured":
         return [amount or 0 for amount in amounts]
     return [{"method": form.method, "amount": amount} if amount else 0 for amount in amounts]

@@ -103,6 +103,14 @@ def test_no_stage_stands_twice_and_every_trial_can_be_reached(
     ("recipe", "words"),
     [
         ({"runtime": "executorch", "quantize": "fp8"}, "'fp8' is not built yet for executorch"),
+        (
+            {"runtime": ["torch", "tensorrt"], "quantize": "fp8"},
+            "'fp8' is not built yet for torch; built are none, bf16",
+        ),
+        (
+            {"runtime": ["torch", "openvino"], "quantize": ["none", "fp8"]},
+            "'fp8' is not built yet for torch or openvino",
+        ),
         ({"targets": "SM89"}, "targets are for runtimes that build for GPUs .tensorrt."),
         ({"quantize": "fp8"}, "built are none, .*int8-dynamic"),
     ],
@@ -110,6 +118,18 @@ def test_no_stage_stands_twice_and_every_trial_can_be_reached(
 def test_what_is_known_but_not_built_is_refused(recipe: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         make_plan(record(recipe))
+
+
+def test_a_quantization_is_tried_in_the_runtimes_that_take_it() -> None:
+    plan = make_plan(record({"prune": 0, "quantize": ["fp16", "int8", "fp8"], "runtime": ["executorch", "tensorrt"]}))
+    assert list(plan.trials) == [
+        "baseline@executorch",
+        "baseline@tensorrt",
+        "int8@executorch",
+        "fp16@tensorrt",
+        "int8@tensorrt",
+        "fp8@tensorrt",
+    ]
 
 
 def test_a_record_from_before_still_tells_where_classes_lie() -> None:

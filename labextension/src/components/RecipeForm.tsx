@@ -54,6 +54,7 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
         <OneOfChoices id={id} value={form[name]} of={of} onChange={value => onChange({ [name]: value })} />
       );
     };
+  const hasAmounts = options.methods.find(({ name }) => name === form.method)?.has_amounts ?? true;
 
   return (
     <div className="qt-form">
@@ -64,9 +65,13 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
       {form.search === 'grid' && (
         <>
           {field('method', 'Prune', choice('method', options.methods))}
-          {field('amounts', '', () => (
-            <Amounts amounts={form.amounts} onChange={amounts => onChange({ amounts })} />
-          ))}
+          {field('amounts', '', () =>
+            hasAmounts ? (
+              <Amounts amounts={form.amounts} onChange={amounts => onChange({ amounts })} />
+            ) : (
+              <span className="qt-dim">none, and half of the weights</span>
+            )
+          )}
           {field('quantize', 'Quantize', () => (
             <Choices
               legend="Quantize"

@@ -130,6 +130,13 @@ describe('Compress', () => {
     expect(screen.queryByLabelText('percent of the parameters to remove')).toBeNull();
   });
 
+  it('asks for no amounts of a pattern, which has one', async () => {
+    shown();
+    await userEvent.selectOptions(screen.getByLabelText('Prune'), '2:4');
+    expect(screen.queryByLabelText('percent of the parameters to remove')).toBeNull();
+    expect(screen.getByText('none, and half of the weights')).toBeTruthy();
+  });
+
   it('keeps the list of a busy kernel, and says since when', () => {
     shown({ kernel: { ...KERNEL, isBusy: true } });
     expect(screen.getByText(/Kernel busy, list from/)).toBeTruthy();

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ...recipe import Recipe
-from ..plan import baseline_config
+from ..plan import baseline_config, built_quantizations
 from . import Config, Outcome, Seen
 
 
 class GridSearch:
-    """Knows all its trials from the start."""
+    """Knows all its trials from the start; a quantization is tried in the runtimes that take it."""
 
     is_adaptive = False
 
@@ -22,7 +22,7 @@ class GridSearch:
         found = [*baselines]
         for runtime in recipe.runtime:
             for prune in recipe.prune:
-                for quantization in recipe.quantize:
+                for quantization in built_quantizations(recipe.quantize, runtime):
                     amount = prune.model_dump() if prune.amount else None
                     config = {"prune": amount, "quantize": quantization, "runtime": runtime}
                     if config not in found:
