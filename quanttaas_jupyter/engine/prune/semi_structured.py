@@ -29,23 +29,31 @@ def prune(job: PruneJob) -> Pruned:
 
 
 def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
-    """Let ``zero(path, module)`` change each layer that the pattern fits. Raises StageError where there is none."""
+    """Let ``zero(path, module)`` change each layer that the pattern fits, a weight that several share once.
+
+    Raises:
+        StageError: No layer fits.
+    """
     import torch
 
     kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
     for module in job.model.modules():
         if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
             kept.add(id(module.weight))
+    zeroed: set[int] = set()
     done: list[str] = []
     skipped: list[str] = []
     for path, module in job.model.named_modules():
         inputs = _inputs(module)
-        if inputs is None or id(module.weight) in kept:
+        if inputs is None or id(weight := module._parameters.get("weight")) in kept:
             continue
-        if inputs % GROUP:
+        # A parametrized layer makes its weight anew whenever it is asked for one: nothing there can be zeroed.
+        if inputs % GROUP or weight is None:
             skipped.append(path or type(module).__name__)
             continue
-        zero(path, module)
+        if id(weight) not in zeroed:
+            zero(path, module)
+        zeroed.add(id(weight))
         done.append(path)
     if not done:
         raise StageError(
@@ -53,7 +61,7 @@ def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
             "use unstructured pruning",
         )
     names = ", ".join(skipped[:_NAMED]) + (f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
-    warning = f"2:4 left out {names}: their number of inputs is not divisible by four"
+    warning = f"2:4 left out {names}: the number of inputs is not divisible by four, or the weight is parametrized"
     return Pruned(job.model, (warning,) if skipped else (), {"pruned_layers": len(done), "skipped": skipped})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..runtimes.onnx_graph import ignored_nodes
+from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from ..runtimes.tensorrt import TensorRt, seen_by
 from ..runtimes.tensorrt_engine import build, package, shapes_of
 from . import QUANTIZERS, Quantized, QuantizeJob, modelopt_scales, onnx_fp16, onnx_gpu
@@ -53,19 +53,21 @@ def halve(job: QuantizeJob) -> Quantized:
 def quantize_bf16(job: QuantizeJob) -> Quantized:
     """Products in bfloat16, for GPUs from SM80 on; where none is, a graph that rounds alike is judged.
 
-    TensorRT would widen weights that are merely stored in it, so the products are of that type.
+    TensorRT would widen weights that are merely stored in it, so the products are of that type. Of transposed
+    convolutions it has none.
 
     Raises:
         StageError: The graph cannot be prepared, or TensorRT refuses it.
     """
     package()
     model = load_prepared(job.source)
-    kept = ignored_nodes(model.graph, job.ignore)
+    turned = [layer for layer in layers_of(model.graph) if layer.op_type == "ConvTranspose"]
+    kept = {*ignored_nodes(model.graph, job.ignore), *(layer.node for layer in turned)}
     graph, typed = job.target.with_suffix(".onnx"), job.target.with_suffix(".typed.onnx")
     save(with_bf16_products(model, kept, is_typed=False), graph)
     save(with_bf16_products(model, kept, is_typed=True), typed)
     _build(job, typed)
-    return Quantized(graph=graph)
+    return Quantized(("transposed convolutions stay float32",) if turned else (), graph=graph)
 
 
 @QUANTIZERS.register(

@@ -56,3 +56,12 @@ def test_ignored_layers_and_embeddings_keep_their_weights() -> None:
 def test_a_model_that_the_pattern_fits_nowhere_is_refused() -> None:
     with pytest.raises(StageError, match="divisible by four"):
         pruned(nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 5)))
+
+
+def test_a_parametrized_weight_is_left_out_and_that_is_said() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 4))
+    found = pruned(model)
+    assert found.choices == {"pruned_layers": 1, "skipped": ["0"]}
+    assert "left out 0: " in found.warnings[0]
+    assert "parametrized" in found.warnings[0]
+    assert bool((model[0].weight != 0).all())

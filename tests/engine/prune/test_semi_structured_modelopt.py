@@ -74,6 +74,13 @@ def test_layers_that_never_run_keep_half_of_their_weights() -> None:
     assert int((model.idle.weight != 0).sum()) == 32
 
 
+def test_a_shared_weight_loses_half_and_not_half_of_each_layer_that_holds_it() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    model[3].weight = model[1].weight
+    pruned(model)
+    assert int((model[1].weight == 0).sum()) == 64 * 32
+
+
 def test_ignored_layers_keep_their_weights() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
     pruned(model, ignore=(model[3],))

@@ -89,6 +89,12 @@ class TestTensorRt(Contract):
         judged = onnx.load(str(done.graph))
         assert {item.name for item in judged.graph.initializer if item.data_type == onnx.TensorProto.BFLOAT16} == narrow
 
+    def test_transposed_convolutions_stay_float_in_bf16_and_that_is_said(self, tmp_path: Path) -> None:
+        self.build(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2)), images(), tmp_path)
+        bf16, done = self.quantize("bf16", images())
+        assert done.warnings == ("transposed convolutions stay float32",)
+        assert self.layers_of(bf16).quantized == 1
+
     def test_timings_are_kept_and_read_again(self, tmp_path: Path) -> None:
         class Kept(dict[str, bytes]):
             def read(self, name: str) -> bytes | None:
