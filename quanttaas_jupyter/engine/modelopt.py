@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from .attention import layer_by_layer
 from .failures import StageError, optional
 
 OFF = {"quantizer_name": "*", "enable": False}
@@ -29,23 +30,15 @@ def sparsity() -> Any:
 def in_one_sentence(doing: str, hint: str) -> Iterator[None]:
     """ModelOpt prints as it works, and what it cannot do comes as any exception.
 
-    Attention's fast path would pass by the layers that it watches.
-
     Args:
         doing: What it does with the model, for the sentence of a failure.
         hint: What to do instead.
     """
-    import torch
-
-    was_fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with layer_by_layer(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     except StageError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = (str(error).strip().splitlines() or [""])[0][:200].rstrip(":")
         raise StageError(f"ModelOpt cannot {doing} this model: {type(error).__name__}: {reason}", hint) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_fast)

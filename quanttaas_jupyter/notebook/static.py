@@ -28,7 +28,7 @@ INK = "#7d7d7d"
 SECONDS_BETWEEN_UPDATES = 2.0
 
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "cross": "P"}
-_MARKER_SIZE = {"o": 7.5, "s": 7.0, "D": 6.5, "^": 8.0, "P": 8.0}
+_MARKER_SIZE = {"o": 7.5, "s": 7.0, "D": 6.5, "^": 8.0, "v": 8.0, "P": 8.0}
 _SIGNS = {"finished": "", "measured": "latency pending", "waiting": "waiting", "cancelled": "not measured"}
 
 

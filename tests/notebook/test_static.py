@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.notebook import static
+from quanttaas_jupyter.notebook import card, static
 from quanttaas_jupyter.state import StudyState, apply
+from quanttaas_jupyter.views import format as fmt
 from quanttaas_jupyter.views import scene
 from tests.notebook.fakes import ROWS, START, Script, artifact, empty, folded, metrics
 
@@ -255,3 +256,9 @@ def test_quick_changes_are_drawn_together_and_none_is_lost(
     assert len(screen.updates) == 1
     assert "372 KB" not in screen.updates[0]["text/plain"].partition("prune70-fp16")[0].partition("prune50-int8")[0]
     assert all(words in screen.updates[0]["text/plain"] for words in ("180 KB", "372 KB", "190 KB"))
+
+
+@pytest.mark.parametrize("shape", sorted({*fmt.MARKERS.values(), *fmt.SHAPES}))
+def test_every_marker_can_be_drawn(shape: str) -> None:
+    assert static._MARKERS[shape] in static._MARKER_SIZE
+    assert shape in card._SHAPES

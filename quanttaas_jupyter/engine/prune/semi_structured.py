@@ -34,12 +34,7 @@ def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
     Raises:
         StageError: No layer fits.
     """
-    import torch
-
-    kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
-    for module in job.model.modules():
-        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
-            kept.add(id(module.weight))
+    kept = kept_weights(job)
     zeroed: set[int] = set()
     done: list[str] = []
     skipped: list[str] = []
@@ -63,6 +58,17 @@ def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
     names = ", ".join(skipped[:_NAMED]) + (f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
     warning = f"2:4 left out {names}: the number of inputs is not divisible by four, or the weight is parametrized"
     return Pruned(job.model, (warning,) if skipped else (), {"pruned_layers": len(done), "skipped": skipped})
+
+
+def kept_weights(job: PruneJob) -> set[int]:
+    """What an ignored module or an embedding holds, by ``id``."""
+    import torch
+
+    kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
+    for module in job.model.modules():
+        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+            kept.add(id(module.weight))
+    return kept
 
 
 def halve(module: Any) -> None:

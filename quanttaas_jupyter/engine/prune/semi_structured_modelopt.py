@@ -15,7 +15,7 @@ from ...bundle.batches import call
 from ..failures import StageError
 from ..modelopt import in_one_sentence, sparsity
 from . import PRUNERS, Pruned, PruneJob
-from .semi_structured import GROUP, halve, zero_in_fours
+from .semi_structured import GROUP, halve, kept_weights, zero_in_fours
 
 _SAMPLES, _BATCH = 512, 32
 _MOST_DIMS = 3
@@ -35,26 +35,44 @@ def prune(job: PruneJob) -> Pruned:
     if not masks:
         raise StageError(
             "ModelOpt chooses weights of Linear layers whose numbers of inputs and outputs are divisible by four, and "
-            "none is run here",
+            "none of those that may change is run here",
             "use 2:4",
         )
+    chosen: list[str] = []
 
     def zero(path: str, module: Any) -> None:
+        halved = module.weight.detach().clone()
+        halve(module)
         if path in masks:
-            module.weight.data.mul_(masks[path])
-        else:
-            halve(module)
+            module.weight.data.copy_(_where_complete(masks[path], halved, module.weight.data))
+            chosen.append(path)
 
     pruned = zero_in_fours(job, zero)
-    return replace(pruned, choices={**pruned.choices, "chosen_by_sparsegpt": len(masks)})
+    return replace(pruned, choices={**pruned.choices, "chosen_by_sparsegpt": len(chosen)})
+
+
+def _where_complete(mask: Any, weight: Any, halved: Any) -> Any:
+    """The weight under the mask; halved by magnitude where a mask keeps less than two of four.
+
+    ModelOpt gives up all weights of an input that is zero on all calibration samples.
+    """
+    import torch
+
+    is_complete = mask.unflatten(-1, (-1, GROUP)).sum(-1, keepdim=True) == GROUP // 2
+    return torch.where(is_complete.expand(-1, -1, GROUP).flatten(-2), weight * mask, halved)
 
 
 def _masks(job: PruneJob) -> dict[str, Any]:
     """What stays of Linear layers, by path."""
-    model = copy.deepcopy(job.model).eval()
     batches = job.examples.head(_SAMPLES).rebatched(_BATCH)
     with in_one_sentence("choose weights of", "use 2:4"):
-        judged = _judged(model, batches)
+        model = copy.deepcopy(job.model).eval()
+        kept = kept_weights(job)
+        judged = [
+            path
+            for path in _judged(model, batches.head(_BATCH))
+            if id(job.model.get_submodule(path)._parameters.get("weight")) not in kept
+        ]
         if not judged:
             return {}
         rules: dict[str, Any] = {"*": None, **{path: {} for path in judged}}
@@ -77,10 +95,10 @@ def _judged(model: Any, batches: Any) -> list[str]:
         if isinstance(module, torch.nn.Linear) and not (module.in_features % GROUP or module.out_features % GROUP):
 
             def look(layer: Any, inputs: Any, path: str = path) -> None:
-                seen[path] = seen.get(path, True) and inputs[0].ndim <= _MOST_DIMS
+                seen[path] = seen.get(path, True) and bool(inputs) and inputs[0].ndim <= _MOST_DIMS
 
             hooks.append(module.register_forward_pre_hook(look))
-    _run(model, batches.head(1))
+    _run(model, batches)
     for hook in hooks:
         hook.remove()
     return [path for path, is_taken in seen.items() if is_taken]

@@ -8,7 +8,7 @@ integers flow on. Weights have one scale an output channel in int8 and one in al
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..runtimes.onnx_graph import layers_of
@@ -127,12 +127,22 @@ def _in_blocks(weight: Any, block: int, limits: Any, name: str, scale: str) -> l
 
 def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
     """Give the graph these nodes, and drop the constants that none of them reads."""
-    read = {name for node in nodes for name in node.input} | {item.name for item in graph.output}
+    read = {name for node in nodes for name in _read_by(node)} | {item.name for item in graph.output}
     kept_constants = [item for item in graph.initializer if item.name in read]
     for repeated, items in ((graph.node, nodes), (graph.initializer, kept_constants)):
         held = [type(item).FromString(item.SerializeToString()) for item in items]
         del repeated[:]
         repeated.extend(held)
+
+
+def _read_by(node: Any) -> Iterator[str]:
+    """What a node reads, with the graphs inside it."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _read_by(inner)
+            yield from (item.name for item in graph.output)
 
 
 def _narrowed(graph: Any, weight: Any, axis: int, kind: str) -> list[Any]:

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from ..attention import layer_by_layer
 from ..failures import StageError
 from . import RECOVERIES, RecoverJob
-from .qat_modelopt import QUANTIZERS, with_quantizers
+from .qat_modelopt import QUANTIZERS, keep_buffers, with_quantizers
 from .training import train
 
 ROUNDED_HERE = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
@@ -27,7 +28,11 @@ _LEARNING_RATE = 1e-3
 _BLOCK = 32
 _MEMORY = 0.95
 _WHAT = "training with quantizers"
-_HELPERS = (f"{__package__}.training", f"{__package__}.qat_modelopt", "quanttaas_jupyter.engine.modelopt")
+_HELPERS = (
+    f"{__package__}.training",
+    f"{__package__}.qat_modelopt",
+    *(f"quanttaas_jupyter.engine.{name}" for name in ("attention", "modelopt")),
+)
 
 
 @RECOVERIES.register("qat", packages=("torch", "nvidia-modelopt"), helpers=_HELPERS)
@@ -39,7 +44,9 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     """
     if job.precision in QUANTIZERS:
         module, rounded_weights = with_quantizers(job)
-        facts = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
+        with layer_by_layer():
+            facts = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
+        keep_buffers(job, module)
         job.model.eval()
         return {**facts, "precision": job.precision, "rounded_weights": rounded_weights}
     ignored = {id(module) for kept in job.ignore for module in kept.modules()}
@@ -52,7 +59,8 @@ def recover(job: RecoverJob) -> dict[str, Any]:
         )
     hooks = _round_inputs(layers) if job.precision in _ROUNDS_ACTIVATIONS else []
     try:
-        facts = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
+        with layer_by_layer():
+            facts = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
     finally:
         for hook in hooks:
             hook.remove()

@@ -89,7 +89,7 @@ def test_ignored_layers_keep_their_weights() -> None:
 
 
 def test_a_model_without_layers_that_it_judges_is_sent_to_the_plain_method() -> None:
-    with pytest.raises(StageError, match="none is run here; use 2:4"):
+    with pytest.raises(StageError, match="none of those that may change is run here; use 2:4"):
         pruned(ResidualNet())
 
 
@@ -113,3 +113,19 @@ def test_zeros_outlast_training_in_the_file_that_a_study_measures(tmp_path: Path
     matrices = [weight for weight in weights if weight.ndim == 2]
     assert len(matrices) == 3
     assert all((weight.reshape(-1, 4) != 0).sum(1).max() == 2 for weight in matrices)
+
+
+def test_inputs_that_are_zero_in_calibration_do_not_cost_a_layer_more_than_half() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32))
+    seen = images().clone()
+    seen[..., :5] = 0
+    examples = open_source((seen, torch.zeros(len(seen))), "--data", 100, 0).read()
+    PRUNERS.get("2:4-modelopt")(PruneJob(model, 0.5, examples, (), lambda line: None))
+    assert set((model[1].weight.reshape(-1, 4) != 0).sum(1).tolist()) == {2}
+
+
+def test_what_may_not_change_is_not_told_as_chosen() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(128, 8))
+    with pytest.raises(StageError, match="none of those that may change is run here"):
+        pruned(model, ignore=(model[3],))

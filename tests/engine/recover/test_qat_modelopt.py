@@ -78,3 +78,78 @@ def test_weights_that_pruning_zeroed_stay_zero_while_others_learn(digits: Digits
     weight.register_hook(lambda gradient: gradient.masked_fill(mask, 0.0))
     qat.recover(training(digits, model, "int8-modelopt"))
     assert bool((weight[mask] == 0).all())
+
+
+class Encoder(nn.Module):
+    """Attention by torch's own layers, whose fast path reads weights past the quantizers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(x.reshape(len(x), -1, 16)).mean(1))
+
+
+def test_attention_is_judged_with_its_quantizers_and_its_output_layer_is_not_counted() -> None:
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    before = copy.deepcopy(model)
+    data = open_source((torch.randn(256, 80),), "--train", 256, 0).read()
+    facts = qat.recover(RecoverJob(model, before, data, None, 4, None, 0, lambda line: None, precision="int4-awq"))
+    assert facts["rounded_weights"] == 3
+    assert facts["best_epoch"] > 0
+    assert facts["held_out_loss"] > 0
+    assert not torch.equal(model.inner.linear1.weight, before.inner.linear1.weight)
+
+
+def test_a_module_of_attention_alone_has_nothing_that_is_rounded() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(6, 1, batch_first=True)
+            self.spare = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x[:, None], x[:, None], x[:, None])[0]
+
+    with pytest.raises(StageError, match="found no weight that int8-modelopt rounds"):
+        with_quantizers(training_of(Attention(), "int8-modelopt"))
+
+
+class Running(nn.Module):
+    """Keeps a mean, made anew in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(0)
+        return self.layer(x - self.mean)
+
+
+def test_buffers_that_training_made_anew_leave_with_the_model() -> None:
+    model = Running().eval()
+    with torch.no_grad():
+        model.layer.weight.add_(0.5)
+    data = open_source((3 + torch.randn(128, 6),), "--train", 128, 0).read()
+    teacher = Running().eval()
+    facts = qat.recover(
+        RecoverJob(model, teacher, data, None, 8, None, 0, lambda line: None, precision="int8-modelopt")
+    )
+    assert facts["best_epoch"] > 0
+    assert bool((model.mean > 1).all())
+    assert not any(name.endswith("_amax") for name in model.state_dict())
+
+
+def test_transposed_convolutions_have_a_scale_an_output() -> None:
+    model = nn.Sequential(nn.Unflatten(1, (4, 3, 3)), nn.ConvTranspose2d(4, 6, 3), nn.Flatten(), nn.Linear(150, 36))
+    data = open_source((torch.randn(64, 36),), "--train", 64, 0).read()
+    job = RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, precision="int8-modelopt")
+    quantized, rounded = with_quantizers(job)
+    assert rounded == 2
+    assert quantized[1].weight_quantizer.amax.shape == (1, 6, 1, 1)
