@@ -41,10 +41,10 @@ def prune(job: PruneJob) -> Pruned:
     chosen: list[str] = []
 
     def zero(path: str, module: Any) -> None:
-        halved = module.weight.detach().clone()
+        before = module.weight.detach().clone()
         halve(module)
         if path in masks:
-            module.weight.data.copy_(_where_complete(masks[path], halved, module.weight.data))
+            module.weight.data.copy_(_where_complete(masks[path], before, module.weight.data))
             chosen.append(path)
 
     pruned = zero_in_fours(job, zero)
