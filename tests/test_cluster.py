@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -12,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def wait_until(study: qt.Study, holds: Callable[[StudyState], bool], seconds: fl
     return state
 
 
-def is_training(state: StudyState, at_once: int = 1) -> bool:
-    return sum("recovering" in label for label in state.running.values()) >= at_once
+def is_training(state: StudyState) -> bool:
+    return any("recovering" in label for label in state.running.values())
 
 
 def check_nothing_is_lost_or_doubled(study: qt.Study) -> list[str]:
@@ -95,29 +95,39 @@ def test_the_same_call_with_a_cluster_gives_the_same_trials_and_files(digits: Di
 def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: Loopback) -> None:
     study = send(digits, loopback, SLOW)
     wait_until(study, is_training)
-    victim = max(stage_workers(), key=lambda process: process.cpu_percent(0.3))
-    victim.kill()
+
+    def retries() -> list[str]:
+        events = studies.read_events(open_store(study.store), study.id)
+        return [event["reason"] for event in events if event["type"] == "stage_retried"]
+
+    def kill_the_busiest() -> list[str]:
+        # One that is only starting is busy too, but runs no stage: its end costs none.
+        max(stage_workers(), key=lambda process: process.cpu_percent(0.3)).kill()
+        with contextlib.suppress(AssertionError):
+            until(retries, 6)
+        return retries()
+
+    until(kill_the_busiest)
     study.wait(300)
-    events = list(studies.read_events(open_store(study.store), study.id))
-    assert [event["reason"] for event in events if event["type"] == "stage_retried"] == ["its worker process ended"]
+    assert retries() == ["its worker process ended"]
     assert all_finished(study)
     check_nothing_is_lost_or_doubled(study)
 
 
 def test_a_killed_node_costs_what_ran_there_and_nothing_else(digits: Digits, loopback: Loopback) -> None:
-    loopback.configure(slot={"cpus": 2})
-    longer = {"prune": [0.2, 0.3, 0.4, 0.5], "recover": {"method": "distill", "epochs": 60}, "quantize": ["int8"]}
-    with loopback.node("--num-cpus=2") as raylet:
-        study = send(digits, loopback, {**SLOW, **longer})
-        # The head holds one slot: of two trainings at once, one is here.
-        wait_until(study, partial(is_training, at_once=2))
+    # What wants a GPU runs on the node that says it has one.
+    loopback.configure(slot={"cpus": 1, "gpus": 0.5})
+    with loopback.node("--num-cpus=2", "--num-gpus=1") as raylet:
+        study = send(digits, loopback, {**SLOW, "prune": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "quantize": ["int8"]})
+        state = wait_until(study, is_training)
         for process in [raylet, *stage_workers(raylet)]:
             process.kill()
+    with loopback.node("--num-cpus=2", "--num-gpus=1"):
         study.wait(300)
     events = list(studies.read_events(open_store(study.store), study.id))
-    reasons = {event["reason"] for event in events if event["type"] == "stage_retried"}
-    assert reasons
-    assert reasons <= {"the node that ran it is gone", "its worker process ended"}
+    reasons = [event["reason"] for event in events if event["type"] == "stage_retried"]
+    assert 1 <= len(reasons) <= max(2, len(state.running))
+    assert set(reasons) <= {"the node that ran it is gone", "its worker process ended"}
     assert all_finished(study)
     check_nothing_is_lost_or_doubled(study)
 

@@ -357,11 +357,12 @@ class RayExecutor:
         if hello.exception() is None or job.ended_because is not None:
             self._free(slot, job, job.ended_because or error, None)
             return
+        death = _death(slot.node, self._fleet.nodes, error)
         with self._lock:
             if slot.job is job:
                 slot.job, slot.idle_since = None, time.monotonic()
                 job.restarts += 1
-                self._end_worker(slot, job.duty)
+                self._give_back(slot, job.duty, death)
                 self._pending.append(job)
                 self._wake.set()
 
@@ -379,19 +380,19 @@ class RayExecutor:
             self._when_done(worker.lines.remote(job.number, job.read), partial(told, job.read))
 
     def _free(self, slot: Slot, job: Job, error: BaseException | None, result: dict[str, Any] | None) -> None:
+        is_known = error is None or isinstance(error, (CancelledError, StageTimeout, NodeLost))
+        death = error if is_known else _death(slot.node, self._fleet.nodes, error)
         with self._lock:
             if slot.job is not job:
                 return
             slot.job, slot.idle_since = None, time.monotonic()
-            if error is not None:
-                self._end_worker(slot, job.duty)
+            if death is not None:
+                self._give_back(slot, job.duty, death)
             self._wake.set()
-        if result is not None:
-            job.future.set_result(result)
-        elif isinstance(error, (CancelledError, StageTimeout, NodeLost)):
-            job.future.set_exception(error)
+        if death is None:
+            job.future.set_result(result or {})
         else:
-            job.future.set_exception(_death(slot.node, self._fleet.nodes, error))
+            job.future.set_exception(death)
 
     def _stop_hung(self) -> None:
         for slot in list(self._slots):
@@ -406,6 +407,16 @@ class RayExecutor:
         if not self._end_worker(slot, job.duty):
             self._drop_slot(slot)
             self._tell_later(partial(self._free, slot, job, because, None))
+
+    def _give_back(self, slot: Slot, duty: str, death: BaseException) -> None:
+        """End the worker of a stage that failed; what its node had goes with the node.
+
+        Else the stage would be tried again in the same place, as often as it may be and within a second.
+        """
+        if isinstance(death, NodeLost):
+            self._drop_slot(slot)
+        else:
+            self._end_worker(slot, duty)
 
     def _end_worker(self, slot: Slot, duty: str) -> bool:
         """End one worker; with the first one the slot goes, since that holds its processors."""
