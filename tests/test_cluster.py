@@ -93,7 +93,7 @@ def test_the_same_call_with_a_cluster_gives_the_same_trials_and_files(digits: Di
 
 
 def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, SLOW)
+    study = send(digits, loopback, {**QUICK, "recover": {"method": "distill", "epochs": 150}})
     wait_until(study, is_training)
 
     def retries() -> list[str]:
@@ -102,9 +102,9 @@ def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: 
 
     def kill_the_busiest() -> list[str]:
         # One that is only starting is busy too, but runs no stage: its end costs none.
-        max(stage_workers(), key=lambda process: process.cpu_percent(0.3)).kill()
+        max(until(stage_workers), key=lambda process: process.cpu_percent(0.3)).kill()
         with contextlib.suppress(AssertionError):
-            until(retries, 6)
+            until(retries, 3)
         return retries()
 
     until(kill_the_busiest)
