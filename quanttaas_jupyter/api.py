@@ -65,7 +65,7 @@ def compress(
         target.ensure_engine(where.uri)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
     if target.name == LOCAL:
-        from .engine.plan import refuse_missing
+        from .engine.built import refuse_missing
 
         refuse_missing(prepared.recipe)
     submission = Submission(prepared, where, target, whoami()).start()

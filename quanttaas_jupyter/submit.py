@@ -18,8 +18,8 @@ from .bundle.data import Source, open_source
 from .bundle.function import Function
 from .bundle.structure import flatten, unflatten
 from .engine import measure
+from .engine.built import refuse_unbuilt
 from .engine.failures import StageError
-from .engine.plan import refuse_unbuilt
 from .errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError
 from .recipe import Recipe, recover_function
 from .versions import versions

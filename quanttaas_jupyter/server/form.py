@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..compute.clusters import open_cluster, store_for
 from ..config import load_config
-from ..engine.plan import refuse_unbuilt
+from ..engine.built import refuse_unbuilt
 from ..errors import QuantTaaSError, RecipeError
 from ..names import check_variable, parse
 from ..recipe import PATTERNS, Goal, Recipe, complaints, inline

@@ -8,12 +8,13 @@ special care. Recurrent layers are noted as one operation each.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...bundle.batches import Batch, call
 from ...bundle.structure import Structure, flatten
+from ..attention import layer_by_layer
 from .couplings import Couplings, Label, Labels
 from .recurrent import couple_recurrent
 from .rules import Operation, passed_on, tensors_in
@@ -139,7 +140,7 @@ def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[An
             after = module.register_forward_hook(leave, with_kwargs=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
-        stack.enter_context(_slow_attention())
+        stack.enter_context(layer_by_layer())
         stack.enter_context(torch.no_grad())
         stack.enter_context(Recorder())
         outputs, _ = flatten(call(model, structure, batch.inputs))
@@ -209,16 +210,3 @@ def _is_closed(module: Any) -> bool:
     import torch
 
     return isinstance(module, torch.nn.MultiheadAttention)
-
-
-@contextlib.contextmanager
-def _slow_attention() -> Iterator[None]:
-    """The fused encoder layer would hide its operations."""
-    import torch
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle.batches import Batches
+from ..attention import layer_by_layer
 from ..failures import StageError
 from .comparing import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
@@ -110,7 +111,7 @@ class _Attempt:
 
 def _attempt(write: Callable[[], None], compare: Callable[[], float]) -> _Attempt:
     try:
-        with _quiet(), _open_attention():
+        with _quiet(), layer_by_layer():
             write()
         return _Attempt(compare())
     except Mismatch as mismatch:
@@ -161,19 +162,6 @@ def _reads_values(plan: _Plan) -> bool:
     with torch.no_grad(), Watch() as watch:
         plan.module(*plan.inputs)
     return watch.reads
-
-
-@contextlib.contextmanager
-def _open_attention() -> Iterator[None]:
-    """No exporter knows the fused attention that PyTorch takes in eval mode."""
-    import torch
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _torch_export(plan: _Plan, path: Path) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...recipe import Prune, Recipe
-from ..plan import baseline_config, built_quantizations, is_baseline
+from ..built import built_quantizations
+from ..plan import baseline_config, is_baseline
 from ..quantize import QUANTIZERS
 from . import Config, Outcome, Seen
 from .moves import EFFORTS, Ground, carrier_of, is_alone, is_same_size, meets, next_move

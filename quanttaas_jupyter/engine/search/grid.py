@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...recipe import Recipe
-from ..plan import baseline_config, built_quantizations
+from ..built import built_quantizations
+from ..plan import baseline_config
 from . import Config, Outcome, Seen
 
 

@@ -12,8 +12,8 @@ from torch import nn
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.engine import registry
+from quanttaas_jupyter.engine.built import refuse_missing
 from quanttaas_jupyter.engine.failures import StageError
-from quanttaas_jupyter.engine.plan import refuse_missing
 from quanttaas_jupyter.engine.prune import PRUNERS, Pruned, PruneJob
 from quanttaas_jupyter.errors import MissingDependency
 from quanttaas_jupyter.store import blobs

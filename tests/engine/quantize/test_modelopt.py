@@ -13,8 +13,8 @@ from torch import nn
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.engine import registry
+from quanttaas_jupyter.engine.built import built_quantizations, refuse_missing
 from quanttaas_jupyter.engine.failures import StageError
-from quanttaas_jupyter.engine.plan import built_quantizations, refuse_missing
 from quanttaas_jupyter.engine.quantize import QUANTIZERS, QuantizeJob, modelopt_scales
 from quanttaas_jupyter.engine.quantize.onnx_calibration import open_model
 from quanttaas_jupyter.engine.quantize.onnx_file import load_prepared
@@ -24,7 +24,7 @@ from quanttaas_jupyter.errors import MissingDependency
 from tests.engine.inline import drive
 from tests.engine.quantize.on_onnx import integer_products
 from tests.engine.runtimes.contract import Transformer, batches, images, sqnr_db
-from tests.networks import Digits, ResidualNet
+from tests.networks import Digits, Encoder, ResidualNet
 
 
 class Built:
@@ -173,18 +173,6 @@ class TestWithoutThePackage:
 
 def test_the_automatic_mode_proposes_it_where_it_is_installed() -> None:
     assert "int8-smoothquant" in _within_reach(["int8", "int8-smoothquant"], "tensorrt")
-
-
-class Encoder(nn.Module):
-    """Attention by torch's own layers, whose fast path calls none of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.inner(x.flatten(2).transpose(1, 2).expand(-1, -1, 16)).mean(1))
 
 
 class Tied(nn.Module):

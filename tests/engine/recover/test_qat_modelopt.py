@@ -11,7 +11,7 @@ from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.recover import RecoverJob, qat
 from quanttaas_jupyter.engine.recover.qat_modelopt import QUANTIZERS, with_quantizers
-from tests.networks import Digits, Mlp
+from tests.networks import Digits, Encoder, Mlp
 
 WEIGHTS = {"int8-modelopt": 10, "int8-smoothquant": 10, "mixed-modelopt": 10, "fp8-modelopt": 10, "int4-awq": 1}
 
@@ -80,23 +80,11 @@ def test_weights_that_pruning_zeroed_stay_zero_while_others_learn(digits: Digits
     assert bool((weight[mask] == 0).all())
 
 
-class Encoder(nn.Module):
-    """Attention by torch's own layers, whose fast path reads weights past the quantizers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.inner(x.reshape(len(x), -1, 16)).mean(1))
-
-
 def test_attention_is_judged_with_its_quantizers_and_its_output_layer_is_not_counted() -> None:
     torch.manual_seed(0)
     model = Encoder().eval()
     before = copy.deepcopy(model)
-    data = open_source((torch.randn(256, 80),), "--train", 256, 0).read()
+    data = open_source((torch.randn(256, 1, 8, 8),), "--train", 256, 0).read()
     facts = qat.recover(RecoverJob(model, before, data, None, 4, None, 0, lambda line: None, precision="int4-awq"))
     assert facts["rounded_weights"] == 3
     assert facts["best_epoch"] > 0
