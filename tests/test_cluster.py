@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,18 @@ def test_a_killed_node_costs_what_ran_there_and_nothing_else(digits: Digits, loo
     loopback.configure(slot={"cpus": 1, "gpus": 0.5})
     with loopback.node("--num-cpus=2", "--num-gpus=1") as raylet:
         study = send(digits, loopback, {**SLOW, "prune": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "quantize": ["int8"]})
-        state = wait_until(study, is_training)
+        wait_until(study, is_training)
         for process in [raylet, *stage_workers(raylet)]:
             process.kill()
     with loopback.node("--num-cpus=2", "--num-gpus=1"):
         study.wait(300)
-    events = list(studies.read_events(open_store(study.store), study.id))
-    reasons = [event["reason"] for event in events if event["type"] == "stage_retried"]
-    assert 1 <= len(reasons) <= max(2, len(state.running))
-    assert set(reasons) <= {"the node that ran it is gone", "its worker process ended"}
+    events = studies.read_events(open_store(study.store), study.id)
+    retried = [event for event in events if event["type"] == "stage_retried"]
+    tries = Counter(event["stage"] for event in retried)
+    # It has two processors; a stage whose worker is gone may be sent there once more before the node is known dead.
+    assert 1 <= len(tries) <= 2
+    assert max(tries.values()) <= 2
+    assert {event["reason"] for event in retried} <= {"the node that ran it is gone", "its worker process ended"}
     assert all_finished(study)
     check_nothing_is_lost_or_doubled(study)
 
