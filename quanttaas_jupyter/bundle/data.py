@@ -9,6 +9,7 @@ labels are at hand; only of a stream the first ones are taken, and ``Source.note
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -326,12 +327,13 @@ def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any
         **order,
         collate_fn=loader.collate_fn,
         num_workers=1,
-        worker_init_fn=loader.worker_init_fn,
+        worker_init_fn=_keeping_garbage(loader.worker_init_fn),
         timeout=_WORKER_TIMEOUT,
         generator=torch.Generator().manual_seed(seed),
         multiprocessing_context="fork",
     )
-    items = iter(own)
+    with _without_collection():
+        items = iter(own)
     try:
         first = next(items)
     except StopIteration:
@@ -341,6 +343,31 @@ def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any
         # set itself comes again, from where its traceback helps.
         return _read_directly(loader, batches, seed)
     return _chained(first, items)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _keeping_garbage(begin: Callable[[int], Any] | None) -> Callable[[int], None]:
+    """What a forked worker does first, before ``begin``."""
+
+    def start(worker: int) -> None:
+        # Garbage of the parent stays garbage here: finalizers of native objects (sessions of OpenVINO or ONNX
+        # Runtime) would wait for threads that a fork does not copy, and hang or crash.
+        gc.freeze()
+        gc.enable()
+        if begin is not None:
+            begin(worker)
+
+    return start
 
 
 def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:

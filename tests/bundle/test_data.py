@@ -1,4 +1,7 @@
+import gc
+import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,43 @@ def test_a_shuffled_loader_gives_the_same_digest_every_time(tmp_path: Path) -> N
     store = LocalStore(tmp_path)
     loader = DataLoader(Noisy(), batch_size=8, shuffle=True)
     assert data.write(store, read(loader))["digest"] == data.write(store, read(loader))["digest"]
+
+
+class Collecting(Dataset):
+    """Collects garbage; its targets are the number of the process that reads it."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        gc.collect()
+        return X[index], os.getpid()
+
+
+class Native:
+    """As a session of a native library, it must not be finalized in a fork."""
+
+    def __init__(self) -> None:
+        self.home = os.getpid()
+        self.itself = self
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            os._exit(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="data is read in a forked worker on Linux")
+def test_what_the_notebook_left_for_collection_is_not_finalized_in_the_worker() -> None:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        Native()
+        readers = read(DataLoader(Collecting())).joined().targets[0]
+        assert not gc.isenabled()
+    finally:
+        if was_enabled:
+            gc.enable()
+    assert os.getpid() not in readers.tolist()
 
 
 @pytest.mark.parametrize("given", [Noisy(), [(X + random.random(), Y)], DataLoader(Noisy(), batch_size=4)])

@@ -71,7 +71,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     base = static.calibrated(())
     kept, drop = fewest_kept(job, ranked, lambda layers: _write(job, static, base, layers))
     _write(job, static, base, ranked[:kept])
-    choices: dict[str, Any] = {"kept": ranked[:kept], "calibrator": base.calibrator}
+    choices: dict[str, Any] = {"kept": ranked[:kept], **base.choices}
     if drop is not None:
         choices["drop_on_calibration"] = drop
     said = () if kept else ("every layer could be int8: the same file as int8",)

@@ -42,8 +42,8 @@ def tensors_of(graph: Any, nodes: Iterable[Any]) -> list[str]:
     return [name for node in nodes for name in (*node.input, *node.output) if name and name not in constants]
 
 
-def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str]) -> Any:
-    """A copy of the model in which the named nodes are quantized."""
+def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str], narrow: bool = False) -> Any:
+    """A copy of the model in which the named nodes are quantized, with weights of seven bits if ``narrow``."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -59,7 +59,7 @@ def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str]) -> Any:
     quantizer = QDQQuantizer(
         copy,
         per_channel=True,
-        reduce_range=False,
+        reduce_range=narrow,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, seen),
@@ -96,6 +96,39 @@ def read_floats(graph: Any, nodes: Collection[str]) -> None:
                 if narrow and narrow.op_type == "QuantizeLinear":
                     node.input[position] = narrow.input[0]
     _drop_unread(graph)
+
+
+def add_biases(graph: Any) -> None:
+    """Take the biases out of products whose outputs stay in floating point.
+
+    With a bias in floating point ONNX Runtime has no integer kernel for such a Gemm: it would widen the weights at
+    every call.
+    """
+    from onnx import helper
+
+    makers = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def becomes_integers(name: str) -> bool:
+        after = readers.get(name, [])
+        if len(after) == 1 and after[0].op_type == "Relu":
+            after = readers.get(after[0].output[0], [])
+        return bool(after) and all(node.op_type == "QuantizeLinear" for node in after)
+
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        sources = [makers.get(name) for name in node.input[:2]]
+        is_integer = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
+        if node.op_type == "Gemm" and len(node.input) == 3 and is_integer and not becomes_integers(node.output[0]):
+            output, bias = node.output[0], node.input.pop()
+            node.output[0] = f"{output}/product"
+            nodes.append(helper.make_node("Add", [node.output[0], bias], [output], f"{node.name}/bias"))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _drop_unread(graph: Any) -> None:

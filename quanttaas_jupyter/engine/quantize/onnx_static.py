@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Activation, Ranges, Reference, observe, ranges_by
 from .onnx_file import load_prepared, save
-from .onnx_qdq import nodes_to_quantize, read_floats, tensors_of, with_activations, with_qdq
+from .onnx_qdq import add_biases, nodes_to_quantize, read_floats, tensors_of, with_activations, with_qdq
+from .onnx_saturation import FULL_BITS, NARROW_BITS, saturates
 from .onnx_smooth import smooth
 from .onnx_weights import store_int8, without_kernels
 
@@ -19,7 +21,7 @@ _PACKAGE = "quanttaas_jupyter.engine"
 HELPERS = (
     f"{_PACKAGE}.runtimes.onnx_graph",
     f"{_PACKAGE}.runtimes.onnx_lean",
-    *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "qdq", "smooth", "weights")),
+    *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "qdq", "saturation", "smooth", "weights")),
 )
 _GOOD_DB = 35.0
 """Noise of 1/3000 of the signal's power: no calibration in the tests that reached it changed a prediction."""
@@ -33,6 +35,7 @@ def quantize(job: QuantizeJob) -> Quantized:
 
     ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries smoothing,
     then percentile and entropy, all from the same pass over the samples, and keeps what is nearest to the original.
+    Where the processor's int8 sums saturate, weights of seven bits are tried before that.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated.
@@ -42,11 +45,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     kept = static.nodes_of(sensitive)
     chosen = static.calibrated(kept)
     save(static.quantized(chosen, kept), job.target)
-    choices: dict[str, Any] = {"calibrator": chosen.calibrator}
-    if chosen.smoothed:
-        choices["smoothed"] = True
-    if sensitive:
-        choices["kept"] = sensitive
+    choices = {**chosen.choices, "kept": sensitive} if sensitive else chosen.choices
     return Quantized((*static.warnings, *chosen.warnings), choices)
 
 
@@ -60,6 +59,7 @@ class Calibrated:
         calibrator: How the ranges were chosen.
         smoothed: Those that smoothing made.
         between: Names of nodes between the layers that stay in float.
+        weight_bits: Seven where eight saturate the processor's sums.
     """
 
     model: Any
@@ -67,6 +67,17 @@ class Calibrated:
     calibrator: str
     smoothed: Ranges = field(default_factory=dict)
     between: frozenset[str] = frozenset()
+    weight_bits: int = FULL_BITS
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen and is not the usual."""
+        found: dict[str, Any] = {"calibrator": self.calibrator}
+        if self.smoothed:
+            found["smoothed"] = True
+        if self.weight_bits != FULL_BITS:
+            found["weight_bits"] = self.weight_bits
+        return found
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -122,20 +133,31 @@ class Static:
         reference = Reference(self.model, self.job)
         best = Calibrated(self.model, ranges_by(calibrator, self.seen), calibrator)
         quality = reference.sqnr_db(self.quantized(best, kept))
-        if quality < _BROKEN_DB:
-            apart = self._apart(best)
-            if (found := reference.sqnr_db(self.quantized(apart, kept))) >= _BROKEN_DB:
-                best, quality = apart, found
-        if self.job.calibrator != "auto":
-            return best
-        for change in (self._smoothed, self._by_percentile, self._by_entropy):
-            if quality >= _GOOD_DB:
-                break
+
+        def improve(change: Callable[[Calibrated], Calibrated | None], least: float = -math.inf) -> bool:
+            nonlocal best, quality
             candidate = change(best)
-            if candidate and (found := reference.sqnr_db(self.quantized(candidate, kept))) > quality:
-                best, quality = candidate, found
-        self.job.report(f"calibrated by {best.calibrator}: {quality:.1f} dB on calibration samples")
+            found = reference.sqnr_db(self.quantized(candidate, kept)) if candidate else -math.inf
+            if candidate is None or found <= max(quality, least):
+                return False
+            best, quality = candidate, found
+            return True
+
+        if quality < _GOOD_DB:
+            improve(self._narrowed)
+        if quality < _BROKEN_DB:
+            improve(self._apart, _BROKEN_DB)
+        if self.job.calibrator == "auto":
+            for change in (self._smoothed, self._by_percentile, self._by_entropy):
+                # Where activations are bad the weights' bits do not show; they may once those are better.
+                if quality < _GOOD_DB and improve(change) and quality < _GOOD_DB:
+                    improve(self._narrowed)
+            self.job.report(f"calibrated by {best.calibrator}: {quality:.1f} dB on calibration samples")
         return best
+
+    def _narrowed(self, base: Calibrated) -> Calibrated | None:
+        narrow = replace(base, weight_bits=NARROW_BITS)
+        return narrow if base.weight_bits != NARROW_BITS and saturates() else None
 
     def _apart(self, base: Calibrated) -> Calibrated:
         """Without integers that flow from layer to layer: ONNX Runtime fuses some of what lies between wrongly."""
@@ -161,15 +183,18 @@ class Static:
         names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
         model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
         read_floats(model.graph, left)
+        add_biases(model.graph)
         return model
 
     def quantized_alone(self, calibrated: Calibrated, module: str) -> Any:
         """The graph in which only this module's layers are int8."""
         nodes = self.nodes_of((module,)) - self.ignored
         stored = without_kernels(self.model.graph) & nodes
-        return self._written(calibrated, nodes - stored, stored)
+        model = self._written(calibrated, nodes - stored, stored)
+        add_biases(model.graph)
+        return model
 
     def _written(self, calibrated: Calibrated, nodes: Collection[str], stored: Collection[str]) -> Any:
-        model = with_qdq(calibrated.model, calibrated.ranges, nodes)
+        model = with_qdq(calibrated.model, calibrated.ranges, nodes, narrow=calibrated.weight_bits == NARROW_BITS)
         store_int8(model.graph, stored)
         return model

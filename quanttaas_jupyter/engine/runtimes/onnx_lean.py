@@ -169,12 +169,14 @@ def _sort(graph: Any) -> None:
 
 
 def _drop_zero_points(graph: Any) -> None:
-    """Zero is what DequantizeLinear takes without a zero point."""
+    """Zero is what DequantizeLinear takes without a zero point; ONNX Runtime's integer Gemm wants to read it."""
     from onnx import numpy_helper
 
     constants = {item.name: item for item in graph.initializer}
+    read_by_gemms = {name for node in graph.node if node.op_type == "Gemm" for name in node.input}
     for node in graph.node:
-        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[0] in constants:
+        is_dropped = node.op_type == "DequantizeLinear" and node.output[0] not in read_by_gemms
+        if is_dropped and len(node.input) == 3 and node.input[0] in constants:
             point = constants.get(node.input[2])
             if point is not None and not numpy_helper.to_array(point).any():
                 del node.input[2]

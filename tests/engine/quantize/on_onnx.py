@@ -19,8 +19,8 @@ from quanttaas_jupyter.engine.runtimes import RUNTIMES
 RUNTIME = RUNTIMES.get("onnxruntime")
 
 
-def integer_products(path: Path, symmetric: bool = True) -> list[str]:
-    """Products whose input and weight are both dequantized from integers; if symmetric, signed without zero points."""
+def integer_products(path: Path) -> list[str]:
+    """Products whose input and weight are both dequantized from signed integers without zero points."""
     graph = onnx.load(str(path)).graph
     constants = {item.name: item for item in graph.initializer}
     makers = {node.output[0]: node for node in graph.node}
@@ -33,8 +33,21 @@ def integer_products(path: Path, symmetric: bool = True) -> list[str]:
             assert makers[data.input[0]].op_type == "QuantizeLinear"
             found.append(node.name)
             zeros = [numpy_helper.to_array(constants[s.input[2]]) for s in sources if len(s.input) == 3]
-            assert not symmetric or not any(zero.any() for zero in zeros)
+            assert not any(zero.any() for zero in zeros)
     return found
+
+
+def integer_kernels(path: Path) -> list[str]:
+    """The integer operators with weights that ONNX Runtime makes of a file at load."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(path.with_suffix(".loaded.onnx"))
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(options.optimized_model_filepath).graph
+    kernels = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm", "ConvInteger", "MatMulInteger")
+    return [node.op_type for node in graph.node if node.op_type in kernels]
 
 
 class Block(nn.Module):

@@ -77,8 +77,9 @@ def test_integers_flow_from_convolution_to_convolution(digits: Digits, exported:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
+    scores = graph.output[0].name
     for node in graph.node:
-        if node.op_type in ("Conv", "Add", "Relu"):
+        if node.op_type in ("Conv", "Add", "Relu") and node.output[0] != scores:
             assert readers[node.output[0]] == ["QuantizeLinear"], node.op_type
 
 
@@ -91,7 +92,7 @@ def test_each_calibrator_sets_its_own_ranges_and_is_good_enough(
     for name in ("minmax", calibrator):
         job = QuantizeJob(exported, tmp_path / name, calibration, ("input",), (), lambda line: None, calibrator=name)
         made = QUANTIZERS.get(("int8", "onnxruntime"))(job)
-        assert made.choices == {"calibrator": name}
+        assert made.choices["calibrator"] == name
         graph = onnx.load(str(job.target)).graph
         constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
         scales[name] = [float(constants[n.input[1]]) for n in graph.node if n.op_type == "QuantizeLinear"]
@@ -110,7 +111,7 @@ def test_where_minimum_and_maximum_are_good_enough_nothing_else_is_tried(
     monkeypatch.setattr(onnx_calibration, "_percentile", lambda activation: pytest.fail("percentile was tried"))
     calibration = open_source(digits.train, "--train", 512, 0).read()
     job = QuantizeJob(exported, tmp_path / "q.onnx", calibration, ("input",), (), lambda line: None)
-    assert QUANTIZERS.get(("int8", "onnxruntime"))(job).choices == {"calibrator": "minmax"}
+    assert QUANTIZERS.get(("int8", "onnxruntime"))(job).choices["calibrator"] == "minmax"
 
 
 class Overflowing(nn.Module):

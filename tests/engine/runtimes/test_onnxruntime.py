@@ -10,7 +10,7 @@ from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.bundle.structure import unflatten
 from quanttaas_jupyter.engine.failures import StageError
 from quanttaas_jupyter.engine.runtimes import RUNTIMES
-from tests.engine.quantize.on_onnx import integer_products
+from tests.engine.quantize.on_onnx import integer_kernels
 from tests.engine.runtimes.contract import Contract
 from tests.networks import TwoHeads
 
@@ -28,7 +28,7 @@ class TestOnnxRuntime(Contract):
     }
 
     def integer_layers(self, path: Path) -> list[str]:
-        return integer_products(path, symmetric=False)
+        return integer_kernels(path)
 
 
 def build(model: nn.Module, data: Any, path: Path) -> Any:

@@ -1,0 +1,69 @@
+"""Sums of int8 products on processors that add them in 16 bits, and on those that do not."""
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from quanttaas_jupyter.engine.quantize.onnx_saturation import saturates
+from tests.engine.quantize.on_onnx import exported, quantize, sqnr_db
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+class Loud(nn.Module):
+    """Neighbouring inputs and weights are large together, as in layers that detect one thing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 64), nn.Linear(64, 4)
+        self.first.weight.data.uniform_(0.8, 1.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.first(x))
+
+
+@pytest.fixture
+def loud(tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    torch.manual_seed(0)
+    x = 1 - 0.2 * torch.rand(64, 64)
+    return exported(Loud(), x, tmp_path / "m.onnx"), x
+
+
+def largest_weight(path: Path) -> int:
+    graph = onnx.load(str(path)).graph
+    arrays = [onnx.numpy_helper.to_array(item) for item in graph.initializer if len(item.dims) == 2]
+    return max(int(np.abs(array.astype(np.int64)).max()) for array in arrays if array.dtype == np.int8)
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or not _CPUINFO.exists(), reason="reads the flags of an x86 processor"
+)
+def test_sums_saturate_on_x86_without_vnni() -> None:
+    assert saturates() == ("vnni" not in _CPUINFO.read_text())
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-dynamic"])
+def test_int8_stays_close_whatever_the_processor_adds_in(name: str, loud: tuple[Path, torch.Tensor]) -> None:
+    source, x = loud
+    path, made = quantize(source, x, name)
+    assert sqnr_db(path, source, x) > 30
+    assert made.choices.get("weight_bits", 8) == (7 if saturates() else 8)
+    assert largest_weight(path) == (64 if saturates() else 127)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-dynamic"])
+def test_where_sums_are_exact_weights_have_all_eight_bits(
+    name: str, loud: tuple[Path, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"int8": "onnx_static", "int8-dynamic": "onnx_dynamic"}[name]
+    monkeypatch.setattr(f"quanttaas_jupyter.engine.quantize.{module}.saturates", lambda: False)
+    source, x = loud
+    path, made = quantize(source, x, name)
+    assert "weight_bits" not in made.choices
+    assert largest_weight(path) == 127
+    assert not saturates() or sqnr_db(path, source, x) < 20
