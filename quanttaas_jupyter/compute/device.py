@@ -16,7 +16,7 @@ class Device:
     """A kind of machine: measurements made on two of the same kind may be compared.
 
     Attributes:
-        machine: Architecture of the processor, such as ``x86_64``.
+        machine: Architecture of the processor, such as ``x86_64``, and whether its int8 sums may saturate.
         cpu: Name of the processor.
         cores: Physical cores.
         gpu: Name of the GPU, and its driver; empty where there is none.
@@ -35,7 +35,7 @@ class Device:
 @lru_cache(maxsize=1)
 def this_device() -> Device:
     """The machine of this process."""
-    return Device(platform.machine(), _cpu_name(), physical_cores(), _gpu_name())
+    return Device(_architecture(), _cpu_name(), physical_cores(), _gpu_name())
 
 
 def physical_cores() -> int:
@@ -43,14 +43,24 @@ def physical_cores() -> int:
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
+def _architecture() -> str:
+    """The architecture; x86 without VNNI is one of its own, since it may compute other numbers in int8."""
+    name, flags = platform.machine(), _told_by_linux("flags")
+    return f"{name} without VNNI" if name == "x86_64" and flags and "vnni" not in flags else name
+
+
 def _cpu_name() -> str:
     """The processor's name, as precisely as the system tells."""
+    return _told_by_linux("model name") or platform.processor() or platform.machine()
+
+
+def _told_by_linux(field: str) -> str:
+    """What stands in a field for the first processor; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return names[0] if names else platform.processor()
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
     except OSError:
-        return platform.processor() or platform.machine()
+        return ""
 
 
 def _gpu_name() -> str:

@@ -244,9 +244,8 @@ class Planner:
             inputs["original"] = self._export(None, "baseline", runtime)
         if "ranking" in needs or keep:
             inputs["ranking"] = self._quantize_ranking(runtime)
-        return self._add(
-            "quantize", f"{label}: quantizing", settings, inputs, [entry, RUNTIMES.find(runtime)], **self._gpu(runtime)
-        )
+        entries, device = [entry, RUNTIMES.find(runtime)], self._processor(entry) | self._gpu(runtime)
+        return self._add("quantize", f"{label}: quantizing", settings, inputs, entries, **device)
 
     def _trained(self, prune: Prune, config: Config) -> str:
         method = self._recover.method
@@ -339,7 +338,7 @@ class Planner:
         inputs = {"source": self._export(None, "baseline", runtime)}
         label = f"ranking layers by what quantizing each alone costs on {runtime}"
         entries = [QUANTIZE_RANKERS.find(runtime), RUNTIMES.find(runtime)]
-        key = self._add("sensitivity", label, settings, inputs, entries)
+        key = self._add("sensitivity", label, settings, inputs, entries, **self._processor(entries[0]))
         self.plan.rankings[f"quantize@{runtime}"] = key
         return key
 
@@ -390,6 +389,10 @@ class Planner:
     def _targets(self, runtime: str) -> dict[str, Any]:
         entry = RUNTIMES.find(runtime)
         return {"targets": list(self.recipe.targets)} if entry and "targets" in entry.needs else {}
+
+    def _processor(self, technique: Entry[Any] | None) -> dict[str, Any]:
+        """For what decides by how the processor computes."""
+        return {"machine": self._device.machine} if technique and "processor" in technique.needs else {}
 
     def _gpu(self, runtime: str) -> dict[str, Any]:
         """For what depends on the GPU: that it wants one, and which one there is."""

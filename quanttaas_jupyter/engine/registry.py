@@ -68,8 +68,8 @@ class Registry(Generic[T]):
             packages: Distributions that its results depend on.
             helpers: Modules of ours that its results depend on, beside its own.
             needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``; or
-                ``module``, the PyTorch module behind an artifact; for runtimes ``gpu`` where it gains by one, and
-                ``targets``.
+                ``module``, the PyTorch module behind an artifact; or ``processor``, how exact its int8 sums are; for
+                runtimes ``gpu`` where it gains by one, and ``targets``.
             extra: The extra of ours that brings what it cannot do without.
         """
 

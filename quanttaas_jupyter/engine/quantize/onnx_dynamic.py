@@ -11,8 +11,8 @@ from ..runtimes.onnx_graph import ignored_nodes
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Reference
 from .onnx_file import load_prepared, save, split_gemms
-from .onnx_saturation import NARROW_BITS, saturates
 from .onnx_weights import store_rest
+from .saturation import NARROW_BITS, saturates
 
 _PACKAGE = "quanttaas_jupyter.engine"
 
@@ -21,10 +21,12 @@ _PACKAGE = "quanttaas_jupyter.engine"
     ("int8-dynamic", "onnxruntime"),
     packages=("onnx", "onnxruntime"),
     helpers=(
-        *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "saturation", "weights")),
+        *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "weights")),
+        f"{_PACKAGE}.quantize.saturation",
         f"{_PACKAGE}.runtimes.onnx_graph",
         f"{_PACKAGE}.runtimes.onnx_lean",
     ),
+    needs=("processor",),
 )
 def quantize(job: QuantizeJob) -> Quantized:
     """Quantize convolutions, matrix products and LSTMs; what else has weights stores them as int8.

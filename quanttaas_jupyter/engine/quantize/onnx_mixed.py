@@ -21,7 +21,7 @@ _SECONDS = 60.0
 _FEWEST_SAMPLES = 8
 
 
-@RANKERS.register("onnxruntime", packages=("onnx", "onnxruntime"), helpers=_HELPERS)
+@RANKERS.register("onnxruntime", packages=("onnx", "onnxruntime"), helpers=_HELPERS, needs=("processor",))
 def rank(job: QuantizeJob) -> Ranking:
     """Quantize each layer alone, all from one calibration, and compare the model's outputs.
 
@@ -51,7 +51,7 @@ def rank(job: QuantizeJob) -> Ranking:
     ("mixed", "onnxruntime"),
     packages=("onnx", "onnxruntime"),
     helpers=_HELPERS,
-    needs=("calibrator", "ranking", "goal"),
+    needs=("calibrator", "ranking", "goal", "processor"),
 )
 def quantize(job: QuantizeJob) -> Quantized:
     """Keep the fewest of the most sensitive layers with which the loss on calibration data is allowed.

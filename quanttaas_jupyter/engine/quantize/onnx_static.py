@@ -13,15 +13,16 @@ from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Activation, Ranges, Reference, observe, ranges_by
 from .onnx_file import load_prepared, save
 from .onnx_qdq import add_biases, nodes_to_quantize, read_floats, tensors_of, with_activations, with_qdq
-from .onnx_saturation import FULL_BITS, NARROW_BITS, saturates
 from .onnx_smooth import smooth
 from .onnx_weights import store_int8, without_kernels
+from .saturation import FULL_BITS, NARROW_BITS, saturates
 
 _PACKAGE = "quanttaas_jupyter.engine"
 HELPERS = (
     f"{_PACKAGE}.runtimes.onnx_graph",
     f"{_PACKAGE}.runtimes.onnx_lean",
-    *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "qdq", "saturation", "smooth", "weights")),
+    *(f"{_PACKAGE}.quantize.onnx_{name}" for name in ("calibration", "file", "qdq", "smooth", "weights")),
+    f"{_PACKAGE}.quantize.saturation",
 )
 _GOOD_DB = 35.0
 """Noise of 1/3000 of the signal's power: no calibration in the tests that reached it changed a prediction."""
@@ -29,7 +30,9 @@ _BROKEN_DB = 3.0
 """Noise of half the signal's power: no rounding to eight bits does that, a wrong kernel or a ruined range does."""
 
 
-@QUANTIZERS.register(("int8", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=HELPERS, needs=("calibrator",))
+@QUANTIZERS.register(
+    ("int8", "onnxruntime"), packages=("onnx", "onnxruntime"), helpers=HELPERS, needs=("calibrator", "processor")
+)
 def quantize(job: QuantizeJob) -> Quantized:
     """Calibrate ranges, then write QDQ nodes around what has integer kernels; other weights are stored as int8.
 

@@ -13,43 +13,57 @@ from ..runtimes import Session
 from ..runtimes.openvino_file import core, feed_of, ignored_nodes, layers_of, load, save, session_of, store_as
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .fidelity import sqnr_db
+from .saturation import FULL_BITS, NARROW_BITS, saturates
 
-_HELPERS = ("quanttaas_jupyter.engine.runtimes.openvino_file", "quanttaas_jupyter.engine.quantize.fidelity")
-_PACKAGES = ("openvino", "nncf")
+_HELPERS = (
+    "quanttaas_jupyter.engine.runtimes.openvino_file",
+    "quanttaas_jupyter.engine.quantize.fidelity",
+    "quanttaas_jupyter.engine.quantize.saturation",
+)
+_PACKAGES = ("openvino", "nncf", "onnxruntime")
 _SAMPLES, _BATCH = 300, 32
 _OUTSIDE = 5e-5
 _GOOD_DB = 35.0
 _RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 
 
-@QUANTIZERS.register(("int8", "openvino"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator",))
+@QUANTIZERS.register(("int8", "openvino"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator", "processor"))
 def quantize(job: QuantizeJob) -> Quantized:
     """Quantize weights and activations after training, ranges from 300 calibration samples, biases corrected.
 
     ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries the mean of
     the batches' ends, and for models with attention smoothing (Xiao et al., "SmoothQuant", 2022), which helps where
     activations have outliers and costs up to 25 dB where they have none; it keeps what is nearest to the original.
+    Where the processor's int8 sums saturate, each is tried with weights of seven bits too.
 
     Raises:
         StageError: NNCF cannot quantize the graph, or does not know the calibrator.
     """
     nncf = _nncf()
     source = _opened(load(job.source), job)
-    best, quality, chosen = None, -math.inf, ""
+    best, quality, choices = None, -math.inf, {}
+    widths = (FULL_BITS, NARROW_BITS) if saturates() else (FULL_BITS,)
     for name, options in _candidates(nncf, job):
-        model = load(job.source)
-        with _in_one_sentence():
-            made = nncf.quantize(model, _samples(nncf, job, model), **_options(nncf, model, job, **options))
-        if (found := sqnr_db(_opened(made, job), source, job)) > quality:
-            best, quality, chosen = made, found, name
-        if quality >= _GOOD_DB:
-            break
-    job.report(f"calibrated by {chosen}: {quality:.1f} dB on calibration samples")
+        for bits in widths:
+            if quality >= _GOOD_DB:
+                break
+            model = load(job.source)
+            fix = {"overflow_fix": nncf.OverflowFix.ENABLE} if bits == NARROW_BITS else {}
+            with _in_one_sentence():
+                made = nncf.quantize(model, _samples(nncf, job, model), **_options(nncf, model, job, **options, **fix))
+            if (found := sqnr_db(_opened(made, job), source, job)) > quality:
+                best, quality = made, found
+                choices = {"calibrator": name, **({"weight_bits": bits} if fix else {})}
+        if "weight_bits" in choices:
+            widths = (NARROW_BITS,)
+    job.report(f"calibrated by {choices['calibrator']}: {quality:.1f} dB on calibration samples")
     save(best, job.target)
-    return Quantized(_float_arithmetic(best), {"calibrator": chosen})
+    return Quantized(_float_arithmetic(best), choices)
 
 
-@QUANTIZERS.register(("mixed", "openvino"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator", "goal"))
+@QUANTIZERS.register(
+    ("mixed", "openvino"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator", "goal", "processor")
+)
 def quantize_mixed(job: QuantizeJob) -> Quantized:
     """Quantize with NNCF's accuracy control: layers go back to float until the loss on calibration data is allowed.
 
@@ -73,7 +87,8 @@ def quantize_mixed(job: QuantizeJob) -> Quantized:
             )
         samples = _samples(nncf, job, model)
         _, ranges = _candidates(nncf, job)[0]
-        options = _options(nncf, model, job, **ranges)
+        fix = {"overflow_fix": nncf.OverflowFix.ENABLE} if saturates() else {}
+        options = _options(nncf, model, job, **ranges, **fix)
         options["advanced_quantization_parameters"] = options.pop("advanced_parameters")
         made = nncf.quantize_with_accuracy_control(
             model,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from quanttaas_jupyter.engine.quantize.onnx_saturation import saturates
+from quanttaas_jupyter.engine.quantize.saturation import saturates
 from tests.engine.quantize.on_onnx import exported, quantize, sqnr_db
 
 _CPUINFO = Path("/proc/cpuinfo")
