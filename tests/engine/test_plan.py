@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quanttaas_jupyter.compute.device import Device
+from quanttaas_jupyter.engine.plan import Planner
 from quanttaas_jupyter.engine.search import first_plan as make_plan
 from quanttaas_jupyter.errors import RecipeError
 from quanttaas_jupyter.recipe import Recipe
@@ -77,6 +79,22 @@ def test_another_metric_measures_again_but_builds_nothing_again() -> None:
     other = make_plan(record(GRID, metric=metric))
     shared = {first.stages[key].kind for key in set(first.stages) & set(other.stages)}
     assert shared == {"prune", "recover", "export", "quantize", "latency"}
+
+
+def test_on_another_kind_of_processor_only_what_its_sums_decide_is_made_and_measured_anew() -> None:
+    kinds = []
+    for machine in ("x86_64", "x86_64 without VNNI"):
+        planner = Planner(record(GRID), device=Device(machine, "one name", 2))
+        for quantize in ("fp16", "int8"):
+            planner.add({"prune": None, "quantize": quantize, "runtime": "onnxruntime"})
+        kinds.append(planner.plan.stages)
+    first, other = kinds
+    assert {
+        stage.label for key, stage in first.items() if key in other and stage.kind not in ("latency", "preview")
+    } == {
+        "baseline: building for onnxruntime",
+        "fp16: quantizing",
+    }
 
 
 @settings(max_examples=40, deadline=None)
