@@ -111,12 +111,14 @@ def add_biases(graph: Any) -> None:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    outputs = {item.name for item in graph.output}
 
     def becomes_integers(name: str) -> bool:
         after = readers.get(name, [])
-        if len(after) == 1 and after[0].op_type == "Relu":
-            after = readers.get(after[0].output[0], [])
-        return bool(after) and all(node.op_type == "QuantizeLinear" for node in after)
+        if len(after) == 1 and after[0].op_type == "Relu" and name not in outputs:
+            name = after[0].output[0]
+            after = readers.get(name, [])
+        return bool(after) and name not in outputs and all(node.op_type == "QuantizeLinear" for node in after)
 
     nodes = []
     for node in graph.node:
