@@ -327,12 +327,12 @@ def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any
         **order,
         collate_fn=loader.collate_fn,
         num_workers=1,
-        worker_init_fn=_keeping_garbage(loader.worker_init_fn),
+        worker_init_fn=loader.worker_init_fn,
         timeout=_WORKER_TIMEOUT,
         generator=torch.Generator().manual_seed(seed),
         multiprocessing_context="fork",
     )
-    with _without_collection():
+    with _garbage_left_alone():
         items = iter(own)
     try:
         first = next(items)
@@ -346,28 +346,17 @@ def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.disable()
+def _garbage_left_alone() -> Iterator[None]:
+    """A process forked here never collects what this one has not yet.
+
+    Finalizers of native objects (sessions of OpenVINO or ONNX Runtime) would wait for threads that a fork does not
+    copy, and hang or crash.
+    """
+    gc.freeze()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _keeping_garbage(begin: Callable[[int], Any] | None) -> Callable[[int], None]:
-    """What a forked worker does first, before ``begin``."""
-
-    def start(worker: int) -> None:
-        # Garbage of the parent stays garbage here: finalizers of native objects (sessions of OpenVINO or ONNX
-        # Runtime) would wait for threads that a fork does not copy, and hang or crash.
-        gc.freeze()
-        gc.enable()
-        if begin is not None:
-            begin(worker)
-
-    return start
+        gc.unfreeze()
 
 
 def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:
@@ -389,7 +378,10 @@ def _read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[A
     items: list[Any] = []
     samples = 0
     with fixed_random_state(seed):
-        for item in batches:
+        # A loader of a stream may fork workers of its own.
+        with _garbage_left_alone():
+            found = iter(batches)
+        for item in found:
             items.append(item)
             if samples >= max_samples:
                 # One more than is wanted, so that ``Source`` knows that there was more.

@@ -21,6 +21,7 @@ class StageCall:
         timeout: Seconds after which it counts as hung.
         priority: Smaller goes first.
         wants_gpu: It gains by a GPU, where there are any.
+        machine: The kind of processor that its result depends on; empty where any will do.
     """
 
     job: dict[str, Any]
@@ -29,6 +30,7 @@ class StageCall:
     timeout: float
     priority: tuple[float, ...]
     wants_gpu: bool = False
+    machine: str = ""
 
 
 class WorkerDied(RuntimeError):

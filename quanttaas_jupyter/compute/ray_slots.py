@@ -274,8 +274,10 @@ class Fleet:
 
     def best_slot(self, job: Job, reserved: set[str]) -> Slot | None:
         """Where a stage should run now that does not want its node for itself."""
-        free = [slot for slot in self.slots if slot.is_free and slot.node not in reserved]
-        fitting = [slot for slot in free if slot.has_gpu or not self.needs_gpu(job)]
+        able = [slot for slot in self.slots if slot.has_gpu or not self.needs_gpu(job)]
+        # On another kind of processor its result would be another one; where there is none of its kind, any will do.
+        alike = [slot for slot in able if slot.device is not None and slot.device.machine == job.call.machine]
+        fitting = [slot for slot in alike or able if slot.is_free and slot.node not in reserved]
         # A slot without a GPU first: those with one are for trainings.
         return min(fitting, key=lambda slot: (slot.has_gpu, job.duty not in slot.workers), default=None)
 

@@ -48,6 +48,7 @@ class Stage:
         is_exclusive: Nothing else may run on the device.
         trains: It may take as long as training.
         wants_gpu: It gains by a GPU, where there are any.
+        machine: The kind of processor that its result depends on; empty where any will do.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Stage:
     is_exclusive: bool = False
     trains: bool = False
     wants_gpu: bool = False
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -437,7 +439,8 @@ class Planner:
             "device": device,
         }
         key = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
-        stage = Stage(key, kind, label, settings, inputs, is_measurement, is_exclusive, trains, wants_gpu)
+        machine = str(device.get("machine", ""))
+        stage = Stage(key, kind, label, settings, inputs, is_measurement, is_exclusive, trains, wants_gpu, machine)
         self._stages.setdefault(key, stage)
         return key
 

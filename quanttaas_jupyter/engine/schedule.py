@@ -173,6 +173,7 @@ class Schedule:
             timeout=self._config.recover_timeout if stage.trains else self._config.stage_timeout,
             priority=self._priority(stage),
             wants_gpu=stage.trains or stage.wants_gpu,
+            machine=stage.machine,
         )
         self._running[self._executor.submit(call, running.progress.put)] = running
 

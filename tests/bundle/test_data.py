@@ -94,6 +94,11 @@ class Collecting(Dataset):
         return X[index], os.getpid()
 
 
+class CollectingStream(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+        return iter([Collecting()[0]])
+
+
 class Native:
     """As a session of a native library, it must not be finalized in a fork."""
 
@@ -107,14 +112,15 @@ class Native:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="data is read in a forked worker on Linux")
-def test_what_the_notebook_left_for_collection_is_not_finalized_in_the_worker() -> None:
+@pytest.mark.parametrize("loader", [DataLoader(Collecting()), DataLoader(CollectingStream(), num_workers=1)])
+def test_what_the_notebook_left_for_collection_is_not_finalized_in_a_worker(loader: DataLoader) -> None:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         Native()
-        readers = read(DataLoader(Collecting())).joined().targets[0]
-        assert not gc.isenabled()
+        readers = read(loader).joined().targets[0]
     finally:
+        gc.collect()
         if was_enabled:
             gc.enable()
     assert os.getpid() not in readers.tolist()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -268,6 +269,26 @@ def test_no_more_slots_make_room_than_a_gpu_holds() -> None:
         fleet.slots.remove(slot)
         given += 1
     assert given == 2
+
+
+def test_what_depends_on_the_processor_waits_for_its_kind() -> None:
+    fleet = Fleet(SlotConfig(), 4)
+    fleet.nodes = [{"NodeID": name, "Resources": {"CPU": 2}} for name in ("old", "new")]
+    old, new = fleet.slots[:] = [Slot(False, "build", 0.0) for _ in range(2)]
+    for slot, node, machine in ((old, "old", "x86_64 without VNNI"), (new, "new", "x86_64")):
+        fleet.come_up(slot, {"node": node, "device": {"machine": machine, "cpu": "a", "cores": 2}})
+
+    def wish(machine: str) -> Job:
+        return Job(replace(call(GO), machine=machine), ignore, Future(), 0.0, 0)
+
+    assert fleet.best_slot(wish("x86_64"), set()) is new
+    assert fleet.best_slot(wish("x86_64 without VNNI"), set()) is old
+    assert fleet.best_slot(wish(""), {"old"}) is new
+    new.job = wish("x86_64")
+    assert fleet.best_slot(wish("x86_64"), set()) is None
+    assert fleet.best_slot(wish(""), set()) is old
+    fleet.slots.remove(new)
+    assert fleet.best_slot(wish("x86_64"), set()) is old
 
 
 def test_slots_of_a_vanished_node_go_and_cost_no_stage_an_attempt(cluster: Cluster, make: Make) -> None:

@@ -81,20 +81,22 @@ def test_another_metric_measures_again_but_builds_nothing_again() -> None:
     assert shared == {"prune", "recover", "export", "quantize", "latency"}
 
 
-def test_on_another_kind_of_processor_only_what_its_sums_decide_is_made_and_measured_anew() -> None:
+@pytest.mark.parametrize(
+    ("runtime", "quantizations"),
+    [("onnxruntime", ("int8", "int8-dynamic", "mixed")), ("openvino", ("int8", "mixed"))],
+)
+def test_on_another_kind_of_processor_only_what_its_sums_decide_is_made_and_measured_anew(
+    runtime: str, quantizations: tuple[str, ...]
+) -> None:
     kinds = []
     for machine in ("x86_64", "x86_64 without VNNI"):
         planner = Planner(record(GRID), device=Device(machine, "one name", 2))
-        for quantize in ("fp16", "int8"):
-            planner.add({"prune": None, "quantize": quantize, "runtime": "onnxruntime"})
+        for quantize in ("fp16", *quantizations):
+            planner.add({"prune": None, "quantize": quantize, "runtime": runtime})
         kinds.append(planner.plan.stages)
     first, other = kinds
-    assert {
-        stage.label for key, stage in first.items() if key in other and stage.kind not in ("latency", "preview")
-    } == {
-        "baseline: building for onnxruntime",
-        "fp16: quantizing",
-    }
+    same = {stage.label for key, stage in first.items() if key in other and stage.kind not in ("latency", "preview")}
+    assert same == {f"baseline: building for {runtime}", "fp16: quantizing"}
 
 
 @settings(max_examples=40, deadline=None)

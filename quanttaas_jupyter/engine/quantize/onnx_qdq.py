@@ -12,6 +12,7 @@ from typing import Any
 
 from ..runtimes.onnx_graph import layers_of
 from .onnx_calibration import Ranges
+from .onnx_file import without_bias
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool")
@@ -98,14 +99,12 @@ def read_floats(graph: Any, nodes: Collection[str]) -> None:
     _drop_unread(graph)
 
 
-def add_biases(graph: Any) -> None:
+def split_biases(graph: Any) -> None:
     """Take the biases out of products whose outputs stay in floating point.
 
     With a bias in floating point ONNX Runtime has no integer kernel for such a Gemm: it would widen the weights at
     every call.
     """
-    from onnx import helper
-
     makers = {output: node for node in graph.node for output in node.output}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
@@ -115,20 +114,18 @@ def add_biases(graph: Any) -> None:
 
     def becomes_integers(name: str) -> bool:
         after = readers.get(name, [])
+        # Whether a Clip goes into the product depends on how its range is rounded: a ReLU always does.
         if len(after) == 1 and after[0].op_type == "Relu" and name not in outputs:
             name = after[0].output[0]
             after = readers.get(name, [])
         return bool(after) and name not in outputs and all(node.op_type == "QuantizeLinear" for node in after)
 
-    nodes = []
+    nodes: list[Any] = []
     for node in graph.node:
-        nodes.append(node)
         sources = [makers.get(name) for name in node.input[:2]]
         is_integer = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
-        if node.op_type == "Gemm" and len(node.input) == 3 and is_integer and not becomes_integers(node.output[0]):
-            output, bias = node.output[0], node.input.pop()
-            node.output[0] = f"{output}/product"
-            nodes.append(helper.make_node("Add", [node.output[0], bias], [output], f"{node.name}/bias"))
+        is_split = node.op_type == "Gemm" and is_integer and not becomes_integers(node.output[0])
+        nodes += without_bias(node) if is_split else [node]
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,8 @@ from ..failures import StageError
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Activation, Ranges, Reference, observe, ranges_by
-from .onnx_file import load_prepared, save
-from .onnx_qdq import add_biases, nodes_to_quantize, read_floats, tensors_of, with_activations, with_qdq
+from .onnx_file import load_prepared, plain_biases, save
+from .onnx_qdq import nodes_to_quantize, read_floats, split_biases, tensors_of, with_activations, with_qdq
 from .onnx_smooth import smooth
 from .onnx_weights import store_int8, without_kernels
 from .saturation import FULL_BITS, NARROW_BITS, saturates
@@ -38,7 +38,7 @@ def quantize(job: QuantizeJob) -> Quantized:
 
     ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries smoothing,
     then percentile and entropy, all from the same pass over the samples, and keeps what is nearest to the original.
-    Where the processor's int8 sums saturate, weights of seven bits are tried before that.
+    Where the processor's int8 sums saturate, each is tried with weights of seven bits too.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated.
@@ -74,7 +74,7 @@ class Calibrated:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What was chosen and is not the usual."""
+        """The calibrator, and what else was chosen that is not the usual."""
         found: dict[str, Any] = {"calibrator": self.calibrator}
         if self.smoothed:
             found["smoothed"] = True
@@ -103,6 +103,7 @@ class Static:
     def of(cls, job: QuantizeJob) -> Static:
         """Prepare the graph and observe its activations. Raises StageError."""
         model = load_prepared(job.source)
+        plain_biases(model.graph)
         ignored = frozenset(ignored_nodes(model.graph, job.ignore))
         tensors = tensors_of(model.graph, nodes_to_quantize(model.graph, ignored))
         norms = {node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
@@ -135,32 +136,28 @@ class Static:
         calibrator = "minmax" if self.job.calibrator == "auto" else self.job.calibrator
         reference = Reference(self.model, self.job)
         best = Calibrated(self.model, ranges_by(calibrator, self.seen), calibrator)
-        quality = reference.sqnr_db(self.quantized(best, kept))
+        quality = -math.inf
+        widths = (FULL_BITS, NARROW_BITS) if saturates() else (FULL_BITS,)
 
-        def improve(change: Callable[[Calibrated], Calibrated | None], least: float = -math.inf) -> bool:
+        def consider(candidate: Calibrated, least: float = -math.inf) -> None:
             nonlocal best, quality
-            candidate = change(best)
-            found = reference.sqnr_db(self.quantized(candidate, kept)) if candidate else -math.inf
-            if candidate is None or found <= max(quality, least):
-                return False
-            best, quality = candidate, found
-            return True
+            # Narrow ranges make large integers: what is best of eight bits need not be of seven.
+            for sized in (replace(candidate, weight_bits=bits) for bits in widths):
+                if quality >= _GOOD_DB:
+                    break
+                found = reference.sqnr_db(self.quantized(sized, kept))
+                if found > max(quality, least):
+                    best, quality = sized, found
 
-        if quality < _GOOD_DB:
-            improve(self._narrowed)
+        consider(best)
         if quality < _BROKEN_DB:
-            improve(self._apart, _BROKEN_DB)
+            consider(self._apart(best), _BROKEN_DB)
         if self.job.calibrator == "auto":
             for change in (self._smoothed, self._by_percentile, self._by_entropy):
-                # Where activations are bad the weights' bits do not show; they may once those are better.
-                if quality < _GOOD_DB and improve(change) and quality < _GOOD_DB:
-                    improve(self._narrowed)
+                if quality < _GOOD_DB and (candidate := change(best)) is not None:
+                    consider(candidate)
             self.job.report(f"calibrated by {best.calibrator}: {quality:.1f} dB on calibration samples")
         return best
-
-    def _narrowed(self, base: Calibrated) -> Calibrated | None:
-        narrow = replace(base, weight_bits=NARROW_BITS)
-        return narrow if base.weight_bits != NARROW_BITS and saturates() else None
 
     def _apart(self, base: Calibrated) -> Calibrated:
         """Without integers that flow from layer to layer: ONNX Runtime fuses some of what lies between wrongly."""
@@ -186,7 +183,7 @@ class Static:
         names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
         model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
         read_floats(model.graph, left)
-        add_biases(model.graph)
+        split_biases(model.graph)
         return model
 
     def quantized_alone(self, calibrated: Calibrated, module: str) -> Any:
@@ -194,7 +191,7 @@ class Static:
         nodes = self.nodes_of((module,)) - self.ignored
         stored = without_kernels(self.model.graph) & nodes
         model = self._written(calibrated, nodes - stored, stored)
-        add_biases(model.graph)
+        split_biases(model.graph)
         return model
 
     def _written(self, calibrated: Calibrated, nodes: Collection[str], stored: Collection[str]) -> Any:

@@ -15,26 +15,25 @@ from . import QUANTIZERS, Quantized, QuantizeJob
 from .fidelity import sqnr_db
 from .saturation import FULL_BITS, NARROW_BITS, saturates
 
-_HELPERS = (
-    "quanttaas_jupyter.engine.runtimes.openvino_file",
-    "quanttaas_jupyter.engine.quantize.fidelity",
-    "quanttaas_jupyter.engine.quantize.saturation",
-)
-_PACKAGES = ("openvino", "nncf", "onnxruntime")
+_HELPERS = ("quanttaas_jupyter.engine.runtimes.openvino_file", "quanttaas_jupyter.engine.quantize.fidelity")
+_PACKAGES = ("openvino", "nncf")
+_INTEGER_HELPERS = (*_HELPERS, "quanttaas_jupyter.engine.quantize.saturation")
 _SAMPLES, _BATCH = 300, 32
 _OUTSIDE = 5e-5
 _GOOD_DB = 35.0
 _RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 
 
-@QUANTIZERS.register(("int8", "openvino"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator", "processor"))
+@QUANTIZERS.register(
+    ("int8", "openvino"), packages=_PACKAGES, helpers=_INTEGER_HELPERS, needs=("calibrator", "processor")
+)
 def quantize(job: QuantizeJob) -> Quantized:
     """Quantize weights and activations after training, ranges from 300 calibration samples, biases corrected.
 
     ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries the mean of
     the batches' ends, and for models with attention smoothing (Xiao et al., "SmoothQuant", 2022), which helps where
     activations have outliers and costs up to 25 dB where they have none; it keeps what is nearest to the original.
-    Where the processor's int8 sums saturate, each is tried with weights of seven bits too.
+    Where the processor's int8 sums saturate, each is tried with weights of seven bits too, until those win.
 
     Raises:
         StageError: NNCF cannot quantize the graph, or does not know the calibrator.
@@ -62,10 +61,12 @@ def quantize(job: QuantizeJob) -> Quantized:
 
 
 @QUANTIZERS.register(
-    ("mixed", "openvino"), packages=_PACKAGES, helpers=_HELPERS, needs=("calibrator", "goal", "processor")
+    ("mixed", "openvino"), packages=_PACKAGES, helpers=_INTEGER_HELPERS, needs=("calibrator", "goal", "processor")
 )
 def quantize_mixed(job: QuantizeJob) -> Quantized:
     """Quantize with NNCF's accuracy control: layers go back to float until the loss on calibration data is allowed.
+
+    Where the processor's int8 sums saturate, weights have seven bits.
 
     Raises:
         StageError: Nothing judges, or no layer can be int8 at that loss.
@@ -101,7 +102,8 @@ def quantize_mixed(job: QuantizeJob) -> Quantized:
         )
     save(made, job.target)
     kept = [layer.module for layer in layers_of(made) if not layer.is_integer]
-    return Quantized(_float_arithmetic(made), {"kept": kept} if kept else {})
+    choices = ({"kept": kept} if kept else {}) | ({"weight_bits": NARROW_BITS} if fix else {})
+    return Quantized(_float_arithmetic(made), choices)
 
 
 @QUANTIZERS.register(("int8-weight", "openvino"), packages=_PACKAGES, helpers=_HELPERS)

@@ -1,9 +1,8 @@
 """Whether this processor's int8 sums are exact.
 
-On x86 without VNNI, ONNX Runtime multiplies unsigned activations by signed weights with an instruction that adds two
-products in 16 bits: 2 x 255 x 127 does not fit, and large values next to each other are cut. Weights of seven bits
-always fit, and the file is right on every machine ("Quantize ONNX Models", ONNX Runtime's documentation, on
-``reduce_range``).
+On x86 without VNNI, ONNX Runtime and OpenVINO multiply unsigned activations by signed weights with an instruction that
+adds two products in 16 bits: 2 x 255 x 127 does not fit, and large values next to each other are cut. Weights of seven
+bits always fit ("Quantize ONNX Models", ONNX Runtime's documentation, on ``reduce_range``; ``OverflowFix`` of NNCF).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _ACTIVATION, _WEIGHT = 255, 127
 
 @cache
 def saturates() -> bool:
-    """Multiply the largest activations by the largest weights and look at the sums."""
+    """Multiply the largest activations by the largest weights, in ONNX Runtime, and look at the sums."""
     import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper

@@ -13,6 +13,7 @@ from torch import nn
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.engine.failures import StageError
+from quanttaas_jupyter.engine.quantize.saturation import saturates
 from quanttaas_jupyter.engine.runtimes.openvino_file import core, load, module_of
 from tests.engine.quantize.on_onnx import Recurrent, Text
 from tests.engine.runtimes.contract import Contract, Transformer, images, sqnr_db
@@ -52,6 +53,13 @@ class TestOpenVino(Contract):
             if about["layerType"] in ("Convolution", "FullyConnected") and "8" in about["runtimePrecision"]:
                 found.add(module_of(node.get_friendly_name()))
         return sorted(found)
+
+    def test_weights_have_seven_bits_where_sums_of_eight_saturate(self, tmp_path: Path) -> None:
+        self.build(Transformer(), images(), tmp_path)
+        expected = self.run(self.path, images())
+        target, made = self.quantize("int8", images())
+        assert sqnr_db(self.run(target, images()), expected) > 30
+        assert made.choices.get("weight_bits", 8) == (7 if saturates() else 8)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
     def test_signals_find_the_stack_that_they_are_given(self, tmp_path: Path) -> None:
