@@ -64,7 +64,7 @@ def _quantized(job: QuantizeJob, is_dynamic: bool) -> Quantized:
     _name_weights(made, names)
     graph = job.target.with_suffix(".pt2")
     save(made, inputs, dynamic, graph)
-    lower(torch.export.load(graph), job.target)
+    lower(torch.export.load(graph), job.target, is_dynamic)
     left = [layer.module for layer in layers_of(load(graph)) if not layer.is_integer]
     kept = [name for name in left if not is_ignored(name, job.ignore)]
     return Quantized((f"float32 in {', '.join(kept)}",) if kept else (), graph=graph)
