@@ -19,7 +19,7 @@ from pathlib import Path
 import networks
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.engine.search.settled import hypervolume
+from quanttaas_jupyter.planning.search.convergence import hypervolume
 
 GRID = {"prune": [0, 0.25, 0.5, 0.75], "quantize": ["none", "fp16", "int8", "int8-dynamic"]}
 TRIALS = 16

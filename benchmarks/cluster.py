@@ -27,9 +27,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.compute import head
-from quanttaas_jupyter.config import save_cluster
-from quanttaas_jupyter.store import open_store, studies
+from quanttaas_jupyter.compute.clusters import local_head as head
+from quanttaas_jupyter.core.config import save_cluster
+from quanttaas_jupyter.store import open_store
+from quanttaas_jupyter.study_store import records as studies
 from tests.cloud import emulator
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipynb"

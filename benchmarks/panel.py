@@ -23,9 +23,9 @@ from typing import Any
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from quanttaas_jupyter.state import fold
-from quanttaas_jupyter.store import studies
-from quanttaas_jupyter.study import whoami
+from quanttaas_jupyter.client.study import whoami
+from quanttaas_jupyter.core.state import fold
+from quanttaas_jupyter.study_store import records as studies
 from tests.cloud import emulator
 from tests.server.running import Answer, Client, server
 

@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.compute.device import this_device
-from quanttaas_jupyter.engine.registry import version_of
+from quanttaas_jupyter.core.device import this_device
+from quanttaas_jupyter.techniques.registry import version_of
 
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "tensorrt")
 _MORE = {

@@ -18,8 +18,9 @@ import nbformat
 from nbclient import NotebookClient
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.state import StudyState
-from quanttaas_jupyter.store import open_store, studies
+from quanttaas_jupyter.core.state import StudyState
+from quanttaas_jupyter.store import open_store
+from quanttaas_jupyter.studies import records as studies
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = [

@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compress, open, studies
-    from .errors import QuantTaaSError
-    from .recipe import Recipe
-    from .study import Study, Trial
+    from .client.api import compress, open, studies
+    from .client.study import Study, Trial
+    from .core.errors import QuantTaaSError
+    from .core.recipe import Recipe
 
 __all__ = [
     "QuantTaaSError",
@@ -32,13 +32,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "compress": "api",
-    "open": "api",
-    "studies": "api",
-    "QuantTaaSError": "errors",
-    "Recipe": "recipe",
-    "Study": "study",
-    "Trial": "study",
+    "compress": "client.api",
+    "open": "client.api",
+    "studies": "client.api",
+    "QuantTaaSError": "core.errors",
+    "Recipe": "core.recipe",
+    "Study": "client.study",
+    "Trial": "client.study",
 }
 
 

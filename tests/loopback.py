@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from quanttaas_jupyter.compute import head
-from quanttaas_jupyter.compute.ray_cluster import RayCluster
-from quanttaas_jupyter.config import ClusterConfig, save_cluster
+from quanttaas_jupyter.compute.clusters import local_head as head
+from quanttaas_jupyter.compute.clusters.ray import RayCluster
+from quanttaas_jupyter.core.config import ClusterConfig, save_cluster
 from tests.cloud import Cloud, FlakyProxy
 
 ROOT = str(Path(__file__).resolve().parent.parent)

@@ -11,8 +11,6 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 
 def test_the_engine_imports_nothing_of_jupyter() -> None:
-    code = (
-        "import sys, quanttaas_jupyter.engine.resident, quanttaas_jupyter.engine.stages; print(' '.join(sys.modules))"
-    )
+    code = "import sys, quanttaas_jupyter.engine.service, quanttaas_jupyter.stages; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not [name for name in loaded if name.startswith(("IPython", "ipywidgets", "quanttaas_jupyter.notebook"))]

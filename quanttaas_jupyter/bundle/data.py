@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .batches import Batch, Batches, stratified
 from .structure import Structure, flatten, unflatten
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from ..errors import MetricError
+from ..core.errors import MetricError
 from ..store import blobs
 from ..store.base import Store
 from .batches import Batches

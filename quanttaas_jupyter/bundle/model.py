@@ -10,7 +10,7 @@ from typing import Any
 
 import cloudpickle
 
-from ..errors import ModelError
+from ..core.errors import ModelError
 from .digest import digest
 from .local_code import pickled_by_value
 

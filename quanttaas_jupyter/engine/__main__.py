@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 
-from ..config import load_config
+from ..core.config import load_config
 from .logs import log_to_stdout
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        from . import on_ray
+        from . import ray_job as on_ray
 
         on_ray.serve(json.loads(sys.argv[1]))
     else:
-        from .resident import serve
+        from .service import serve
 
         log_to_stdout()
         serve(load_config())

@@ -11,20 +11,20 @@ from typing import Any
 
 import psutil
 
-from ..compute.base import Executor
-from ..config import EngineConfig
-from ..errors import StoreError
-from ..frontier import best_trial
-from ..state import StudyState, TrialState
-from ..store import studies
+from ..compute.executors.base import Executor
+from ..core.config import EngineConfig
+from ..core.errors import StoreError
+from ..core.failures import explain
+from ..core.frontier import best_trial
+from ..core.state import StudyState, TrialState
+from ..planning.plan import Planner, TrialPlan
+from ..planning.search import Outcome, Seen, make_search
 from ..store.base import Store
-from ..store.lease import Lease
-from . import cache
-from .failures import explain
-from .plan import Planner, TrialPlan
+from ..study_store import records as studies
+from ..study_store import stage_cache as cache
+from ..study_store.lease import Lease
 from .report import metrics_of, recommendation, warnings_of
 from .schedule import Ended, Schedule
-from .search import Outcome, Seen, make_search
 
 _TICK = 0.1
 _CANCEL_EVERY = 0.5

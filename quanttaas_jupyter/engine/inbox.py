@@ -8,10 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..compute import resident, tickets
-from ..errors import QuantTaaSError, StoreError
-from ..store import open_store, studies
+from ..compute.clusters import local_engine as resident
+from ..compute.clusters import tickets
+from ..core.errors import QuantTaaSError, StoreError
+from ..store import open_store
 from ..store.base import Store
+from ..study_store import records as studies
 
 _FORGET_FOREIGN = 10.0
 

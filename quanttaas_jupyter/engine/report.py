@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..state import TrialState
+from ..core.state import TrialState
 
 _METRICS = (
     "metric",

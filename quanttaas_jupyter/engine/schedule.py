@@ -13,12 +13,12 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..compute.base import Executor, NodeLost, StageCall, WorkerDied
-from ..config import EngineConfig
+from ..compute.executors.base import Executor, NodeLost, StageCall, WorkerDied
+from ..core.config import EngineConfig
+from ..core.failures import explain
+from ..planning.plan import Plan, Stage
 from ..store.base import Store
-from . import cache
-from .failures import explain
-from .plan import Plan, Stage
+from ..study_store import stage_cache as cache
 from .worker import STARTED
 
 _PROGRESS_EVERY = 0.5

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
+from ..core.errors import StoreError
+from ..core.failures import explain
 from ..store import open_store
-from . import cache
-from .failures import explain
+from ..study_store import stage_cache as cache
 
 STARTED = "\x02"
 """The first line a stage reports: it has left the queue."""
@@ -32,7 +32,7 @@ def prepare() -> None:
     import onnxruntime  # noqa: F401
     import torch
 
-    from . import stages  # noqa: F401
+    from .. import stages  # noqa: F401
 
     torch.set_num_interop_threads(1)
 
@@ -57,7 +57,7 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
     """
     import torch
 
-    from . import stages
+    from .. import stages
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -6,10 +6,11 @@ from html import escape
 
 from pydantic import ValidationError
 
-from ..recipe import Budget, Prune, Recipe
-from ..state import StudyState, TrialState
-from ..views import facts, words
+from ..core.recipe import Budget, Prune, Recipe
+from ..core.state import StudyState, TrialState
 from ..views import format as fmt
+from ..views import study_heading as words
+from ..views import trial_card as facts
 from ..views.legend import Key
 from ..views.legend import legend as keys
 from ..views.scene import Scene, runtimes, shown

@@ -8,7 +8,7 @@ from typing import Any
 import bqplot
 import numpy as np
 
-from ..views import format as fmt
+from ..core.catalogue import MARKERS, UNKNOWN_COLOR
 from ..views.scene import Point, Scene, steps
 
 FG, DIM, EDGE, ACCENT = "var(--qt-fg)", "var(--qt-dim)", "var(--qt-edge)", "var(--qt-accent)"
@@ -44,9 +44,7 @@ class Chart:
         )
         self._preview = self._hollow()
         self._marks: dict[_Key, bqplot.Scatter] = {
-            (shape, uncertain): self._scatter(shape, uncertain)
-            for uncertain in (False, True)
-            for shape in (*fmt.MARKERS.values(), "cross")
+            (shape, uncertain): self._scatter(shape, uncertain) for uncertain in (False, True) for shape in MARKERS
         }
         self._baseline_label, self._goal_label = self._label(DIM), self._label(ACCENT)
         self._preview_label = self._label(DIM, x_offset=10, y_offset=4)
@@ -152,7 +150,7 @@ class Chart:
             mark,
             x=np.array([point.x for point in ordered], dtype=float),
             y=np.array([point.y for point in ordered], dtype=float),
-            colors=[point.color for point in ordered] or [fmt.UNKNOWN_COLOR],
+            colors=[point.color for point in ordered] or [UNKNOWN_COLOR],
             names=np.array([point.facts for point in ordered]),
             selected=np.array([names.index(selected)]) if selected in names else None,
         )

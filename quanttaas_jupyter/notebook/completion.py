@@ -11,13 +11,11 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel
 
-from .. import api
-from ..config import load_config
-from ..recipe import (
-    PRUNE_METHODS,
-    QUANTIZATIONS,
-    RECOVERIES,
-    RUNTIMES,
+from ..client import api
+from ..core import catalogue
+from ..core.catalogue import Kind
+from ..core.config import load_config
+from ..core.recipe import (
     Budget,
     Goal,
     Latency,
@@ -25,7 +23,7 @@ from ..recipe import (
     Recipe,
     Recover,
 )
-from .clusters import KINDS
+from .cluster_commands import KINDS
 from .variables import is_data, is_function, is_model, variables
 
 _HOOK = "complete_command"
@@ -40,12 +38,14 @@ _PARTS: dict[str, type[BaseModel]] = {
     "latency": Latency,
     "budget": Budget,
 }
+_TECHNIQUES: dict[tuple[str, ...], Kind] = {
+    ("prune", "method"): "prune",
+    ("recover",): "recover",
+    ("recover", "method"): "recover",
+    ("quantize",): "quantize",
+    ("runtime",): "runtime",
+}
 _VALUES: dict[tuple[str, ...], Sequence[str]] = {
-    ("prune", "method"): PRUNE_METHODS,
-    ("recover",): RECOVERIES,
-    ("recover", "method"): RECOVERIES,
-    ("quantize",): QUANTIZATIONS,
-    ("runtime",): RUNTIMES,
     ("search",): ("grid", "auto"),
     ("goal", "minimize"): ("size", "latency"),
 }
@@ -191,10 +191,15 @@ def recipe_matches(lines: Sequence[str], token: str) -> list[str]:
     tail = re.split(r"[\[{,]", rest)[-1].lstrip()
     inner = _KEY.fullmatch(tail) if is_mapping else None
     if inner:
-        return _fitting(_VALUES.get((section, inner[1]), ()), inner[2], token)
+        return _fitting(_values_of((section, inner[1])), inner[2], token)
     if is_mapping:
         return _fitting([f"{key}: " for key in part.model_fields] if part else (), tail, token)
-    return _fitting(_VALUES.get((section,), ()), tail, token)
+    return _fitting(_values_of((section,)), tail, token)
+
+
+def _values_of(location: tuple[str, ...]) -> Sequence[str]:
+    kind = _TECHNIQUES.get(location)
+    return catalogue.names(kind) if kind else _VALUES.get(location, ())
 
 
 def _section(above: Sequence[str], current: str) -> tuple[str, str, bool]:

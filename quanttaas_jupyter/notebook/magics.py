@@ -18,12 +18,14 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 from IPython.utils.process import arg_split
 
-from .. import api
-from ..errors import NotFound, QuantTaaSError
-from ..names import MagicError, check_variable, parse
-from ..recipe import RECOVERIES, from_yaml
+from ..client import api
+from ..core import catalogue
+from ..core.errors import NotFound, QuantTaaSError
+from ..core.recipe import from_yaml
+from ..core.variable_names import MagicError, check_variable, parse
 from ..views.format import clock, variable
-from . import clusters, completion
+from . import cluster_commands as clusters
+from . import completion
 
 Command = Callable[..., Any]
 
@@ -268,7 +270,7 @@ class QuantTaaSMagics(Magics):
             return None
         values = from_yaml(body)
         name = values.get("recover") if isinstance(values, Mapping) else None
-        if isinstance(name, str) and name not in RECOVERIES and callable(self.shell.user_ns.get(name)):
+        if isinstance(name, str) and name not in catalogue.names("recover") and callable(self.shell.user_ns.get(name)):
             return {**values, "recover": self.shell.user_ns[name]}
         return body
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..state import StudyState
-from .static import INK
+from ..core.state import StudyState
+from .still_view import INK
 
 _MOST = 30
 _BAR = "#0072B2"

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..compute import connecting, head, resident
-from ..compute.template import TEMPLATES, TemplateOptions, render
-from ..config import load_config
-from . import cluster_lines
+from ..compute.clusters import connect as connecting
+from ..compute.clusters import local_engine as resident
+from ..compute.clusters import local_head as head
+from ..compute.templates import TEMPLATES, TemplateOptions, render
+from ..core.config import load_config
+from . import cluster_list as cluster_lines
 from .handler import Handler, protected
 
 _TEMPLATES = {

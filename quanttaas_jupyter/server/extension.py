@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from jupyter_server.utils import url_path_join
 
 from . import cluster_routes, recipe_routes, study_routes
-from .desk import Desk
-from .places import Places
+from .access_policy import Places
 from .settings import QuantTaaS
-from .workers import Workers
+from .study_reader import Desk
+from .thread_pool import Workers
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp

@@ -12,8 +12,8 @@ from jupyter_server.base.handlers import APIHandler
 from pydantic import BaseModel, ValidationError
 from tornado import web
 
-from ..errors import ClusterError, MissingDependency, NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
-from .desk import Desk
+from ..core.errors import ClusterError, MissingDependency, NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
+from .study_reader import Desk
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 from .. import __version__
-from . import choices, cluster_lines, planning
-from .form import Form, check
+from . import cluster_list as cluster_lines
+from . import dry_run as planning
+from . import form_choices as choices
 from .handler import Handler, protected
+from .recipe_form import Form, check
 from .study_routes import cannot_run
 
 # Reads sources of techniques, and the configuration.

@@ -12,15 +12,17 @@ from pydantic import BaseModel, Field
 from tornado.escape import json_encode
 from tornado.iostream import StreamClosedError
 
-from ..compute import resident
+from ..client.study import Study
+from ..compute.clusters import local_engine as resident
 from ..compute.clusters import open_cluster
-from ..errors import MissingDependency, NotFound, NotTrusted, QuantTaaSError
-from ..store import MissingKey, Store, blobs, deletion, studies
-from ..study import Study
+from ..core.errors import MissingDependency, NotFound, NotTrusted, QuantTaaSError
+from ..store import MissingKey, Store, blobs
+from ..study_store import deletion
+from ..study_store import records as studies
 from ..views import format as fmt
 from .handler import Handler, Refused, protected
-from .lines import actions, line
-from .page import file_name, page
+from .study_list import actions, line
+from .study_page import file_name, page
 
 _CHUNK = 1 << 20
 _EVENTS_AT_ONCE = 500

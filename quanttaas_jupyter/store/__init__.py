@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlparse
 
 import platformdirs
 
-from ..config import load_config
-from ..errors import StoreError
+from ..core.config import load_config
+from ..core.errors import StoreError
 from .base import MissingKey, Store
 from .cached import CachedStore
 from .gcs import GcsStore

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from ..errors import QuantTaaSError
+from ..core.errors import QuantTaaSError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from ..errors import StoreError
+from ..core.errors import StoreError
 from .base import MissingKey, Progress, R, Store, T, opened
 
 BOUND = 20 * 10**9

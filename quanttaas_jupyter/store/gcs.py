@@ -16,7 +16,7 @@ from http.client import responses
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingDependency, QuantTaaSError, StoreError
+from ..core.errors import MissingDependency, QuantTaaSError, StoreError
 from .base import Counted, MissingKey, Progress, R, Store, T, checked_key, opened
 
 DEADLINE = 60.0

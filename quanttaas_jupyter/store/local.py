@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..errors import StoreError
+from ..core.errors import StoreError
 from .base import Counted, MissingKey, Progress, Store, checked_key, opened
 
 _TEMPORARY = ".tmp"

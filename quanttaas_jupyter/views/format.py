@@ -10,63 +10,46 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ..recipe import PATTERNS
+from ..core import catalogue
+from ..core.recipe import follows_pattern
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
-
-# Okabe-Ito, with its black as a grey that both themes carry, and more for the others: those of ModelOpt are kin to what
-# they resemble.
-COLORS = {
-    "none": "#808080",
-    "fp16": "#56B4E9",
-    "bf16": "#0072B2",
-    "int8": "#E69F00",
-    "int8-dynamic": "#D55E00",
-    "int8-weight": "#F0E442",
-    "int4-weight": "#CC79A7",
-    "fp8": "#A8396B",
-    "mixed": "#009E73",
-    "int8-modelopt": "#B87F00",
-    "int8-smoothquant": "#FFC14D",
-    "int4-awq": "#9E4F7E",
-    "fp8-modelopt": "#D4719C",
-    "mixed-modelopt": "#4DC3A2",
-}
-UNKNOWN_COLOR = "#808080"
-
-# The key "" is a model that is not pruned.
-MARKERS = {
-    "": "circle",
-    "structured": "square",
-    "unstructured": "diamond",
-    "2:4": "triangle-up",
-    "2:4-modelopt": "triangle-down",
-}
-
-# Of runtimes, in the order in which a study names them.
-SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 
 SAME = 0.02
 
 
 def color(config: Mapping[str, Any]) -> str:
     """The colour of a configuration: its quantization."""
-    return COLORS.get(str(config.get("quantize")), UNKNOWN_COLOR)
+    return color_of(str(config.get("quantize")))
+
+
+def color_of(quantization: str) -> str:
+    """The colour of a quantization."""
+    known = catalogue.find("quantize", quantization)
+    return known.color if known else catalogue.UNKNOWN_COLOR
+
+
+def marker_of(prune_method: str) -> str:
+    """The marker of a pruning method; "" stands for models that are not pruned."""
+    known = catalogue.find("prune", prune_method)
+    return known.marker if known else catalogue.UNKNOWN_MARKER if prune_method else "circle"
 
 
 def method(config: Mapping[str, Any]) -> str:
     """The pruning method of a configuration; empty where nothing is pruned."""
     prune = config.get("prune") or {}
     name = str(prune.get("method", "structured"))
-    return name if prune.get("amount") or name in PATTERNS else ""
+    return name if prune.get("amount") or follows_pattern(name) else ""
 
 
 def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
     """The marker of a configuration: its runtime where several are compared, else its pruning method."""
     if len(runtimes) > 1:
-        return dict(zip(runtimes, SHAPES, strict=False)).get(str(config.get("runtime")), SHAPES[-1])
-    return MARKERS.get(method(config), "cross")
+        return dict(zip(runtimes, catalogue.MARKERS, strict=False)).get(
+            str(config.get("runtime")), catalogue.UNKNOWN_MARKER
+        )
+    return marker_of(method(config))
 
 
 def configuration(config: Mapping[str, Any]) -> str:
@@ -75,7 +58,7 @@ def configuration(config: Mapping[str, Any]) -> str:
     amount = (config.get("prune") or {}).get("amount")
     if not name:
         pruned = "not pruned"
-    elif name in PATTERNS or amount is None:
+    elif follows_pattern(name) or amount is None:
         pruned = f"{name} pruned"
     else:
         pruned = f"{name} {100 * amount:.4g} %"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..state import StudyState
+from ..core.state import StudyState
 from . import format as fmt
 from .scene import max_drop, runtimes, shown
 from .summary import is_open_question
@@ -36,7 +36,7 @@ def legend(state: StudyState) -> list[list[Key]]:
     if any(trial.metrics.get("metric_low") is not None for trial in trials):
         marks.append(Key("interval", "", "95 % interval"))
     return [
-        [Key("color", fmt.COLORS.get(name, fmt.UNKNOWN_COLOR), fmt.precision(name)) for name in colors],
+        [Key("color", fmt.color_of(name), fmt.precision(name)) for name in colors],
         shapes(state),
         marks,
     ]
@@ -48,5 +48,5 @@ def shapes(state: StudyState) -> list[Key]:
     if len(compared) > 1:
         return [Key("marker", fmt.marker({"runtime": name}, compared), name) for name in compared]
     methods = dict.fromkeys(fmt.method(trial.config) for trial in state.trials.values())
-    known = [Key("marker", fmt.MARKERS.get(name, "cross"), name or "not pruned") for name in methods]
+    known = [Key("marker", fmt.marker_of(name), name or "not pruned") for name in methods]
     return known if any(methods) else []

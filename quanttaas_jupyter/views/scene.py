@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-from ..frontier import AXES, is_uncertain, pareto
-from ..state import StudyState, TrialState
+from ..core.frontier import AXES, is_uncertain, pareto
+from ..core.state import StudyState, TrialState
 from . import format as fmt
 
 Range = tuple[float, float]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..frontier import best_trial, is_uncertain
-from ..state import StudyState, TrialState
+from ..core.frontier import best_trial, is_uncertain
+from ..core.state import StudyState, TrialState
 from . import format as fmt
 from .scene import is_percent, max_drop, shown
 

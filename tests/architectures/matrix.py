@@ -19,9 +19,9 @@ import torch
 from quanttaas_jupyter.bundle import model as models
 from quanttaas_jupyter.bundle.batches import Batches, call
 from quanttaas_jupyter.bundle.structure import flatten
-from quanttaas_jupyter.engine.prune import PRUNERS, PruneJob
-from quanttaas_jupyter.engine.quantize import QUANTIZERS, QuantizeJob
-from quanttaas_jupyter.engine.runtimes import RUNTIMES
+from quanttaas_jupyter.techniques.prune import PRUNERS, PruneJob
+from quanttaas_jupyter.techniques.quantize import QUANTIZERS, QuantizeJob
+from quanttaas_jupyter.techniques.runtimes import RUNTIMES
 from tests.architectures.zoo import ZOO, Architecture
 
 TECHNIQUES = ("export", "prune 0.3", "fp16", "int8")

@@ -10,7 +10,7 @@ import torch
 
 from quanttaas_jupyter.bundle.batches import Batch, Batches, call
 from quanttaas_jupyter.bundle.structure import flatten
-from quanttaas_jupyter.engine.prune.surgery import runs_leave_nothing
+from quanttaas_jupyter.techniques.prune.surgery import runs_leave_nothing
 from tests.architectures import convolutional, hubs, sequential
 
 SAMPLES = 32

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Subse
 from quanttaas_jupyter.bundle import batches as data
 from quanttaas_jupyter.bundle.batches import stratified
 from quanttaas_jupyter.bundle.data import open_source
-from quanttaas_jupyter.errors import DataError
+from quanttaas_jupyter.core.errors import DataError
 from quanttaas_jupyter.store.local import LocalStore
 
 X = torch.arange(40, dtype=torch.float32).reshape(20, 2)

@@ -3,7 +3,7 @@ import torch
 
 from quanttaas_jupyter.bundle import metric as metrics
 from quanttaas_jupyter.bundle.data import open_source
-from quanttaas_jupyter.errors import MetricError
+from quanttaas_jupyter.core.errors import MetricError
 
 INTEGERS = open_source((torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), "--data", 10, 0).first()
 FLOATS = open_source((torch.zeros(4, 2), torch.rand(4)), "--data", 10, 0).first()

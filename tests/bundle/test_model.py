@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.bundle import model as models
-from quanttaas_jupyter.errors import ModelError
+from quanttaas_jupyter.core.errors import ModelError
 from tests.networks import ResidualNet
 
 

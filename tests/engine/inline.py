@@ -9,17 +9,18 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from quanttaas_jupyter.compute.base import StageCall
-from quanttaas_jupyter.compute.device import Device, this_device
-from quanttaas_jupyter.config import EngineConfig
-from quanttaas_jupyter.engine import cache, stages
+from quanttaas_jupyter import stages
+from quanttaas_jupyter.client.preparation import prepare
+from quanttaas_jupyter.client.submission import bundle, nobody
+from quanttaas_jupyter.compute.executors.base import StageCall
+from quanttaas_jupyter.core.config import EngineConfig
+from quanttaas_jupyter.core.device import Device, this_device
+from quanttaas_jupyter.core.state import StudyState, fold
 from quanttaas_jupyter.engine.driver import Driver
-from quanttaas_jupyter.sending import bundle, nobody
-from quanttaas_jupyter.state import StudyState, fold
-from quanttaas_jupyter.store import studies
-from quanttaas_jupyter.store.lease import Lease
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.submit import prepare
+from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import stage_cache as cache
+from quanttaas_jupyter.study_store.lease import Lease
 
 
 class WatchedStore(LocalStore):

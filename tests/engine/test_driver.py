@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from quanttaas_jupyter.store import studies
+from quanttaas_jupyter.study_store import records as studies
 from tests.engine.inline import WatchedStore, drive, resume
 from tests.networks import Digits
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.compute.base import NodeLost, StageCall, WorkerDied
-from quanttaas_jupyter.config import EngineConfig
-from quanttaas_jupyter.engine.plan import Plan, Stage
+from quanttaas_jupyter.compute.executors.base import NodeLost, StageCall, WorkerDied
+from quanttaas_jupyter.core.config import EngineConfig
 from quanttaas_jupyter.engine.schedule import Ended, Schedule
+from quanttaas_jupyter.planning.plan import Plan, Stage
 from quanttaas_jupyter.store.local import LocalStore
 
 DONE = {"blobs": {}, "began": 1.0, "seconds": 1.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quanttaas_jupyter.state import StudyState
+from quanttaas_jupyter.core.state import StudyState
 from tests.notebook.fakes import Script, folded
 
 

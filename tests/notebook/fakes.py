@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from quanttaas_jupyter.errors import QuantTaaSError
-from quanttaas_jupyter.recipe import Recipe
-from quanttaas_jupyter.state import StudyState, fold
+from quanttaas_jupyter.core.errors import QuantTaaSError
+from quanttaas_jupyter.core.recipe import Recipe
+from quanttaas_jupyter.core.state import StudyState, fold
 
 START = 1_790_000_000.0
 METRIC = {"name": "accuracy", "higher_is_better": True, "percent": True}

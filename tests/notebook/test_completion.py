@@ -12,12 +12,12 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from quanttaas_jupyter import api
-from quanttaas_jupyter.config import ClusterConfig, save_cluster
-from quanttaas_jupyter.errors import NotFound, StoreError
+from quanttaas_jupyter.client import api
+from quanttaas_jupyter.core.config import ClusterConfig, save_cluster
+from quanttaas_jupyter.core.errors import NotFound, StoreError
+from quanttaas_jupyter.core.recipe import Recipe
 from quanttaas_jupyter.notebook import magics
 from quanttaas_jupyter.notebook.completion import recipe_matches
-from quanttaas_jupyter.recipe import Recipe
 
 TRIALS = ("baseline", "prune50", "prune50-int8", "2:4-int8", "int8@torch", "int8@onnxruntime")
 

@@ -12,7 +12,8 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.store import open_store, studies
+from quanttaas_jupyter.store import open_store
+from quanttaas_jupyter.study_store import records as studies
 from tests.networks import Digits
 
 SETUP = """import torch

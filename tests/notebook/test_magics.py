@@ -13,11 +13,11 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from quanttaas_jupyter import api
-from quanttaas_jupyter.config import ClusterConfig, load_config, save_cluster
-from quanttaas_jupyter.errors import ModelError, NotFound, StudyFailed
+from quanttaas_jupyter.client import api
+from quanttaas_jupyter.core.config import ClusterConfig, load_config, save_cluster
+from quanttaas_jupyter.core.errors import ModelError, NotFound, StudyFailed
+from quanttaas_jupyter.core.state import LogLine, StudyState
 from quanttaas_jupyter.notebook import magics
-from quanttaas_jupyter.state import LogLine, StudyState
 
 REAL_COMPRESS = api.compress
 
@@ -413,7 +413,7 @@ class TestMistakes:
     @pytest.mark.slow
     def test_a_mistake_stops_a_notebook_and_stays_in_it_as_an_error(self) -> None:
         setup = (
-            "from quanttaas_jupyter import api; api.warm = lambda: None\n"
+            "from quanttaas_jupyter.client import api; api.warm = lambda: None\n"
             "from quanttaas_jupyter.notebook import magics; magics.load(get_ipython())"
         )
         cells = [nbformat.v4.new_code_cell(text) for text in (setup, "%%quanttaas modle\nprune: 0.5", "went_on = True")]

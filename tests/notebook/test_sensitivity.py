@@ -1,8 +1,8 @@
 import pytest
 
 import quanttaas_jupyter as qt
+from quanttaas_jupyter.core.state import StudyState, apply
 from quanttaas_jupyter.notebook.sensitivity import sensitivity_figure
-from quanttaas_jupyter.state import StudyState, apply
 
 
 def ranked(layers: int = 3) -> StudyState:

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.store import Store, studies
+from quanttaas_jupyter.client.study import whoami
+from quanttaas_jupyter.store import Store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study import whoami
+from quanttaas_jupyter.study_store import records as studies
 from tests.notebook.fakes import GOAL, METRIC, Script
 from tests.server.running import Client, server
-from tests.store.test_studies import record as plain_record
+from tests.study_store.test_records import record as plain_record
 
 # Resuming must not start a real engine: what it would find here is no model.
-NO_ENGINE = "import quanttaas_jupyter.compute.resident as resident; resident.start = lambda: None"
+NO_ENGINE = "import quanttaas_jupyter.compute.clusters.local_engine as resident; resident.start = lambda: None"
 
 
 @dataclass

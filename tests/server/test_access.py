@@ -139,7 +139,7 @@ def test_a_malformed_request_is_told_in_one_sentence(house: House) -> None:
 def test_a_failure_of_ours_shows_no_traceback(tmp_path: Path) -> None:
     configure(tmp_path)
     code = (
-        "import quanttaas_jupyter.store.index as index\n"
+        "import quanttaas_jupyter.study_store.index as index\n"
         "def look(self): raise KeyError('inner secret')\n"
         "index.StudyIndex.look = look"
     )

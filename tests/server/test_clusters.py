@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.compute import head
-from quanttaas_jupyter.compute.connecting import Look
-from quanttaas_jupyter.compute.template import TEMPLATES
-from quanttaas_jupyter.server import cluster_lines
-from quanttaas_jupyter.store.lease import Lease
+from quanttaas_jupyter.compute.clusters import local_head as head
+from quanttaas_jupyter.compute.clusters.connect import Look
+from quanttaas_jupyter.compute.templates import TEMPLATES
+from quanttaas_jupyter.server import cluster_list as cluster_lines
+from quanttaas_jupyter.study_store.lease import Lease
 from tests.loopback import until
 from tests.notebook.fakes import Script
 from tests.server.conftest import House, configure, settings, write

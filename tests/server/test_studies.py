@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.store import blobs, deletion, open_store, studies
-from quanttaas_jupyter.store.lease import Lease
+from quanttaas_jupyter.store import blobs, open_store
 from quanttaas_jupyter.store.local import LocalStore
+from quanttaas_jupyter.study_store import deletion
+from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store.lease import Lease
 from tests.cloud import Cloud, FlakyProxy
 from tests.loopback import until
 from tests.notebook.fakes import ROWS, Script, artifact, metrics
@@ -296,7 +298,7 @@ def test_a_slow_store_keeps_nobody_else_waiting(tmp_path: Path) -> None:
         "        return method(self, *args, **more)\n"
         "    return wait\n"
         "LocalStore.list, LocalStore.read = slow(LocalStore.list), slow(LocalStore.read)\n"
-        "import quanttaas_jupyter.server.desk as desk; desk._PATIENCE = 4.0"
+        "import quanttaas_jupyter.server.study_reader as desk; desk._PATIENCE = 4.0"
     )
     with server(tmp_path, code=code, **settings(tmp_path)) as client:
         near = LocalStore(tmp_path / "store")
@@ -347,7 +349,7 @@ def test_a_bucket_serves_as_well_as_a_folder(gcs: Cloud, tmp_path: Path) -> None
 def test_a_bucket_out_of_reach_shows_what_it_last_held(proxy: FlakyProxy, gcs: Cloud, tmp_path: Path) -> None:
     uri = gcs.uri()
     write(open_store(uri), "abcd1234", finished())
-    code = "import quanttaas_jupyter.server.desk as desk; desk._PATIENCE = 2.0"
+    code = "import quanttaas_jupyter.server.study_reader as desk; desk._PATIENCE = 2.0"
     with server(tmp_path, code=code, **{**settings(tmp_path), "QUANTTAAS_STORE": uri}) as client:
         assert list(lines(client)) == ["abcd1234"]
         proxy.down()
@@ -389,7 +391,7 @@ def test_a_study_that_no_engine_took_is_cancelled_by_one_that_comes_for_it(
     import torch
 
     import quanttaas_jupyter as qt
-    from quanttaas_jupyter.compute import resident
+    from quanttaas_jupyter.compute.clusters import local_engine as resident
 
     with monkeypatch.context() as patch:
         patch.setattr(resident, "start", lambda: None)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from quanttaas_jupyter.errors import QuantTaaSError
+from quanttaas_jupyter.core.errors import QuantTaaSError
 from quanttaas_jupyter.store import MissingKey, Store, blobs
-from quanttaas_jupyter.store.lease import Lease
+from quanttaas_jupyter.study_store.lease import Lease
 
 
 def of_many_threads(attempts: int, attempt: object) -> list[int]:

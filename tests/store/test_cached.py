@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quanttaas_jupyter.errors import StoreError
+from quanttaas_jupyter.core.errors import StoreError
 from quanttaas_jupyter.store import MissingKey, Store, blobs, cached, open_store
 from quanttaas_jupyter.store.cached import CachedStore
 from quanttaas_jupyter.store.gcs import GcsStore

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quanttaas_jupyter.bundle import batches
-from quanttaas_jupyter.errors import MissingDependency, StoreError
+from quanttaas_jupyter.core.errors import MissingDependency, StoreError
 from quanttaas_jupyter.store import MissingKey, Store, blobs, open_store
 from quanttaas_jupyter.store import gcs as google_store
 from quanttaas_jupyter.store.gcs import GcsStore
-from quanttaas_jupyter.store.lease import Lease, read_lease
+from quanttaas_jupyter.study_store.lease import Lease, read_lease
 from tests.cloud import Cloud, FlakyProxy
 from tests.store.contract import StoreContract
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttaas_jupyter.errors import QuantTaaSError, StoreError
+from quanttaas_jupyter.core.errors import QuantTaaSError, StoreError
 from quanttaas_jupyter.store import open_store
 from quanttaas_jupyter.store.base import checked_key
 from quanttaas_jupyter.store.local import LocalStore

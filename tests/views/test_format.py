@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttaas_jupyter.recipe import PRUNE_METHODS, QUANTIZATIONS
+from quanttaas_jupyter.core.catalogue import names
 from quanttaas_jupyter.views import format as fmt
 
 
@@ -114,12 +114,12 @@ def test_durations() -> None:
 
 
 def test_every_quantization_has_its_own_colour() -> None:
-    colors = [fmt.color({"quantize": name}) for name in QUANTIZATIONS]
-    assert len(set(colors)) == len(QUANTIZATIONS)
+    colors = [fmt.color({"quantize": name}) for name in names("quantize")]
+    assert len(set(colors)) == len(colors)
 
 
 def test_every_pruning_method_has_its_own_marker() -> None:
-    configs = [{"prune": None}, *({"prune": {"method": name, "amount": 0.5}} for name in PRUNE_METHODS)]
+    configs = [{"prune": None}, *({"prune": {"method": name, "amount": 0.5}} for name in names("prune"))]
     markers = [fmt.marker(config) for config in configs]
     assert markers[:3] == ["circle", "square", "diamond"]
     assert len(set(markers)) == len(configs)

@@ -1,0 +1,246 @@
+"""compress, open, studies: the same in a script as in a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..compute.clusters import Cluster, open_cluster, store_for
+from ..core.config import load_config
+from ..core.errors import NotFound, StoreError
+from ..core.recipe import Recipe
+from ..store import Store, open_store
+from ..study_store import records as stored
+from .preparation import prepare
+from .study import Study, whoami
+from .submission import Submission, bundle, nobody
+
+LOCAL = "local"
+
+_PATIENCE = 10.0
+
+RecipeLike = Recipe | Mapping[str, Any] | str | Path | None
+
+
+def compress(
+    model: Any,
+    data: Any = None,
+    recipe: RecipeLike = None,
+    calibration: Any = None,
+    train: Any = None,
+    metric: Any = None,
+    example_inputs: Any = None,
+    cluster: str | None = None,
+    store: str | Path | None = None,
+    name: str | None = None,
+) -> Study:
+    """Submit a model with its data and return at once; the study runs in the background.
+
+    Args:
+        model: A ``torch.nn.Module``; it is copied before this returns and left as it was.
+        data: Judges: a DataLoader, Dataset, iterable of ``(inputs, targets)``, or tuple of tensors or arrays.
+        recipe: What to try: YAML, a mapping, a path, a Recipe, or None for the default.
+        calibration: Sets ranges and ranks layers; by default a part of ``train``, else of ``data``.
+        train: Feeds recovery; by default ``calibration`` does.
+        metric: A name, a callable, or ``(callable, "max" | "min")``; accuracy or R2 by the targets.
+        example_inputs: One batch of inputs to trace the model with; by default the first of calibration.
+        cluster: Where to run: a cluster of the configuration, or "local"; None for the configured default.
+        store: Where studies live: a folder or ``gs://BUCKET/PREFIX``; None for the cluster's, else the default.
+        name: What lists call the study.
+
+    Raises:
+        QuantTaaSError: One sentence: what is wrong, what was expected, what to do.
+    """
+    target, where = _place(cluster, store)
+    if target.name == LOCAL:
+        # Before the checks: its workers import meanwhile.
+        target.ensure_engine(where.uri)
+    prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    if target.name == LOCAL:
+        from ..techniques.availability import refuse_missing
+
+        refuse_missing(prepared.recipe)
+    submission = Submission(prepared, where, target, whoami()).start()
+    return Study(where, prepared.id, submission.record, submission)
+
+
+def open(study: str, store: str | Path | None = None) -> Study:
+    """Open a study by its id, or by the URI of its folder (``.../studies/ID``), from any kernel.
+
+    Without a store an id is looked for in the default one, then in those of the configured clusters.
+
+    Raises:
+        NotFound: There is no such study.
+    """
+    match = re.fullmatch(r"(.+)/studies/([^/]+)/?", study)
+    name = stored.checked_id(match.group(2) if match else study)
+    first, *others = _stores(match.group(1) if match else store)
+    try:
+        return Study(first, name, stored.read_study(first, name))
+    except NotFound:
+        for other in others:
+            with contextlib.suppress(NotFound, StoreError):
+                return Study(other, name, stored.read_study(other, name))
+        raise
+
+
+def studies(store: str | Path | None = None) -> StudyList:
+    """All studies of a store, newest first; reads their summaries only.
+
+    Without a store, those of the default one and of the configured clusters; a cluster's store that does not answer
+    within ten seconds is left out, and the list says so.
+    """
+    first, *others = _stores(store)
+    pool = ThreadPoolExecutor(8, thread_name_prefix="studies")
+    waiting = {other.uri: pool.submit(stored.list_summaries, other) for other in others}
+    pool.shutdown(wait=False)
+    found, silent = stored.list_summaries(first), []
+    until = time.monotonic() + _PATIENCE
+    for uri, answer in waiting.items():
+        try:
+            found += answer.result(max(0.0, until - time.monotonic()))
+        except (StoreError, TimeoutError):
+            silent.append(uri)
+    fields = StudyInfo.__dataclass_fields__
+    infos = [StudyInfo(**{key: item[key] for key in fields}) for item in found]
+    return StudyList(sorted(infos, key=lambda info: -info.created), silent)
+
+
+def _stores(store: str | Path | None) -> list[Store]:
+    """The store that was named, else the default one and those of the configured clusters, each once."""
+    if store is not None:
+        return [open_store(store)]
+    config = load_config()
+    named = [config.store, *(cluster.store for cluster in config.clusters.values() if cluster.store)]
+    return list({opened.uri: opened for opened in map(open_store, dict.fromkeys(named))}.values())
+
+
+def plan(
+    model: Any,
+    data: Any = None,
+    recipe: RecipeLike = None,
+    calibration: Any = None,
+    train: Any = None,
+    metric: Any = None,
+    example_inputs: Any = None,
+    cluster: str | None = None,
+    store: str | Path | None = None,
+    name: str | None = None,
+) -> PlanView:
+    """What ``compress`` with these arguments would do: trials, stages, and what is cached already."""
+    from ..planning.search import GOES_ON, first_plan
+    from ..study_store import stage_cache as cache
+
+    target, where = _place(cluster, store)
+    prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    record = bundle(prepared, where, prepared.draft(target.name, whoami()), nobody)
+    made = first_plan(record)
+    cached = {key for key in made.stages if cache.find(where, key) is not None}
+    return PlanView(
+        trials=tuple(
+            (trial.name, not {stage.key for key in trial.targets for stage in made.chain(key)} - cached)
+            for trial in made.trials.values()
+        ),
+        stages=len(made.stages),
+        cached=len(cached),
+        notes=(*record["notes"], *((GOES_ON,) if prepared.recipe.search == "auto" else ())),
+    )
+
+
+def warm() -> None:
+    """Start the engine of this machine if studies run here by default, so that the first one finds workers ready."""
+    if load_config().cluster in (None, LOCAL):
+        open_cluster(LOCAL).ensure_engine("")
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What a study would do."""
+
+    trials: tuple[tuple[str, bool], ...]
+    stages: int
+    cached: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"{len(self.trials)} trials, {self.stages} stages, {self.cached} of them cached"
+        lines = [f"  {name}{'  (cached)' if is_cached else ''}" for name, is_cached in self.trials]
+        return "\n".join([head, *lines, *self.notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """A line in a list of studies; ``created`` in seconds since the epoch."""
+
+    id: str
+    name: str
+    status: str
+    created: float
+    done: int
+    total: int
+    failed: int
+    best: str
+
+
+class StudyList(Sequence[StudyInfo]):
+    """Studies of a store, newest first."""
+
+    def __init__(self, infos: Sequence[StudyInfo], silent: Sequence[str] = ()) -> None:
+        """Keep a list; ``silent`` are stores that did not answer."""
+        self._infos = tuple(infos)
+        self._silent = [f"{uri} did not answer; its studies are not in this list" for uri in silent]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._infos[index]
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __repr__(self) -> str:
+        if not self._infos:
+            return "\n".join(["no study yet; %%quanttaas submits the first one", *self._silent])
+        rows = [_HEADER, *(_row(info) for info in self._infos)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *self._silent])
+
+    def _repr_html_(self) -> str:
+        if not self._infos:
+            return f"<p>{html.escape(repr(self))}</p>"
+        head = "".join(f"<th style='text-align:left'>{cell}</th>" for cell in _HEADER)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in _row(info)) + "</tr>"
+            for info in self._infos
+        )
+        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._silent)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+_HEADER = ("id", "name", "status", "trials", "created", "best")
+
+
+def _row(info: StudyInfo) -> tuple[str, ...]:
+    trials = f"{info.done} of {info.total}" + (f", {info.failed} failed" if info.failed else "")
+    created = datetime.fromtimestamp(info.created).strftime("%Y-%m-%d %H:%M")
+    return info.id, info.name, info.status, trials, created, info.best
+
+
+def _place(cluster: str | None, store: str | Path | None) -> tuple[Cluster, Store]:
+    """Where a study runs and lives. Raises QuantTaaSError for a store that the cluster cannot reach."""
+    target = open_cluster(cluster)
+    where = open_store(store_for(target, store))
+    target.refuse_store(where.uri)
+    return target, where

@@ -1,0 +1,64 @@
+"""A compressed model back in the kernel."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..bundle.structure import TENSOR, flatten, unflatten
+from ..core.errors import DataError
+
+if TYPE_CHECKING:
+    from ..techniques.runtimes import Session
+
+
+class LoadedModel:
+    """Called like the original module: the same inputs, torch tensors out, in the same structure."""
+
+    def __init__(self, session: Session, about: Mapping[str, Any], name: str) -> None:
+        self._session, self._about, self._name = session, about, name
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.__signature__ = inspect.Signature(
+            [inspect.Parameter(_argument(name, index), kind) for index, name in enumerate(about["input_names"])]
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the artifact on CPU tensors; the first dimension is the batch.
+
+        Raises:
+            DataError: The inputs are nested unlike those of the study.
+        """
+        import torch
+
+        leaves, structure = flatten(self._arranged(args, kwargs))
+        if structure != self._about["inputs"]:
+            names = ", ".join(self._about["input_names"])
+            raise DataError(f"{self._name} takes {len(self._about['input_names'])} inputs ({names}), like the model")
+        arrays = [torch.as_tensor(leaf).detach().cpu().numpy() for _, leaf in leaves]
+        outputs = [torch.from_numpy(array) for array in self._session(arrays)]
+        return unflatten(self._about["outputs"], outputs)
+
+    def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Arguments nested as the study's inputs are."""
+        wanted = self._about["inputs"]
+        if isinstance(wanted, dict):
+            keys = list(wanted["dict"])
+            return {key: {**dict(zip(keys, args, strict=False)), **kwargs}.get(key) for key in keys}
+        if wanted == TENSOR and len(args) == 1:
+            return args[0]
+        if isinstance(wanted, list):
+            return list(args) if wanted[0] == "list" else args
+        return args
+
+    def eval(self) -> LoadedModel:
+        """An artifact has no training mode; for code that calls ``model.eval()``."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: call it with {', '.join(self._about['input_names'])}>"
+
+
+def _argument(name: str, index: int) -> str:
+    return name if name.isidentifier() and not keyword.iskeyword(name) else f"input{index}"

@@ -1,0 +1,444 @@
+"""Study and Trial: the person's handle on what an engine does.
+
+A Study reads the store and nothing else; it can be opened in any kernel, while the study runs or years later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import getpass
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..compute.clusters import is_configured, open_cluster
+from ..core import frontier as frontiers
+from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
+from ..core.recipe import Recipe
+from ..core.state import StudyState, TrialState, fold
+from ..store import MissingKey, Store, blobs
+from ..study_store import records as studies
+from .watching import Follower, Watcher
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from ..notebook.live_view import StudyView
+    from .submission import Submission
+
+
+_CLAIM_SECONDS = 3.0
+
+
+class Trial:
+    """One configuration of a study: what was asked, what was measured, and the file itself."""
+
+    def __init__(self, study: Study, state: TrialState) -> None:
+        self._study, self._state = study, state
+
+    @property
+    def name(self) -> str:
+        """Such as ``prune50-int8``."""
+        return self._state.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``prune`` ({method, amount} or None), ``quantize``, ``runtime``."""
+        return dict(self._state.config)
+
+    @property
+    def status(self) -> str:
+        """waiting, measured (latency is to come), finished, failed, cut (a search gave it up early) or cancelled."""
+        return self._state.status
+
+    @property
+    def metrics(self) -> dict[str, float | int | None]:
+        """The flat numbers; empty before the trial is measured."""
+        return dict(self._state.metrics)
+
+    @property
+    def error(self) -> str | None:
+        """Why the trial failed and what to try, or None."""
+        error = self._state.error
+        return "; ".join(filter(None, (error["reason"], error.get("hint", "")))) if error else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before trusting the trial."""
+        return self._state.warnings
+
+    @property
+    def artifact(self) -> dict[str, Any] | None:
+        """``blob`` (SHA-256), ``size`` in bytes and ``filename``, or None before it is built."""
+        artifact = self._state.artifact
+        return {key: artifact[key] for key in ("blob", "size", "filename")} if artifact else None
+
+    def load(self, threads: int | None = None) -> Callable[..., Any]:
+        """The compressed model as a callable: torch tensors in, torch tensors out, structured like the model's.
+
+        Args:
+            threads: Threads of the runtime; None for all physical cores.
+
+        Raises:
+            QuantTaaSError: The trial has no artifact, its blob was deleted, or it cannot run on this machine.
+        """
+        from ..core.device import physical_cores
+        from ..core.failures import StageError
+        from ..techniques.runtimes import RUNTIMES
+        from .loaded_model import LoadedModel
+
+        artifact = self._artifact()
+        runtime, names = RUNTIMES.get(artifact["runtime"]), artifact["about"]["input_names"]
+        try:
+            with self._file(artifact) as path:
+                session = runtime.open(path, threads or physical_cores(), names)
+        except StageError as error:
+            raise QuantTaaSError(f"trial {self.name} cannot be loaded: {error}") from error
+        return LoadedModel(session, artifact["about"], f"{self.name} of study {self._study.id}")
+
+    def export(self, path: str | Path) -> Path:
+        """Write the artifact to ``path`` (a file, or a folder that gets a file of the trial's name).
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            QuantTaaSError: The trial has no artifact, or its blob was deleted.
+        """
+        artifact = self._artifact()
+        target = Path(path).expanduser()
+        if target.is_dir():
+            target = target / artifact["filename"]
+        with self._file(artifact) as source:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise StoreError(f"cannot write {target}: {error.strerror or error}") from None
+        return target
+
+    def _artifact(self) -> Mapping[str, Any]:
+        if self._state.artifact is None:
+            reason = self.error or f"it is {self.status}"
+            raise QuantTaaSError(f"trial {self.name} has no file: {reason}")
+        return self._state.artifact
+
+    def _file(self, artifact: Mapping[str, Any]) -> Any:
+        try:
+            return blobs.blob_file(self._study._store, artifact["blob"])
+        except MissingKey:
+            raise NotFound(
+                f"the file of trial {self.name} was deleted from the store; resume() of the study makes it again"
+            ) from None
+
+    def __repr__(self) -> str:
+        from ..views.text import trial_line
+
+        return trial_line(self._state, self._study.state)
+
+
+class Study:
+    """A study in a store.
+
+    ``study["prune50-int8"]`` is a trial, ``study.trials`` all of them, the baseline first.
+    """
+
+    def __init__(
+        self, store: Store, study: str, record: Mapping[str, Any], submission: Submission | None = None
+    ) -> None:
+        """Read a study; ``quanttaas_jupyter.open`` and ``compress`` make these."""
+        self._store, self.id = store, study
+        self._submission = submission
+        self._record: Mapping[str, Any] = record
+        self._state = studies.initial_state(dict(record))
+        self._reading = threading.Lock()
+        self._read_at = 0.0
+        self._queued_since = time.monotonic()
+        self._is_seen_to, self._trouble = threading.Lock(), ""
+        self._watcher = Watcher(self)
+
+    @property
+    def name(self) -> str:
+        """The name given, or the model's class."""
+        return self._state.name
+
+    @property
+    def store(self) -> str:
+        """URI of the store."""
+        return self._store.uri
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked."""
+        return Recipe.parse(self._record["recipe"])
+
+    @property
+    def status(self) -> str:
+        """queued, running, finished, cancelled, failed or interrupted."""
+        return self.state.status
+
+    @property
+    def who(self) -> str:
+        """The user who submitted it."""
+        return str(self._record["who"])
+
+    @property
+    def state(self) -> StudyState:
+        """The folded events, read anew; the state last seen where the store cannot be reached."""
+        with self._reading:
+            state = self._look()
+            if self._submission is None and self._state.unreachable_since is None:
+                self._see_to_an_engine()
+            if state.status == "queued" and self._trouble:
+                return dataclasses.replace(state, message=self._trouble)
+            return state
+
+    def look(self) -> StudyState:
+        """Like ``state``, for those who only look: no engine is started for a study that nobody claims."""
+        with self._reading:
+            return self._look()
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, the baseline first."""
+        return [Trial(self, trial) for trial in self.state.trials.values()]
+
+    def __getitem__(self, name: str) -> Trial:
+        trials = self.state.trials
+        if name not in trials:
+            near = difflib.get_close_matches(str(name), trials, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(trials) or 'none yet'}"
+            raise NotFound(f"study {self.id} has no trial {name!r}; {hint}")
+        return Trial(self, trials[name])
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.state.trials)
+
+    def wait(self, timeout: float | None = None) -> Study:
+        """Wait for the end, with a progress bar; Ctrl-C stops waiting, not the study.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            The study itself.
+
+        Raises:
+            StudyFailed: It failed, was cancelled or was interrupted.
+            WaitTimeout: It goes on, but the time is over.
+        """
+        from .waiting import wait
+
+        wait(self, timeout)
+        return self
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a trial: its name, status, configuration and metrics."""
+        import pandas
+
+        rows = []
+        for trial in self.state.trials.values():
+            prune = trial.config.get("prune") or {}
+            rows.append(
+                {
+                    "trial": trial.name,
+                    "status": trial.status,
+                    "prune": prune.get("amount", 0.0),
+                    "method": prune.get("method"),
+                    "quantize": trial.config.get("quantize"),
+                    "runtime": trial.config.get("runtime"),
+                    **trial.metrics,
+                    "error": trial.error["reason"] if trial.error else None,
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def frontier(self, x: str = "size", y: str = "metric") -> list[Trial]:
+        """Pareto-optimal trials, sorted by ``x``: ``size``, ``latency``, or any metric where less is better."""
+        state = self.state
+        higher = bool(state.metric.get("higher_is_better", True))
+        return [Trial(self, trial) for trial in frontiers.pareto(state.trials.values(), x, y, higher)]
+
+    def best(self, max_drop: float | None = None, minimize: str | None = None) -> Trial | None:
+        """The smallest or fastest trial whose drop is at most ``max_drop`` (in the metric's unit), or None.
+
+        Without arguments the recipe's goal decides.
+        """
+        goal = self.recipe.goal
+        if minimize not in (None, "size", "latency"):
+            raise QuantTaaSError(f"minimize is 'size' or 'latency', not {minimize!r}")
+        found = frontiers.best_trial(
+            self.state.trials.values(),
+            goal.max_drop if max_drop is None else max_drop,
+            minimize or goal.minimize,
+        )
+        return Trial(self, found) if found else None
+
+    def figure(self) -> Figure:
+        """The still picture."""
+        from ..notebook.still_view import figure
+
+        return figure(self.state)
+
+    def sensitivity(self) -> Figure:
+        """Layers ranked by the damage that pruning or quantizing each alone does, as a bar chart.
+
+        The numbers are in ``study.state.sensitivity``: layer and SQNR of the outputs in dB, the worst first.
+
+        Raises:
+            QuantTaaSError: The study ranked no layers.
+        """
+        from ..notebook.sensitivity import sensitivity_figure
+
+        state = self.state
+        if not state.sensitivity:
+            raise QuantTaaSError(
+                f"study {self.id} has ranked no layers yet; 'search: auto', quantize: mixed and a prune 'spread' do"
+            )
+        return sensitivity_figure(state)
+
+    def widget(self) -> StudyView:
+        """The live view."""
+        from ..notebook.live_view import StudyView
+
+        return StudyView(self)
+
+    def show(self, namespace: dict[str, Any] | None = None) -> None:
+        """Display the live view, and beside it a still one that remains readable without a kernel.
+
+        Args:
+            namespace: Where "Load into notebook" puts models; the notebook's variables by default.
+        """
+        from ..notebook.display import show
+
+        show(self, namespace)
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; what is finished stays."""
+        if not self.state.has_ended:
+            studies.ask_to_cancel(self._store, self.id)
+
+    def resume(self, trusted: bool = False) -> Study:
+        """Let an engine go on with a study that was interrupted, cancelled or failed; finished stages stay finished.
+
+        Of a finished study it makes again what was deleted from the store.
+
+        Args:
+            trusted: Run a study that another user submitted: its model's code runs on this machine.
+
+        Raises:
+            NotTrusted: Another user submitted it.
+            StudyIsBusy: It is running or queued.
+        """
+        if self._record["who"] != whoami() and not trusted:
+            raise NotTrusted(
+                f"study {self.id} was submitted by {self._record['who']}; resuming runs its code here. "
+                "If you trust it: study.resume(trusted=True)"
+            )
+        status, cluster = self.status, open_cluster(self._state.cluster)
+        # One that waits with somebody else's ticket, or with one of a machine that is gone, may wait for ever.
+        if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
+            raise StudyIsBusy(f"study {self.id} is {status} already")
+        cluster.ensure_engine(self._store.uri)
+        sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
+        cluster.hand_over(self._store, self.id, sha256, is_resume=True)
+        self._watcher.wake()
+        return self
+
+    def engine_log(self) -> str:
+        """What the engine that drives the study logged of it: one JSON object a line, as far as the log is there.
+
+        Raises:
+            ClusterError: Its cluster is not configured here, or out of reach.
+        """
+        lines = open_cluster(self._state.cluster).engine_log(self._store.uri).splitlines()
+        return "\n".join(line for line in lines if f'"study": "{self.id}"' in line)
+
+    def follow(self, callback: Callable[[StudyState], None]) -> Follower:
+        """Call back with the state now and whenever it changed, from a thread, until ``stop`` of what this returns."""
+        return self._watcher.follow(callback)
+
+    def _look(self) -> StudyState:
+        if self._submission is not None:
+            if not self._submission.is_done:
+                return self._submission.state(self._state)
+            self._record = self._submission.record
+            self._state = studies.initial_state(dict(self._record))
+            self._submission = None
+        try:
+            self._state = self._read()
+            self._read_at = time.time()
+        except StoreError:
+            since = self._state.unreachable_since or self._read_at or time.time()
+            self._state = dataclasses.replace(self._state, unreachable_since=since)
+        return self._state
+
+    def _read(self) -> StudyState:
+        # Lease and queue are looked at before the events: a study that ends in between then reads as running for
+        # one more look, never as interrupted.
+        present = dataclasses.replace(self._state, unreachable_since=None)
+        folded = fold(studies.read_events(self._store, self.id, after=present.seq), _unsettled(present))
+        settled = studies.settled(self._store, folded)
+        if settled.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
+            gone = "the study was deleted from the store"
+            return dataclasses.replace(settled, status="failed", error=gone, message=gone)
+        if settled.status == "interrupted":
+            folded = fold(studies.read_events(self._store, self.id, after=folded.seq), folded)
+            settled = studies.settled(self._store, folded)
+        return settled
+
+    def _see_to_an_engine(self) -> None:
+        """Start an engine for a study that nobody claims: the one it was handed to has ended meanwhile."""
+        now = time.monotonic()
+        if self._state.status != "queued":
+            self._queued_since = now
+        elif now - self._queued_since > _CLAIM_SECONDS and not self._is_seen_to.locked():
+            self._queued_since = now
+            threading.Thread(target=self._see_to, name=f"see-to-{self.id}", daemon=True).start()
+
+    def _see_to(self) -> None:
+        """In a thread: a cluster may take its time to answer."""
+        with self._is_seen_to:
+            try:
+                # Who only looks at a study of a teammate need not know its cluster.
+                if is_configured(self._state.cluster):
+                    open_cluster(self._state.cluster).see_to(self._store, self.id)
+                self._trouble = ""
+            except QuantTaaSError as error:
+                self._trouble = str(error)
+            except Exception as error:
+                self._trouble = f"no engine could be started: {type(error).__name__}: {error}"
+
+    def __repr__(self) -> str:
+        from ..views.text import study_text
+
+        return study_text(self.state)
+
+    def _repr_html_(self) -> str:
+        from ..notebook.still_view import html
+
+        return html(self.state)
+
+
+def whoami() -> str:
+    """This user's name on this machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _unsettled(state: StudyState) -> StudyState:
+    """What the events alone say; ``settled`` judges lease and queue anew."""
+    if state.status == "interrupted":
+        return dataclasses.replace(state, status="running", message="")
+    return state

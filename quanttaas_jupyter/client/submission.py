@@ -1,0 +1,248 @@
+"""Sending a prepared study in the background: read the data, set parts of it aside, write blobs, hand it over."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from ..bundle import batches as data
+from ..bundle import metric as metrics
+from ..bundle import model as models
+from ..compute.clusters import Cluster
+from ..core.errors import ClusterError, DataError, ModelError, QuantTaaSError
+from ..core.failures import StageError
+from ..core.recipe import Prune
+from ..core.state import StudyState
+from ..core.versions import differences, minor, versions
+from ..store import Store, blobs
+from ..store.base import Progress, Together
+from ..study_store import records as studies
+from ..study_store import stage_cache as cache
+from ..techniques import portable_model as portable
+from .preparation import Prepared
+
+CALIBRATION_SAMPLES = 512
+_CALIBRATION_SHARE = 0.2
+
+
+class Tell(Protocol):
+    """Takes what is being done, and the share of all bytes that was sent (0 to 1) once that is known."""
+
+    def __call__(self, message: str, sent: float | None = None) -> None: ...
+
+
+def nobody(message: str, sent: float | None = None) -> None:
+    """Tell nobody."""
+
+
+class Submission:
+    """Sends a prepared study in the background; ``state`` says how far it is until the store can."""
+
+    def __init__(self, prepared: Prepared, store: Store, cluster: Cluster, who: str) -> None:
+        self._prepared, self._store, self._cluster = prepared, store, cluster
+        self.record: dict[str, Any] = prepared.draft(cluster.name, who)
+        self._told: tuple[str, float | None] = ("reading the data", None)
+        self._error: str | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"submit-{prepared.id}")
+
+    def start(self) -> Submission:
+        """Begin to send; the process waits for it before it exits."""
+        self._thread.start()
+        return self
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the study stands in the store."""
+        return self._done.is_set() and self._error is None
+
+    def state(self, before: StudyState) -> StudyState:
+        """What to show while the store knows nothing of the study."""
+        if self._error is not None:
+            return dataclasses.replace(before, status="failed", error=self._error, message=self._error)
+        message, sent = self._told
+        return dataclasses.replace(before, status="queued", message=message, sent=sent)
+
+    def _run(self) -> None:
+        try:
+            side = ThreadPoolExecutor(1, thread_name_prefix="engine")
+            engine = side.submit(self._cluster.ensure_engine, self._store.uri)
+            side.shutdown(wait=False)
+            found, notes = read(self._prepared, self._tell)
+            if not engine.done():
+                self._tell(f"waiting for an engine on {self._cluster.name}")
+            there = engine.result()
+            self._cluster.refuse_store(self._store.uri, there)
+            is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)
+            self.record = send(self._prepared, self._store, self.record, found, notes, self._tell, is_portable)
+            sha256 = studies.create_study(self._store, self._prepared.id, self.record)
+            self._cluster.hand_over(self._store, self._prepared.id, sha256)
+            self._done.set()
+            # From here on the study tells itself what it waits for.
+            with contextlib.suppress(QuantTaaSError):
+                self._cluster.see_taken(self._store, self._prepared.id)
+        except QuantTaaSError as error:
+            self._error = str(error)
+        except Exception as error:
+            self._error = f"the study could not be submitted: {type(error).__name__}: {error}"
+        finally:
+            self._done.set()
+
+    def _tell(self, message: str, sent: float | None = None) -> None:
+        self._told = message, sent
+
+
+def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Read the data, write all blobs; returns the complete record. What the store has is not sent again."""
+    return send(prepared, store, draft, *read(prepared, tell), tell)
+
+
+def read(prepared: Prepared, tell: Tell) -> tuple[dict[str, data.Batches], list[str]]:
+    """Read the data and set parts of it aside; returns data sets by their duty, and notes on where they come from."""
+    found: dict[str, data.Batches] = {}
+    for key, source in prepared.sources.items():
+        label = "--data" if key == "eval" else f"--{key}"
+
+        def progress(samples: int, total: int | None, label: str = label) -> None:
+            tell(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
+
+        found[key] = source.read(progress)
+    notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
+    notes += _set_calibration_aside(found, prepared.recipe.seed)
+    if prepared.recipe.search == "auto":
+        notes += _set_guide_aside(found, prepared.recipe.seed)
+    if prepared.example is not None:
+        found["calibration"] = _led_by(prepared.example, found["calibration"])
+    return found, notes + _timed_batch(found["calibration"], prepared.recipe.latency.batch)
+
+
+def send(
+    prepared: Prepared,
+    store: Store,
+    draft: dict[str, Any],
+    found: Mapping[str, data.Batches],
+    notes: list[str],
+    tell: Tell,
+    is_portable: bool = False,
+) -> dict[str, Any]:
+    """Write all blobs, several at a time; returns the complete record. What the store has is not sent again."""
+    program, about = _portable(prepared, found, tell) if is_portable else (prepared.snapshot.data, {})
+    what = f"sending the model and {sum(batches.samples for batches in found.values())} samples"
+    tell(what, 0.0)
+
+    def progress(done: int, total: int) -> None:
+        tell(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done / total)
+
+    together = Together(len(program) + sum(batches.bytes for batches in found.values()), progress)
+    with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
+        written = {key: pool.submit(data.write, store, batches, together.part) for key, batches in found.items()}
+        if is_portable:
+            model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": about}
+        else:
+            model = {"blob": _store_model(store, prepared.snapshot, together.part())}
+        references = {key: reference.result() for key, reference in written.items()}
+    if is_portable:
+        notes = [*notes, f"{portable.WHY_NOT}; {portable.WHAT_INSTEAD}"]
+    recipe = draft["recipe"]
+    if is_portable and prepared.recipe.search == "auto":
+        # A search would propose amount after amount, each in vain.
+        recipe = {**recipe, "prune": [Prune(amount=0).model_dump(mode="json")]}
+    return {
+        **draft,
+        "recipe": recipe,
+        "model": {**draft["model"], **model},
+        "metric": metrics.stored(store, prepared.metric, prepared.metric_pickle),
+        **({"recover": prepared.recovery.stored(store)} if prepared.recovery else {}),
+        "data": references,
+        "notes": notes,
+    }
+
+
+def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: str) -> bool:
+    """Whether the model has to travel as an exported program, given the versions on the other side.
+
+    Raises:
+        ClusterError: What differs cannot be bridged.
+    """
+    here = versions()
+    if found := differences(here, there):
+        raise ClusterError(
+            f"cluster {cluster!r} does not fit this kernel: {'; '.join(found)}. Install what it has here, "
+            "or use an image with what is here; nothing was sent"
+        )
+    if minor(here["python"]) == minor(there["python"]):
+        return False
+    pythons = f"Python is {minor(here['python'])} here and {minor(there['python'])} on cluster {cluster!r}"
+    if prepared.recovery or prepared.metric_pickle:
+        what = "recovery" if prepared.recovery else "metric"
+        raise ClusterError(f"{pythons}, so the notebook's own {what} cannot travel; use the same version on both sides")
+    if prepared.recipe.ignore:
+        raise ClusterError(f"{pythons}, so the modules under 'ignore' are unknown there; use the same version")
+    return True
+
+
+def _portable(prepared: Prepared, found: Mapping[str, data.Batches], tell: Tell) -> tuple[bytes, dict[str, Any]]:
+    tell("exporting the model for another version of Python")
+    try:
+        return portable.pack(models.loads(prepared.snapshot.data), found["calibration"])
+    except StageError as error:
+        raise ModelError(f"the model cannot travel to another version of Python: {error}") from None
+
+
+def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progress) -> str:
+    """The blob of a model; another pickle of the same model, from another kernel, serves as well."""
+    key = hashlib.sha256(f"model {snapshot.digest}".encode()).hexdigest()
+    known = cache.find(store, key)
+    if known is not None:
+        store.touch(f"blobs/{known['blobs']['model']}")
+        progress(len(snapshot.data), len(snapshot.data))
+        return str(known["blobs"]["model"])
+    sha = blobs.put_bytes(store, snapshot.data, progress)
+    cache.keep(store, key, {"blobs": {"model": sha}})
+    return sha
+
+
+def _set_calibration_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
+    """Make sure that there is calibration data, and say where it comes from when nobody named it."""
+    if "calibration" in found:
+        return []
+    if "train" in found:
+        samples = found["train"].samples
+        _, found["calibration"] = found["train"].split(1.0, CALIBRATION_SAMPLES, seed)
+        return [f"calibration: {found['calibration'].samples} of the {samples} samples of --train"]
+    whole = found["eval"]
+    if whole.samples < 2 or (not whole.is_sliceable() and len(whole.batches) < 2):
+        raise DataError("--data holds a single sample; give more, or --calibration beside it")
+    found["eval"], found["calibration"] = whole.split(_CALIBRATION_SHARE, 2 * CALIBRATION_SAMPLES, seed)
+    return [
+        f"calibration: {found['calibration'].samples} of the {whole.samples} samples of --data, "
+        "left out of the evaluation; --calibration or --train names other data"
+    ]
+
+
+def _set_guide_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
+    """Halve the data that judges: one half guides the search, the other gives the reported numbers."""
+    whole = found["eval"]
+    if whole.samples < 4 or (not whole.is_sliceable() and len(whole.batches) < 2):
+        raise DataError("search: auto needs --data of at least 4 samples, in at least 2 batches; or use search: grid")
+    found["eval"], found["guide"] = whole.split(0.5, whole.samples, seed + 1)
+    counts = found["guide"].samples, found["eval"].samples
+    return [f"search: guided by {counts[0]} samples of --data, judged on the other {counts[1]}"]
+
+
+def _timed_batch(calibration: data.Batches, wanted: int) -> list[str]:
+    """What to say where batches that cannot be cut are timed as they are."""
+    real = calibration.batches[0].samples
+    if calibration.is_sliceable() or real == wanted:
+        return []
+    return [f"latency: batches of {real} are timed instead of {wanted}, as those of the data cannot be cut or joined"]
+
+
+def _led_by(example: data.Batch, calibration: data.Batches) -> data.Batches:
+    stripped = [data.Batch(batch.inputs, []) for batch in calibration.batches]
+    return dataclasses.replace(calibration, batches=(example, *stripped), targets=None)

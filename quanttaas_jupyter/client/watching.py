@@ -1,0 +1,86 @@
+"""Watching a study: one thread reads the store for all views of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..core.state import StudyState
+
+if TYPE_CHECKING:
+    from .study import Study
+
+_POLL_SECONDS = 0.35
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """One callback that a watcher serves until ``stop``."""
+
+    def __init__(self, watcher: Watcher, callback: Callable[[StudyState], None]) -> None:
+        self._watcher, self._callback = watcher, callback
+        self._last: StudyState | None = None
+
+    def stop(self) -> None:
+        """Call back no longer."""
+        self._watcher.remove(self)
+
+    def tell(self, state: StudyState) -> None:
+        """Call back if the state is news."""
+        if state == self._last:
+            return
+        self._last = state
+        try:
+            self._callback(state)
+        except Exception:
+            # A view that cannot draw must not stop the others.
+            log.exception("a view of study %s could not be drawn", state.id)
+
+
+class Watcher:
+    """Reads a study's state from a daemon thread while somebody follows it and it has not ended."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._followers: list[Follower] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def follow(self, callback: Callable[[StudyState], None]) -> Follower:
+        """Call back with the state now, and whenever it changes."""
+        follower = Follower(self, callback)
+        with self._lock:
+            self._followers.append(follower)
+        self.wake()
+        return follower
+
+    def remove(self, follower: Follower) -> None:
+        """Serve this follower no longer."""
+        with self._lock:
+            if follower in self._followers:
+                self._followers.remove(follower)
+
+    def wake(self) -> None:
+        """Watch again, after the study was resumed."""
+        with self._lock:
+            if self._followers and (self._thread is None or not self._thread.is_alive()):
+                self._thread = threading.Thread(target=self._run, name=f"watch-{self._study.id}", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            state = self._study.state
+            with self._lock:
+                followers = list(self._followers)
+            for follower in followers:
+                follower.tell(state)
+            with self._lock:
+                if self._followers == followers and (not followers or state.has_ended):
+                    # Decided under the lock, so that a follower who comes now starts a new thread.
+                    self._thread = None
+                    return
+            time.sleep(_POLL_SECONDS)

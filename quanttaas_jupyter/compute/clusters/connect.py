@@ -1,0 +1,109 @@
+"""Starting, connecting, stopping and looking at the clusters of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...core.config import ClusterConfig, load_config, save_cluster
+from ...core.errors import ClusterError, QuantTaaSError
+from ...store import open_store
+from . import local_head as head
+from .ray import RayCluster
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a cluster has: its nodes, and what they cost an hour; ``trouble`` is a sentence where it is out of reach."""
+
+    nodes: int = 0
+    cpus: float = 0.0
+    gpus: float = 0.0
+    kinds: tuple[str, ...] = ()
+    price: float | None = None
+    trouble: str = ""
+
+    @property
+    def counted(self) -> str:
+        """``1 node with 8 CPUs and 0 GPUs``."""
+        return f"{self.nodes} node{'s' * (self.nodes != 1)} with {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
+
+def configured(name: str) -> RayCluster:
+    """A cluster of the configuration. Raises ClusterError."""
+    clusters = load_config().clusters
+    if name not in clusters:
+        raise ClusterError(f"no cluster {name!r} is configured; there are {', '.join(clusters) or 'none'}")
+    return RayCluster(name, clusters[name])
+
+
+def look(cluster: RayCluster) -> Look:
+    """What a cluster has; never raises for one that is out of reach."""
+    try:
+        return _counted(cluster.nodes(), cluster.config)
+    except QuantTaaSError as error:
+        return Look(trouble=str(error))
+
+
+def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
+    """Start a Ray cluster of this machine and write it into the configuration; see ``head.start``."""
+    config = head.start(cpus=cpus, token=token)
+    save_cluster(head.NAME, config)
+    return config
+
+
+def stop(name: str, store: str | None = None) -> bool:
+    """Stop this machine's own cluster, or this user's engine on another one, whose machines stay.
+
+    Args:
+        name: The cluster.
+        store: Whose engine; the cluster's own store when left out.
+
+    Returns:
+        Whether there was anything to stop.
+    """
+    if name == head.NAME:
+        save_cluster(head.NAME, None)
+        return head.stop()
+    cluster = configured(name)
+    return cluster.stop_engine(open_store(store or cluster.config.store).uri)
+
+
+def connect(name: str, address: str, slot: Mapping[str, Any], **given: Any) -> Look:
+    """Write a cluster into the configuration once it has answered; what the file says beside stays.
+
+    Args:
+        name: What it is called from now on.
+        address: Of its Jobs API.
+        slot: Values of ``SlotConfig`` that change.
+        given: Values of ``ClusterConfig`` that change.
+
+    Returns:
+        What the cluster has.
+
+    Raises:
+        QuantTaaSError: A value is malformed, or the cluster cannot be reached.
+    """
+    known = load_config().clusters.get(name)
+    before = known.model_dump() if known else {"slot": {}}
+    try:
+        config = ClusterConfig.model_validate(
+            {**before, "address": address, **given, "slot": {**before["slot"], **slot}}
+        )
+    except ValidationError as error:
+        raise QuantTaaSError(f"connect: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    cluster = RayCluster(name, config)
+    found = _counted(cluster.nodes(), config)
+    save_cluster(name, config)
+    return found
+
+
+def _counted(nodes: list[dict[str, Any]], config: ClusterConfig) -> Look:
+    cpus, gpus = (sum(node[key] for node in nodes) for key in ("cpus", "gpus"))
+    kinds = tuple(sorted({node["gpu"] for node in nodes if node["gpu"]}))
+    prices = config.prices
+    price = prices.node * len(nodes) + prices.cpu * cpus + prices.gpu * gpus if prices else None
+    return Look(len(nodes), cpus, gpus, kinds, price)

@@ -1,0 +1,342 @@
+"""A Ray cluster as a client sees it: one resident engine for a user and store, submitted through the Jobs API.
+
+The Jobs API is plain HTTP: it lets the versions of Ray differ, needs no open connection, and a chosen submission id
+makes submitting twice harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from ...core.config import ClusterConfig, load_config
+from ...core.errors import ClusterError, MissingDependency
+from ...core.versions import machine, source
+from ...store.base import Store
+from ...study_store import records as studies
+from . import tickets
+
+HELLO = "quanttaas engine "
+"""Begins the line in which an engine tells its versions, as JSON."""
+
+_UP = ("PENDING", "RUNNING")
+_HELLO_SECONDS = 180.0
+_POLL = 0.25
+_LOOK_AGAIN = 5.0
+_CLAIM_SECONDS = 60.0
+_REACH_SECONDS = 10.0
+_environment = threading.Lock()
+
+
+_hellos: dict[str, dict[str, str]] = {}
+"""What engines told when they started, by job; they stay as they are while they run."""
+
+
+class RayCluster:
+    """A configured cluster."""
+
+    def __init__(self, name: str, config: ClusterConfig) -> None:
+        self.name, self.config = name, config
+
+    def ensure_engine(self, store: str) -> dict[str, str]:
+        """Start the engine of this user and store unless it runs.
+
+        Returns:
+            Its versions (see ``versions``), and as ``engine`` the name that tickets give it.
+
+        Raises:
+            ClusterError: The cluster cannot be reached, refuses the token, is no Ray, lacks a package, or cannot reach
+                the store.
+            MissingDependency: Ray is not installed here.
+        """
+        client = self._client()
+        modes = ("image", "upload") if self.config.package == "auto" else (self.config.package,)
+        running = [mode for mode in modes if self._is_up(client, self._job_id(store, mode))]
+        # One that runs was found good before: of those, what was sent along.
+        for mode in running[-1:] or modes:
+            job = self._job_id(store, mode)
+            if not running:
+                self._submit(client, job, store, mode)
+            hello = self._hello(client, job)
+            if hello and "trouble" in hello:
+                raise ClusterError(f"the engine on cluster {self.name!r} cannot work: {hello['trouble']}")
+            if hello and (mode == modes[-1] or hello["source"] == source()):
+                return {**hello, "engine": job}
+            self._stop(client, job)
+        raise ClusterError(self._why_not(client, job))
+
+    def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
+        """Raise ClusterError for a store that the cluster cannot reach, given its versions once they are known."""
+        is_near = self._is_near if there is None else there["machine"] == machine()
+        if store.startswith("file:") and not is_near:
+            raise ClusterError(
+                f"cluster {self.name!r} cannot reach {store}, a folder of this machine; name a bucket: "
+                "--store gs://BUCKET/PREFIX, or 'store' in the cluster's configuration"
+            )
+
+    @property
+    def _is_near(self) -> bool:
+        """Whether it may run on this machine: behind this address there may also be a tunnel."""
+        return urlparse(self.config.address).hostname in ("127.0.0.1", "localhost", "::1")
+
+    def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+        """Put a signed ticket into the queue of the store, where the engine finds it. Raises like ``ensure_engine``."""
+        engine = self.ensure_engine(store.uri)["engine"]
+        ticket = {"study": study, "sha256": sha256, "resume": is_resume, "time": time.time()}
+        place = {"store": store.uri, "cluster": self.name, "engine": engine}
+        studies.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
+
+    def see_taken(self, store: Store, study: str) -> None:
+        """Wait until an engine has taken a study, for a minute at most: one may end by itself while data is sent.
+
+        Raises:
+            ClusterError: As ``ensure_engine``.
+        """
+        deadline = time.monotonic() + _CLAIM_SECONDS
+        while time.monotonic() < deadline:
+            until = time.monotonic() + _LOOK_AGAIN
+            while time.monotonic() < until:
+                if studies.read_ticket(store, self.name, study) is None:
+                    return
+                time.sleep(_POLL)
+            self.see_to(store, study)
+
+    def see_to(self, store: Store, study: str) -> None:
+        """Start an engine for a study of this user that nobody claims. Raises like ``ensure_engine``."""
+        ticket = studies.read_ticket(store, self.name, study)
+        if ticket is None or ticket.get("key") != tickets.public_key():
+            return
+        if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
+            # The settings or this package are others than when it was handed over.
+            self.hand_over(store, study, str(ticket["sha256"]), bool(ticket["resume"]))
+
+    def is_mine(self, store: Store, study: str) -> bool:
+        """Whether the study waits with a ticket of this user."""
+        ticket = studies.read_ticket(store, self.name, study)
+        return ticket is not None and ticket.get("key") == tickets.public_key()
+
+    def engine_log(self, store: str) -> str:
+        """What engines of this user and store printed that the cluster still knows. Raises ClusterError."""
+        client = self._client()
+        found = []
+        for job in self._engines(client, store):
+            with self._words(), contextlib.suppress(RuntimeError):
+                found.append(str(client.get_job_logs(job.submission_id)))
+        return "\n".join(found)
+
+    def stop_engine(self, store: str) -> bool:
+        """End all engines of this user and store; whether one ran. Studies can be resumed. Raises ClusterError."""
+        client = self._client()
+        running = [job for job in self._engines(client, store) if str(job.status.value) in _UP]
+        for job in running:
+            self._stop(client, job.submission_id)
+        return bool(running)
+
+    def _engines(self, client: Any, store: str) -> list[Any]:
+        """Jobs of this user and store, the oldest first, also those with settings of before."""
+        wanted = self._metadata(store)
+        with self._words():
+            jobs = [job for job in client.list_jobs() if (job.metadata or {}) == wanted]
+        return sorted(jobs, key=lambda job: job.start_time or 0)
+
+    def _metadata(self, store: str) -> dict[str, str]:
+        return {"quanttaas_store": store, "quanttaas_key": tickets.public_key()}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes that are up: ``is_head``, ``cpus``, ``gpus``, ``gpu`` (its name, if known). Raises ClusterError."""
+        self._client()
+        from ray.util.state import StateApiClient
+        from ray.util.state.common import ListApiOptions, StateResource
+
+        with self._words(), _own_address():
+            state = StateApiClient(self.config.address, headers=self._headers())
+            found = state.list(StateResource.NODES, ListApiOptions(), raise_on_missing_output=False)
+        nodes = [node if isinstance(node, dict) else vars(node) for node in found]
+        return [_node(node) for node in nodes if node.get("state") == "ALIVE"]
+
+    def _job_id(self, store: str, mode: str) -> str:
+        """One engine for what would change what it does: user, store, this source and the cluster's settings."""
+        material = [self.name, store, tickets.public_key(), source(), mode, self._options(store, "")]
+        return f"quanttaas-{hashlib.sha256(json.dumps(material).encode()).hexdigest()[:20]}"
+
+    def _options(self, store: str, job: str) -> str:
+        """What the engine is told; no secret is in it."""
+        config = self.config.model_dump(mode="json", include={"slot", "max_slots", "warm_seconds", "prices"})
+        engine = load_config().engine.model_dump(mode="json", exclude={"slots"})
+        who = {"cluster": self.name, "store": store, "key": tickets.public_key(), "id": job}
+        options = {**who, **config, "engine": engine}
+        return json.dumps(options, sort_keys=True)
+
+    def _is_up(self, client: Any, job: str) -> bool:
+        with self._words():
+            try:
+                return str(client.get_job_status(job).value) in _UP
+            except RuntimeError as error:
+                if "404" in str(error) or "does not exist" in str(error):
+                    return False
+                raise ClusterError(f"cluster {self.name!r} gives no good answer: {_first_line(error)}") from None
+
+    def _submit(self, client: Any, job: str, store: str, mode: str) -> None:
+        package = str(Path(__file__).resolve().parent.parent)
+        environment = {"py_modules": [package], "excludes": ["**/__pycache__"]} if mode == "upload" else {}
+        command = f"python -u -m quanttaas_jupyter.engine {shlex.quote(self._options(store, job))}"
+        _hellos.pop(job, None)
+        with self._words():
+            # An id can be used again only once its ended job is forgotten.
+            with contextlib.suppress(RuntimeError):
+                client.delete_job(job)
+            try:
+                about = self._metadata(store)
+                client.submit_job(entrypoint=command, submission_id=job, runtime_env=environment, metadata=about)
+            except RuntimeError as error:
+                # Another kernel of this user was first, or an answer was lost and this is the second try.
+                if not self._is_up(client, job):
+                    raise ClusterError(f"cluster {self.name!r} took no job: {_first_line(error)}") from None
+
+    def _stop(self, client: Any, job: str) -> None:
+        with self._words(), contextlib.suppress(RuntimeError):
+            client.stop_job(job)
+
+    def _hello(self, client: Any, job: str) -> dict[str, str] | None:
+        """What an engine tells when it starts; None if it ended without a word."""
+        if job in _hellos:
+            return _hellos[job]
+        deadline = time.monotonic() + _HELLO_SECONDS
+        while time.monotonic() < deadline:
+            is_up = self._is_up(client, job)
+            with self._words(), contextlib.suppress(RuntimeError):
+                for line in str(client.get_job_logs(job)).splitlines():
+                    if line.startswith(HELLO):
+                        hello: dict[str, str] = json.loads(line.removeprefix(HELLO))
+                        if is_up and "trouble" not in hello:
+                            _hellos[job] = hello
+                        return hello if is_up or "trouble" in hello else None
+            if not is_up:
+                return None
+            time.sleep(_POLL)
+        raise ClusterError(
+            f"cluster {self.name!r} started no engine within {_HELLO_SECONDS:g} s; "
+            "%quanttaas cluster status shows its nodes"
+        )
+
+    def _why_not(self, client: Any, job: str) -> str:
+        lines: list[str] = []
+        with contextlib.suppress(Exception):
+            lines = str(client.get_job_logs(job)).strip().splitlines()
+        last = lines[-1] if lines else "it left no message"
+        if "No module named" in last:
+            package = last.rpartition("No module named ")[2].strip("'\"")
+            return (
+                f"the image of cluster {self.name!r} lacks the package {package!r}; use an image with "
+                "'pip install quanttaas-jupyter[ray,gcs]' (%quanttaas cluster template docker shows one)"
+            )
+        return f"the engine ended on cluster {self.name!r}: {last[:300]}"
+
+    def _headers(self) -> dict[str, str]:
+        if self.config.token_file is None:
+            return {}
+        try:
+            token = Path(self.config.token_file).expanduser().read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ClusterError(
+                f"the token of cluster {self.name!r} cannot be read: {self.config.token_file}: {error.strerror}"
+            ) from None
+        return {"Authorization": f"Bearer {token}"}
+
+    def _client(self) -> Any:
+        try:
+            from ray.job_submission import JobSubmissionClient
+        except ImportError:
+            raise MissingDependency(
+                f"cluster {self.name!r} needs Ray: pip install 'quanttaas-jupyter[ray]', then restart the kernel"
+            ) from None
+        headers = self._headers()
+        if self.config.address.startswith("http"):
+            self._reach(headers)
+        with self._words(), _own_address():
+            return JobSubmissionClient(self.config.address, headers=headers)
+
+    def _reach(self, headers: dict[str, str]) -> None:
+        """Ray's client waits without end for a host that does not answer, and takes any web server for a cluster."""
+        import requests
+
+        address = self.config.address
+        with self._words():
+            answer = requests.get(f"{address}/api/version", headers=headers, timeout=_REACH_SECONDS)
+        if answer.status_code in (401, 403):
+            raise ClusterError(self._refused())
+        try:
+            known = answer.json().get("ray_version") if answer.ok else None
+        except (ValueError, AttributeError):
+            known = None
+        if not known:
+            raise ClusterError(
+                f"{address} answers, but not like a Ray dashboard; give the address of the Jobs API, mostly port 8265"
+            )
+
+    def _refused(self) -> str:
+        if self.config.token_file:
+            return f"cluster {self.name!r} refuses the token in {self.config.token_file}; put the cluster's own there"
+        return (
+            f"cluster {self.name!r} asks for a token: %quanttaas cluster connect {self.name} {self.config.address} "
+            "--token-file FILE names the file that holds it"
+        )
+
+    @contextmanager
+    def _words(self) -> Iterator[None]:
+        """Errors of the connection as one sentence; RuntimeErrors of the Jobs API pass."""
+        import requests
+
+        try:
+            yield
+        except ClusterError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "AuthenticationError":
+                raise ClusterError(self._refused()) from None
+            # The state API has an error of its own for a lost connection.
+            lost = (requests.exceptions.RequestException, ConnectionError)
+            if not isinstance(error, lost) and type(error).__name__ != "ServerUnavailable":
+                raise
+            raise ClusterError(
+                f"cluster {self.name!r} cannot be reached at {self.config.address}; if it lies behind a tunnel, open "
+                "that first (ssh -L 8265:localhost:8265 HEAD), and see that the cluster is up"
+            ) from None
+
+
+@contextmanager
+def _own_address() -> Iterator[None]:
+    """Ray prefers addresses of the environment to the one it is given."""
+    with _environment:
+        names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+        before = {name: os.environ.pop(name) for name in names if name in os.environ}
+        try:
+            yield
+        finally:
+            os.environ.update(before)
+
+
+def _node(values: dict[str, Any]) -> dict[str, Any]:
+    resources = values.get("resources_total") or {}
+    named = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    return {
+        "is_head": bool(values.get("is_head_node")),
+        "cpus": float(resources.get("CPU", 0)),
+        "gpus": float(resources.get("GPU", 0)),
+        "gpu": named[0] if named else "",
+    }
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""Signed tickets: a store shared with others cannot make an engine run what its user never asked for.
+
+Every user has a key pair. Tickets in a store's queue are signed with the private key, which never leaves the user's
+machine; the engine that the user starts on a cluster is told the public one and claims only what it verifies (Ed25519;
+Bernstein et al., "High-speed high-security signatures", 2011). A ticket names the SHA-256 of ``study.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ...core.config import load_config
+from ...core.errors import MissingDependency
+
+
+def public_key() -> str:
+    """This user's public key in hexadecimal digits; the pair is made on first use."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return _private_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+
+def sign(ticket: dict[str, Any]) -> dict[str, Any]:
+    """The ticket with ``key`` and ``signature``."""
+    signed = {**ticket, "key": public_key()}
+    return {**signed, "signature": _private_key().sign(_message(signed)).hex()}
+
+
+def is_signed_by(ticket: dict[str, Any], key: str) -> bool:
+    """Whether a ticket was signed with the private key that belongs to ``key``, and is as it was then."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    if ticket.get("key") != key:
+        return False
+    unsigned = {name: value for name, value in ticket.items() if name != "signature"}
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
+        public.verify(bytes.fromhex(str(ticket.get("signature"))), _message(unsigned))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _message(ticket: dict[str, Any]) -> bytes:
+    return json.dumps(ticket, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _private_key() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError:
+        raise MissingDependency(
+            "clusters need the package cryptography: pip install 'quanttaas-jupyter[ray]'"
+        ) from None
+    path = Path(load_config().runtime_dir) / "signing.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(Ed25519PrivateKey.generate().private_bytes_raw())
+        # Another kernel may have been first: its key stays.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())

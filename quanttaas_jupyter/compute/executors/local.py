@@ -1,0 +1,247 @@
+"""Stages on this machine: one single-worker process pool per slot and duty, so that a crash costs one stage alone.
+
+Every slot has two workers, one that builds artifacts and one that measures them; only one of them is busy at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from loky.process_executor import ProcessPoolExecutor
+
+from ...core.device import Device, this_device
+from .base import StageCall, StageTimeout, WorkerDied
+
+_TICK = 0.1
+_PATIENCE = 120.0
+
+Runner = Callable[[dict[str, Any], int, str], dict[str, Any]]
+
+
+@dataclass
+class _Job:
+    call: StageCall
+    report: Callable[[str], None]
+    future: Future[dict[str, Any]]
+    submitted: float
+    started: float = 0.0
+    read: int = 0
+    ended_because: Exception | None = None
+
+    @property
+    def duty(self) -> str:
+        return "measure" if self.call.is_measurement else "build"
+
+
+@dataclass
+class _Slot:
+    index: int
+    workers: dict[str, Any] = field(default_factory=dict)
+    job: _Job | None = None
+
+
+class LocalExecutor:
+    """Runs stages in worker processes of this machine; latency stages run with every slot idle."""
+
+    def __init__(self, run: Runner, begin: Callable[[int], None], slots: int, threads: int) -> None:
+        """Start with idle slots.
+
+        Args:
+            run: Runs a job in a worker: ``run(job, threads, progress_path)``.
+            begin: Called once in every new worker with the process id of this one.
+            slots: Stages at once.
+            threads: Threads each stage may use.
+        """
+        self.slots = slots
+        self._run, self._begin, self._threads = run, begin, threads
+        self._slots = [_Slot(index) for index in range(slots)]
+        self._pending: list[tuple[tuple[float, ...], int, _Job]] = []
+        self._counter = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._scratch = tempfile.TemporaryDirectory(prefix="quanttaas-progress-")
+        threading.Thread(target=self._loop, name="quanttaas-executor", daemon=True).start()
+
+    def device(self) -> Device:
+        """What measurements are made on: this machine."""
+        return this_device()
+
+    def waits_for(self) -> str:
+        """Nothing: workers are processes of this machine."""
+        return ""
+
+    def rate(self) -> float:
+        """This machine is paid already."""
+        return 0.0
+
+    def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
+        """Queue a stage."""
+        job = _Job(call, report, Future(), time.monotonic())
+        with self._changed:
+            heapq.heappush(self._pending, (call.priority, next(self._counter), job))
+            self._changed.notify_all()
+        return job.future
+
+    def stop(self, future: Future[dict[str, Any]]) -> None:
+        """Forget a waiting stage, or end the worker of a running one."""
+        with self._changed:
+            for entry in self._pending:
+                if entry[2].future is future:
+                    self._pending.remove(entry)
+                    heapq.heapify(self._pending)
+                    break
+            else:
+                for slot in self._slots:
+                    if slot.job is not None and slot.job.future is future:
+                        slot.job.ended_because = CancelledError()
+                        self._end_worker(slot, slot.job.duty)
+                return
+        future.cancel()
+
+    def warm(self, is_wanted: Callable[[], bool]) -> None:
+        """Start workers one after the other while ``is_wanted`` says so, so that the first stages find them."""
+        for duty in ("measure", "build"):
+            for slot in self._slots:
+                with self._changed:
+                    if not is_wanted() or self._closed or slot.job is not None:
+                        return
+                    future = self._worker(slot, duty).submit(os.getpid)
+                with contextlib.suppress(Exception):
+                    future.result(timeout=60)
+
+    def close(self) -> None:
+        """End all workers."""
+        with self._changed:
+            self._closed = True
+            for slot in self._slots:
+                for duty in list(slot.workers):
+                    self._end_worker(slot, duty)
+            self._changed.notify_all()
+        self._scratch.cleanup()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                begun = []
+                while (job := self._next()) is not None:
+                    begun.append(self._start(job))
+                running = [slot for slot in self._slots if slot.job is not None]
+                self._stop_hung(running)
+                if not begun:
+                    self._changed.wait(_TICK if running or self._pending else None)
+            # Futures end without the lock held: whoever waits for one may hold locks of its own.
+            for slot, job, future in begun:
+                future.add_done_callback(partial(self._finish, slot, job))
+            for slot in running:
+                self._pass_on_progress(slot)
+
+    def _next(self) -> _Job | None:
+        """The job to start now, by priority; an exclusive one once nothing else runs or could go before it."""
+        busy = [slot.job for slot in self._slots if slot.job is not None]
+        if any(job.call.is_exclusive for job in busy) or not self._pending:
+            return None
+        exclusive = [job for _, _, job in self._pending if job.call.is_exclusive]
+        waited = time.monotonic() - min((job.submitted for job in exclusive), default=time.monotonic())
+        others = len(self._pending) - len(exclusive)
+        if exclusive and (others == 0 or waited > _PATIENCE):
+            return self._take(is_exclusive=True) if not busy else None
+        return self._take(is_exclusive=False) if others and len(busy) < self.slots else None
+
+    def _take(self, is_exclusive: bool) -> _Job:
+        entry = min(entry for entry in self._pending if entry[2].call.is_exclusive == is_exclusive)
+        self._pending.remove(entry)
+        heapq.heapify(self._pending)
+        return entry[2]
+
+    def _start(self, job: _Job) -> tuple[_Slot, _Job, Future[dict[str, Any]]]:
+        slot = self._best_slot(job)
+        slot.job, job.started = job, time.monotonic()
+        job.future.set_running_or_notify_cancel()
+        try:
+            self._progress_file(slot).write_bytes(b"")
+            return slot, job, self._sent(slot, job)
+        except Exception as error:
+            failed: Future[dict[str, Any]] = Future()
+            failed.set_exception(error)
+            return slot, job, failed
+
+    def _sent(self, slot: _Slot, job: _Job) -> Future[dict[str, Any]]:
+        arguments = (job.call.job, self._threads, str(self._progress_file(slot)))
+        try:
+            return cast("Future[dict[str, Any]]", self._worker(slot, job.duty).submit(self._run, *arguments))
+        except BrokenExecutor:
+            # The worker died while it was idle: that is no fault of this stage.
+            self._end_worker(slot, job.duty)
+            return cast("Future[dict[str, Any]]", self._worker(slot, job.duty).submit(self._run, *arguments))
+
+    def _best_slot(self, job: _Job) -> _Slot:
+        free = [slot for slot in self._slots if slot.job is None]
+        return next((slot for slot in free if job.duty in slot.workers), free[0])
+
+    def _finish(self, slot: _Slot, job: _Job, done: Future[dict[str, Any]]) -> None:
+        self._pass_on_progress(slot, job)
+        error = job.ended_because or (CancelledError() if done.cancelled() else done.exception())
+        with self._changed:
+            if error is not None:
+                self._end_worker(slot, job.duty)
+            slot.job = None
+            self._changed.notify_all()
+        if error is None:
+            job.future.set_result(done.result())
+        elif isinstance(error, (CancelledError, StageTimeout)):
+            job.future.set_exception(error)
+        else:
+            job.future.set_exception(WorkerDied(f"its worker process ended ({type(error).__name__})"))
+
+    def _stop_hung(self, running: list[_Slot]) -> None:
+        for slot in running:
+            job = slot.job
+            if job is None or job.ended_because or time.monotonic() - job.started < job.call.timeout:
+                continue
+            job.ended_because = StageTimeout(f"stopped after {job.call.timeout:g} s without an end")
+            self._end_worker(slot, job.duty)
+
+    def _worker(self, slot: _Slot, duty: str) -> Any:
+        if duty not in slot.workers:
+            slot.workers[duty] = ProcessPoolExecutor(
+                max_workers=1,
+                timeout=None,
+                initializer=self._begin,
+                initargs=(os.getpid(),),
+                env={"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)},
+            )
+        return slot.workers[duty]
+
+    def _end_worker(self, slot: _Slot, duty: str) -> None:
+        worker = slot.workers.pop(duty, None)
+        if worker is not None:
+            # Joining from a callback of the pool's own thread would wait for itself.
+            threading.Thread(target=worker.shutdown, kwargs={"wait": True, "kill_workers": True}, daemon=True).start()
+
+    def _progress_file(self, slot: _Slot) -> Path:
+        return Path(self._scratch.name) / str(slot.index)
+
+    def _pass_on_progress(self, slot: _Slot, job: _Job | None = None) -> None:
+        job = job or slot.job
+        if job is None:
+            return
+        with contextlib.suppress(OSError):
+            content = self._progress_file(slot).read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            fresh, job.read = whole[job.read :], max(job.read, len(whole))
+            for line in fresh.decode("utf-8", "replace").splitlines():
+                job.report(line)

@@ -1,0 +1,96 @@
+"""What techniques say of themselves: recipe, form, completion, charts, search and documentation read it here.
+
+A technique describes itself where it is registered (``techniques.registry``). Those of this package are loaded on the
+first look; one of another package counts from the moment its module is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+Kind = Literal["prune", "recover", "quantize", "runtime"]
+
+KINDS: tuple[Kind, ...] = ("prune", "recover", "quantize", "runtime")
+UNKNOWN_COLOR = "#808080"
+UNKNOWN_MARKER = "cross"
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", UNKNOWN_MARKER)
+"""What every view can draw; runtimes that are compared take them in this order."""
+LAST = 100
+
+
+@dataclass(frozen=True)
+class Technique:
+    """What a technique says of itself.
+
+    Attributes:
+        help: One line for forms and documentation: what it does, and what for.
+        name: What recipes call it; filled in from the key it is registered under.
+        order: Where lists put it; smaller comes first.
+        layers: Kinds of layers that it makes smaller: ``convolution``, ``linear``, ``recurrent``, ``embedding``.
+        color: Of points in charts, as ``#rrggbb``; quantizations have one.
+        marker: Of points in charts, a marker of bqplot; pruning methods have one of ``MARKERS``.
+        has_amounts: Whether a pruning method takes amounts; one that follows a pattern has a fixed one.
+        is_listed: Whether recipes may name it; the notebook's own functions have no name to list.
+        is_proposed: Whether ``search: auto`` may propose a quantization that the recipe does not name.
+        starts: Place among the first trials of ``search: auto`` for models whose weights are mostly in one kind of
+            layer: ``convolution``, ``recurrent``, ``linear``, or ``other``. 1 comes first.
+        fallback: Place among what ``search: auto`` tries when no first trial meets the goal; 0 is never.
+        is_trainable: Whether ``recover: qat`` knows how the quantization rounds.
+        makes_integers: Whether a quantization stores weights as integers; one without an integer weight did nothing.
+    """
+
+    help: str
+    name: str = ""
+    order: int = LAST
+    layers: tuple[str, ...] = ("convolution", "linear", "recurrent", "embedding")
+    color: str = ""
+    marker: str = ""
+    has_amounts: bool = True
+    is_listed: bool = True
+    is_proposed: bool = True
+    starts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    fallback: int = 0
+    is_trainable: bool = False
+    makes_integers: bool = False
+
+
+_DESCRIBED: dict[Kind, dict[str, Technique]] = {kind: {} for kind in KINDS}
+
+
+def describe(kind: Kind, name: str, technique: Technique) -> None:
+    """Add a technique.
+
+    Raises:
+        ValueError: Another description of this name is there already, or its marker is none of ``MARKERS``.
+    """
+    if technique.marker and technique.marker not in MARKERS:
+        raise ValueError(f"{kind} {name!r}: marker {technique.marker!r} is none of {', '.join(MARKERS)}")
+    known = _DESCRIBED[kind].setdefault(name, named := replace(technique, name=name))
+    if known != named:
+        raise ValueError(f"{kind} {name!r} is described twice; describe it where it is registered first")
+
+
+def forget(kind: Kind, name: str) -> None:
+    """Remove a technique."""
+    del _DESCRIBED[kind][name]
+
+
+def techniques(kind: Kind) -> dict[str, Technique]:
+    """Return all techniques of a kind by name, in the order of lists."""
+    # Found by name: techniques are plug-ins, which know this module and which nothing here knows.
+    importlib.import_module(f"{__name__.partition('.')[0]}.techniques").load()
+    return dict(sorted(_DESCRIBED[kind].items(), key=lambda item: (item[1].order, item[0])))
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """Return the names that recipes may use for a kind of technique, in the order of lists."""
+    return tuple(name for name, technique in techniques(kind).items() if technique.is_listed)
+
+
+def find(kind: Kind, name: str) -> Technique | None:
+    """Return what is known of a technique, or None."""
+    return techniques(kind).get(name)

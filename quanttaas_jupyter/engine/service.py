@@ -1,0 +1,186 @@
+"""The resident engine: claims studies that were handed over, drives each in a thread, shares one executor."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from filelock import Timeout
+
+# Stages are imported here, not by the first drivers that need them: modules that two threads import at once, and that
+# import each other, may be seen half made.
+from .. import stages  # noqa: F401
+from ..compute.clusters import local_engine as resident
+from ..compute.executors.base import Executor
+from ..compute.executors.deduplicate import SharingExecutor
+from ..compute.executors.local import LocalExecutor
+from ..core.config import Config, EngineConfig
+from ..core.device import physical_cores
+from ..core.errors import QuantTaaSError, StoreError
+from ..store import open_store
+from ..store.base import Store
+from ..study_store import records as studies
+from ..study_store.lease import Lease, read_lease
+from . import worker
+from .driver import Driver
+from .inbox import FolderInbox, Inbox, Ticket
+from .logs import STUDY
+
+_WARM_AFTER = 0.25
+_STORE_AGAIN = 2.0
+_BYTES_PER_SLOT = 1_500_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Resident:
+    """One engine process."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        inbox: Inbox,
+        executor: Executor,
+        warm: Callable[[Callable[[], bool]], None],
+        name: str,
+    ) -> None:
+        """Serve what comes into an inbox.
+
+        Args:
+            config: Its settings.
+            inbox: Where studies are handed over.
+            executor: Where their stages run.
+            warm: Called once while there is nothing to do, with a function that says whether that is still so.
+            name: What leases call it.
+        """
+        self._config, self._inbox, self._executor, self._warm, self._name = config, inbox, executor, warm, name
+        self._drivers: dict[str, threading.Thread] = {}
+        self._stopping = threading.Event()
+        self._busy_at = time.monotonic()
+
+    def run(self) -> None:
+        """Serve until idle for long, or told to end."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        log.info("engine %s with %d slots", self._name, self._executor.slots)
+        threading.Thread(target=self._warm_up, daemon=True).start()
+        while not self._stopping.is_set() and not self._is_idle_for_long():
+            self._claim_all()
+            self._drivers = {study: thread for study, thread in self._drivers.items() if thread.is_alive()}
+            if self._drivers:
+                self._busy_at = time.monotonic()
+            self._stopping.wait(self._inbox.poll_seconds)
+        self._stopping.set()
+        for thread in self._drivers.values():
+            thread.join(timeout=5)
+        self._executor.close()
+        log.info("engine %s ends", self._name)
+
+    def _warm_up(self) -> None:
+        """With nothing to do yet, import in the workers what stages need."""
+        time.sleep(_WARM_AFTER)
+        self._warm(lambda: not self._drivers)
+
+    def _is_idle_for_long(self) -> bool:
+        return not self._drivers and time.monotonic() - self._busy_at > self._config.idle_minutes * 60
+
+    def _claim_all(self) -> None:
+        try:
+            waiting = self._inbox.tickets()
+        except StoreError as error:
+            log.warning("the queue cannot be read now: %s", error)
+            return
+        for ticket in waiting:
+            if ticket.study in self._drivers:
+                continue
+            try:
+                if self._claim(ticket):
+                    self._inbox.drop(ticket)
+            except StoreError as error:
+                log.warning("study %s cannot be claimed now: %s", ticket.study, error)
+            except QuantTaaSError as error:
+                log.warning("study %s cannot be driven: %s", ticket.study, error)
+                self._inbox.drop(ticket)
+            except Exception:
+                log.exception("study %s cannot be driven", ticket.study)
+                self._inbox.drop(ticket)
+
+    def _claim(self, ticket: Ticket) -> bool:
+        """Drive a study; False while another engine holds its lease, which may run out."""
+        store, study = open_store(ticket.store), ticket.study
+        data = studies.read_study_bytes(store, study)
+        if hashlib.sha256(data).hexdigest() != ticket.sha256:
+            raise QuantTaaSError("its study.json is not the one that was handed over")
+        record = json.loads(data)
+        lease = Lease(store, study, uuid.uuid4().hex, self._name)
+        if not lease.take():
+            holder = read_lease(store, study)
+            log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")
+            return False
+        studies.dequeue(store, record["cluster"], study)
+        if ticket.is_resume:
+            studies.clear_cancel(store, study)
+        thread = threading.Thread(target=self._drive, args=(store, record, lease), name=f"study-{study}", daemon=True)
+        self._drivers[study] = thread
+        thread.start()
+        return True
+
+    def _drive(self, store: Store, record: dict[str, Any], lease: Lease) -> None:
+        """Drive a study to its end, through times in which the store is out of reach."""
+        STUDY.set(record["id"])
+        is_ours = True
+        while is_ours:
+            stop = self._stopping.is_set
+            try:
+                Driver(store, record, lease, self._executor, self._config, self._name, stop).run()
+                return
+            except StoreError as error:
+                log.warning("the study goes on once its store answers again: %s", error)
+                is_ours = self._hold_again(lease)
+            except Exception:
+                log.exception("the study could not be ended well; its lease is given back")
+                with contextlib.suppress(QuantTaaSError):
+                    lease.release()
+                return
+
+    def _hold_again(self, lease: Lease) -> bool:
+        """Wait until the store answers; whether the study is still, or again, this engine's."""
+        while not self._stopping.wait(_STORE_AGAIN):
+            with contextlib.suppress(StoreError):
+                return lease.renew() or lease.take()
+        return False
+
+
+def serve(config: Config) -> None:
+    """Run the engine of this user and environment, unless one runs already."""
+    lock = resident.lock()
+    try:
+        # A client that looks whether an engine lives holds the lock for a moment.
+        lock.acquire(timeout=2)
+    except Timeout:
+        return
+    try:
+        (resident.folder() / "engine.json").write_text(json.dumps({"pid": os.getpid(), "time": time.time()}))
+        slots = config.engine.slots or default_slots()
+        workers = LocalExecutor(worker.run_with_file, worker.begin, slots, max(1, physical_cores() // slots))
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        Resident(config.engine, FolderInbox(), SharingExecutor(workers), workers.warm, name).run()
+    finally:
+        lock.release()
+
+
+def default_slots() -> int:
+    """One slot a physical core, as far as memory allows."""
+    by_memory = int(psutil.virtual_memory().available // _BYTES_PER_SLOT)
+    return max(1, min(physical_cores(), by_memory))

@@ -1,0 +1,464 @@
+"""Trials -> shared stages.
+
+A stage's key is a hash of what it depends on: the keys of the stages it builds on, the digests of model, data and
+metric, its settings, the versions of the libraries it uses and the source of its technique. So two trials, studies or
+kernels that need the same work share it. A plan grows while a search proposes trials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import stages
+from ..core import catalogue
+from ..core.device import Device, this_device
+from ..core.recipe import CALLABLE, Prune, Recipe, Recover
+from ..techniques.availability import refuse_unbuilt
+from ..techniques.prune import PRUNERS
+from ..techniques.prune import RANKERS as PRUNE_RANKERS
+from ..techniques.quantize import QUANTIZERS
+from ..techniques.quantize import RANKERS as QUANTIZE_RANKERS
+from ..techniques.recover import RECOVERIES
+from ..techniques.registry import Entry
+from ..techniques.runtimes import RUNTIMES
+
+_SCREENED_FROM = 0.3
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work.
+
+    Attributes:
+        key: Hash of everything its result depends on.
+        kind: ``preview``, ``sensitivity``, ``prune``, ``screen``, ``recover``, ``export``, ``quantize``, ``evaluate``
+            or ``latency``.
+        label: What the log calls it.
+        settings: What ``stages.run`` needs.
+        inputs: Keys of the stages it builds on, by role.
+        is_measurement: It runs in another process than those that build.
+        is_exclusive: Nothing else may run on the device.
+        trains: It may take as long as training.
+        wants_gpu: It gains by a GPU, where there are any.
+        machine: The kind of processor that its result depends on; empty where any will do.
+    """
+
+    key: str
+    kind: str
+    label: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    is_measurement: bool = False
+    is_exclusive: bool = False
+    trains: bool = False
+    wants_gpu: bool = False
+    machine: str = ""
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """A trial and the stages that make it.
+
+    Attributes:
+        name: Says the configuration.
+        config: ``prune``, ``quantize``, ``runtime`` and, where a search chose them, ``recover``, ``effort``, ``keep``.
+        build: Key of the stage that writes its artifact.
+        evaluate: Key of the stage that judges it.
+        latency: Key of the stage that times it.
+        guide: Key of the stage that measures it for the search; empty without a search.
+        screen: Key of the stage that decides whether it is worth the rest; empty where nothing decides that.
+    """
+
+    name: str
+    config: Config
+    build: str
+    evaluate: str
+    latency: str
+    guide: str = ""
+    screen: str = ""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The stages that the trial ends with."""
+        return tuple(key for key in (self.build, self.evaluate, self.guide, self.latency) if key)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the unchanged model in its runtime."""
+        return is_baseline(self.config)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Trials so far, every stage any of them needs, each once, and the keys of what belongs to no single trial.
+
+    ``rankings`` holds the keys of sensitivity stages: under ``prune``, and under ``quantize@RUNTIME``.
+    """
+
+    trials: dict[str, TrialPlan] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    rankings: dict[str, str] = field(default_factory=dict)
+    preview: str = ""
+
+    def chain(self, key: str) -> Iterator[Stage]:
+        """A stage and all it builds on, each once."""
+        seen: set[str] = set()
+        frontier = [key]
+        while frontier:
+            stage = self.stages[frontier.pop()]
+            if stage.key not in seen:
+                seen.add(stage.key)
+                frontier += stage.inputs.values()
+                yield stage
+
+    def baseline_of(self, trial: TrialPlan) -> TrialPlan:
+        """The unchanged model in the trial's runtime."""
+        runtime = trial.config["runtime"]
+        return next(t for t in self.trials.values() if t.is_baseline and t.config["runtime"] == runtime)
+
+
+def is_baseline(config: Config) -> bool:
+    """Whether a configuration changes nothing."""
+    return config["prune"] is None and config["quantize"] == "none"
+
+
+def baseline_config(runtime: str) -> dict[str, Any]:
+    """The configuration that changes nothing."""
+    return {"prune": None, "quantize": "none", "runtime": runtime}
+
+
+def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -> str:
+    """A trial's name: what it does, then ``@runtime`` where there are several, then a number if the name is taken."""
+    prune = Prune(**config["prune"]) if config["prune"] else None
+    quantization = "" if config["quantize"] == "none" else config["quantize"]
+    trained = "qat" if config.get("recover") == "qat" else ""
+    base = "-".join(filter(None, (prune.name if prune else "", quantization, trained))) or "baseline"
+    suffix = f"@{config['runtime']}" if several_runtimes else ""
+    used = set(taken)
+    number = 1
+    while (name := f"{base}{f'-{number}' if number > 1 else ''}{suffix}") in used:
+        number += 1
+    return name
+
+
+class Planner:
+    """Turns configurations into stages; ``plan`` holds what it made so far."""
+
+    def __init__(self, record: Mapping[str, Any], device: Device | None = None) -> None:
+        """Plan for a study, given its ``study.json``, measured on a kind of device: by default this one.
+
+        Raises:
+            RecipeError: The recipe asks for what no technique implements.
+        """
+        self.recipe = Recipe.parse(record["recipe"])
+        refuse_unbuilt(self.recipe)
+        self._record = record
+        self._device = device or this_device()
+        self._stages: dict[str, Stage] = {}
+        self.plan = Plan(stages=self._stages, preview=self._preview())
+
+    def add(self, config: Config, name: str = "") -> TrialPlan:
+        """Plan a trial; its baseline must be planned already, unless it is one."""
+        name = name or name_of(config, len(self.recipe.runtime) > 1, self.plan.trials)
+        runtime = config["runtime"]
+        artifact = self._artifact(config)
+        baseline = None if is_baseline(config) else self._artifact(baseline_config(runtime))
+        trial = TrialPlan(
+            name=name,
+            config=config,
+            build=artifact,
+            evaluate=self._evaluate(name, artifact, baseline, runtime, "eval"),
+            latency=self._latency(name, artifact, baseline, runtime),
+            guide=self._evaluate(name, artifact, baseline, runtime, "guide") if self._is_guided else "",
+            screen=self._screened(Prune(**config["prune"])) if self._is_screened(config) else "",
+        )
+        self.plan.trials[name] = trial
+        return trial
+
+    def rank_layers(self) -> None:
+        """Plan the sensitivity stages that a search decides by."""
+        if any(prune.amount for prune in self.recipe.prune):
+            self._prune_ranking()
+        for runtime in self.recipe.runtime:
+            if QUANTIZE_RANKERS.find(runtime) is not None:
+                self._quantize_ranking(runtime)
+
+    @property
+    def _is_guided(self) -> bool:
+        return "guide" in self._record["data"]
+
+    def _is_screened(self, config: Config) -> bool:
+        prune = config["prune"]
+        return (
+            self._is_guided
+            and prune is not None
+            and prune["method"] == "structured"
+            and prune["amount"] >= _SCREENED_FROM
+            and self._recover.method == "distill"
+        )
+
+    @property
+    def _recover(self) -> Recover:
+        return self.recipe.recover or Recover(method="distill")
+
+    def _preview(self) -> str:
+        settings = {**self._model(), **self._data("eval"), **self._metric()}
+        return self._add("preview", "measuring the model in eager PyTorch", settings, {}, [], is_measurement=True)
+
+    def _artifact(self, config: Config) -> str:
+        prune = Prune(**config["prune"]) if config["prune"] else None
+        quantization, runtime = config["quantize"], config["runtime"]
+        label = "-".join(filter(None, (prune.name if prune else "", quantization.replace("none", "")))) or "baseline"
+        trained = self._trained(prune, config) if prune else None
+        if config.get("recover", self._recover.method) == "qat" and self._is_trainable(quantization):
+            trained = self._quantization_aware(trained, label, config)
+        source = self._export(trained, prune.name if prune else "baseline", runtime)
+        if quantization == "none":
+            return source
+        entry = QUANTIZERS.find((quantization, runtime))
+        needs = entry.needs if entry else ()
+        keep = config.get("keep", None if "goal" in needs else 0)
+        settings = {
+            **self._data("calibration"),
+            "quantization": quantization,
+            "runtime": runtime,
+            "ignore": list(self.recipe.ignore),
+            "keep": keep,
+        }
+        inputs = {"source": source}
+        settings |= self._targets(runtime)
+        if "module" in needs:
+            settings |= self._model()
+            inputs |= {"trained": trained} if trained else {}
+        if "calibrator" in needs:
+            settings["calibrator"] = self.recipe.calibrator
+        if "goal" in needs:
+            settings |= {**self._metric(), "max_drop": self.recipe.goal.max_drop}
+            # What may be lost counts from the original: pruning has spent a part of it.
+            inputs["original"] = self._export(None, "baseline", runtime)
+        if "ranking" in needs or keep:
+            inputs["ranking"] = self._quantize_ranking(runtime)
+        entries, device = [entry, RUNTIMES.find(runtime)], self._processor(entry) | self._gpu(runtime)
+        return self._add("quantize", f"{label}: quantizing", settings, inputs, entries, **device)
+
+    @staticmethod
+    def _is_trainable(quantization: str) -> bool:
+        known = catalogue.find("quantize", quantization)
+        return known is not None and known.is_trainable
+
+    def _trained(self, prune: Prune, config: Config) -> str:
+        method = self._recover.method
+        if method == "qat":
+            method = "distill"
+        if method == "none":
+            return self._pruned(prune)
+        effort = config.get("effort", 1.0)
+        if effort > 1:
+            # A longer recovery goes on from the usual one, which mostly stands in the cache already.
+            source, effort = self._trained(prune, {**config, "effort": 1.0}), effort - 1
+        else:
+            source = self._screened(prune) if self._is_screened(config) else self._pruned(prune)
+        settings = {**self._lesson(method), "effort": effort, "keep_zeros": _has_zeros(prune)}
+        entries = [RECOVERIES.find(method)]
+        return self._add("recover", f"{prune.name}: recovering", settings, {"pruned": source}, entries, trains=True)
+
+    def _pruned(self, prune: Prune) -> str:
+        settings = {
+            **self._model(),
+            **self._data("calibration"),
+            **prune.model_dump(),
+            "ignore": list(self.recipe.ignore),
+            "class_dim": self._class_dim,
+        }
+        inputs = {"ranking": self._prune_ranking()} if prune.spread else {}
+        return self._add("prune", f"{prune.name}: pruning", settings, inputs, [PRUNERS.find(prune.method)])
+
+    def _screened(self, prune: Prune) -> str:
+        """A short recovery on a part of the data, measured on the guiding half; the full recovery goes on from it."""
+        settings = {
+            **self._lesson("distill"),
+            **self._metric(),
+            "keep_zeros": _has_zeros(prune),
+            "effort": 1.0,
+        }
+        settings["data"] = {**settings["data"], **self._data("guide")["data"]}
+        entries = [RECOVERIES.find("distill")]
+        inputs = {"pruned": self._pruned(prune)}
+        return self._add("screen", f"{prune.name}: a first look", settings, inputs, entries, trains=True)
+
+    def _quantization_aware(self, trained: str | None, label: str, config: Config) -> str:
+        settings = {
+            **self._lesson("qat"),
+            "effort": 0.5,
+            "precision": config["quantize"],
+            "keep_zeros": config["prune"] is not None and _has_zeros(Prune(**config["prune"])),
+            "ignore": list(self.recipe.ignore),
+        }
+        inputs = {"pruned": trained} if trained else {}
+        entries = [RECOVERIES.find("qat"), RECOVERIES.find("distill")]
+        return self._add("recover", f"{label}: training with quantizers", settings, inputs, entries, trains=True)
+
+    def _lesson(self, method: str) -> dict[str, Any]:
+        taught_on = "train" if "train" in self._record["data"] else "calibration"
+        settings = {
+            **self._model(),
+            **self._data(taught_on),
+            "recover_on": taught_on,
+            "method": method,
+            "epochs": self._recover.epochs,
+            "lr": self._recover.lr,
+            "seed": self.recipe.seed,
+            "class_dim": self._class_dim,
+        }
+        if method == CALLABLE:
+            settings["function"] = self._record["recover"]
+        return settings
+
+    def _prune_ranking(self) -> str:
+        settings = {
+            **self._model(),
+            **self._data("calibration"),
+            "of": "prune",
+            "ignore": list(self.recipe.ignore),
+            "class_dim": self._class_dim,
+        }
+        entries = [PRUNE_RANKERS.find("structured")]
+        key = self._add("sensitivity", "ranking layers by what pruning each alone costs", settings, {}, entries)
+        self.plan.rankings["prune"] = key
+        return key
+
+    def _quantize_ranking(self, runtime: str) -> str:
+        settings = {
+            **self._data("calibration"),
+            "of": "quantize",
+            "runtime": runtime,
+            "ignore": list(self.recipe.ignore),
+        }
+        inputs = {"source": self._export(None, "baseline", runtime)}
+        label = f"ranking layers by what quantizing each alone costs on {runtime}"
+        entries = [QUANTIZE_RANKERS.find(runtime), RUNTIMES.find(runtime)]
+        key = self._add("sensitivity", label, settings, inputs, entries, **self._processor(entries[0]))
+        self.plan.rankings[f"quantize@{runtime}"] = key
+        return key
+
+    def _export(self, trained: str | None, label: str, runtime: str) -> str:
+        settings = {**self._model(), **self._data("calibration"), "runtime": runtime, **self._targets(runtime)}
+        inputs = {"trained": trained} if trained else {}
+        name, entries = f"{label}: building for {runtime}", [RUNTIMES.find(runtime)]
+        return self._add("export", name, settings, inputs, entries, **self._gpu(runtime))
+
+    def _evaluate(self, name: str, artifact: str, baseline: str | None, runtime: str, judged_on: str) -> str:
+        settings = {**self._data(judged_on), **self._metric(), "judged_on": judged_on, "runtime": runtime}
+        inputs = {"artifact": artifact}
+        if baseline:
+            inputs["baseline"] = self._evaluate("baseline", baseline, None, runtime, judged_on)
+        return self._add(
+            "evaluate",
+            f"{name}: measuring{' for the search' if judged_on == 'guide' else ''}",
+            settings,
+            inputs,
+            [RUNTIMES.find(runtime)],
+            is_measurement=True,
+            machine=self._device.machine,
+            **self._gpu(runtime),
+        )
+
+    def _latency(self, name: str, artifact: str, baseline: str | None, runtime: str) -> str:
+        threads = self.recipe.latency.threads or self._device.cores
+        settings = {
+            **self._data("calibration"),
+            "runtime": runtime,
+            "batch": self.recipe.latency.batch,
+            "threads": threads,
+        }
+        inputs = {"artifact": artifact, **({"baseline": baseline} if baseline else {})}
+        return self._add(
+            "latency",
+            f"{name}: timing",
+            settings,
+            inputs,
+            [RUNTIMES.find(runtime)],
+            is_measurement=True,
+            is_exclusive=True,
+            device=self._device.cpu,
+            cores=self._device.cores,
+            **{"gpu": self._device.gpu, **self._gpu(runtime)},
+        )
+
+    def _targets(self, runtime: str) -> dict[str, Any]:
+        entry = RUNTIMES.find(runtime)
+        return {"targets": list(self.recipe.targets)} if entry and "targets" in entry.needs else {}
+
+    def _processor(self, technique: Entry[Any] | None) -> dict[str, Any]:
+        """For what decides by how the processor computes."""
+        return {"machine": self._device.machine} if technique and "processor" in technique.needs else {}
+
+    def _gpu(self, runtime: str) -> dict[str, Any]:
+        """For what depends on the GPU: that it wants one, and which one there is."""
+        entry = RUNTIMES.find(runtime)
+        return {"wants_gpu": True, "gpu": self._device.gpu} if entry and "gpu" in entry.needs else {}
+
+    def _model(self) -> dict[str, Any]:
+        return {"model": self._record["model"]}
+
+    def _data(self, name: str) -> dict[str, Any]:
+        return {"data": {name: self._record["data"][name]}}
+
+    def _metric(self) -> dict[str, Any]:
+        return {"metric": self._record["metric"], "seed": self.recipe.seed, "class_dim": self._class_dim}
+
+    @property
+    def _class_dim(self) -> int | None:
+        """Where the main output holds one score a class; older records say only whether dimension 1 does."""
+        found = self._record.get("class_dim", 1 if self._record.get("is_classifier") else None)
+        return None if found is None else int(found)
+
+    def _add(
+        self,
+        kind: str,
+        label: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        entries: list[Entry[Any] | None],
+        is_measurement: bool = False,
+        is_exclusive: bool = False,
+        trains: bool = False,
+        wants_gpu: bool = False,
+        **device: Any,
+    ) -> str:
+        material = {
+            "kind": kind,
+            "settings": {key: _digest_of(key, value) for key, value in settings.items()},
+            "inputs": inputs,
+            "stage": stages.fingerprint_of(kind),
+            "techniques": [entry.fingerprint() for entry in entries if entry],
+            "device": device,
+        }
+        key = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
+        machine = str(device.get("machine", ""))
+        stage = Stage(key, kind, label, settings, inputs, is_measurement, is_exclusive, trains, wants_gpu, machine)
+        self._stages.setdefault(key, stage)
+        return key
+
+
+def _has_zeros(prune: Prune) -> bool:
+    return prune.method != "structured"
+
+
+def _digest_of(key: str, value: Any) -> Any:
+    """References become digests of content: where bytes happen to lie must not change a key."""
+    if key == "model":
+        return [value["digest"], *(["portable"] if "portable" in value else [])]
+    if key == "function":
+        return value["digest"]
+    if key == "data":
+        return {name: reference["digest"] for name, reference in value.items()}
+    if key == "metric":
+        return [value["kind"], value["name"], value["digest"], value["higher_is_better"]]
+    return value

@@ -1,0 +1,314 @@
+"""Adaptive proposals towards the goal.
+
+Every trial is an Optuna trial, asked and told (Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization
+Framework", KDD 2019): two objectives, the size or latency and the drop, with ``max_drop`` as the constraint. First
+come trials that suit the kind of model, then moves around the border of what the goal allows (``moves``), which are
+enqueued, and in between what the sampler proposes by itself (a tree-structured Parzen estimator; Bergstra et al.,
+NeurIPS 2011).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...core import catalogue
+from ...core.recipe import Prune, Recipe
+from ...techniques.availability import built_quantizations
+from ...techniques.quantize import QUANTIZERS
+from ..plan import baseline_config, is_baseline
+from . import Config, Outcome, Seen
+from .convergence import cost_of, has_settled
+from .first_trials import first_trials, gentler, likely_quantizations
+from .moves import EFFORTS, Ground, carrier_of, is_alone, is_same_size, meets, next_move
+
+_MOST_TRIALS = 80
+_OWN_EVERY = 5
+_BELOW = 0.8
+_MOST_SPREAD = 1.0
+_ATTEMPTS = 5
+_CLEARLY = 3.0
+_MARGIN = 0.02
+
+
+class AutoSearch:
+    """Proposes while the frontier moves and the budget lasts."""
+
+    is_adaptive = True
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._goal = recipe.goal
+        self._method = recipe.recover.method if recipe.recover else "distill"
+        self._amounts = [prune.amount for prune in recipe.prune if prune.method == "structured"]
+        self._quantizations = {
+            runtime: _within_reach(built_quantizations(recipe.quantize, runtime), runtime) or ["none"]
+            for runtime in recipe.runtime
+        }
+
+    def start(self) -> list[Config]:
+        """The baselines: what suits the model is known once they are built."""
+        return [baseline_config(runtime) for runtime in self._recipe.runtime]
+
+    def propose(self, seen: Seen, slots: int) -> list[Config]:
+        """As many trials as keep the slots busy while the last ones are measured."""
+        if seen.weights is None:
+            return []
+        found: list[Config] = []
+        for runtime in self._recipe.runtime:
+            mine = [outcome for outcome in seen.outcomes if outcome.config["runtime"] == runtime]
+            room = self._room(mine, slots)
+            fresh = self._starters(seen, mine, runtime)
+            is_open = self._is_carrier_open(mine, fresh)
+            while len(fresh) < room and not is_open and not self._is_over(mine, [*fresh, *found]):
+                config = self._ask(seen, mine, fresh, runtime)
+                if config is None:
+                    break
+                fresh.append(config)
+            found += fresh
+        return found[: self._left(seen)]
+
+    def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
+        """A milder pruning that looked better after its short recovery, and still missed the goal by far."""
+        if outcome.screen is None:
+            return None
+        limit = _CLEARLY * self._goal.max_drop + _MARGIN
+        for other in seen.outcomes:
+            if other.screen is None or other.drop is None or other.drop <= limit:
+                continue
+            if not self._lost_by_pruning(seen, outcome, other):
+                continue
+            if other.amount <= outcome.amount and other.screen <= outcome.screen and other.effort >= outcome.effort:
+                return (
+                    f"cut after a first look: it lost {outcome.screen:.3g} there, "
+                    f"{other.name} lost {other.screen:.3g} and missed the goal in the end ({other.drop:.3g})"
+                )
+        return None
+
+    def _lost_by_pruning(self, seen: Seen, outcome: Outcome, other: Outcome) -> bool:
+        """Whether what another trial lost tells of this one: rounding that breaks the unpruned model tells nothing."""
+        mine, theirs = ((o.config["quantize"], o.config["runtime"]) for o in (outcome, other))
+        if mine == theirs or theirs[0] == "none":
+            return True
+        alone = [o for o in seen.outcomes if is_alone(o) and (o.config["quantize"], o.config["runtime"]) == theirs]
+        return any(meets(o, self._goal) for o in alone)
+
+    def _left(self, seen: Seen) -> int:
+        most = self._recipe.budget.trials or _MOST_TRIALS
+        return max(0, most - len(seen.outcomes))
+
+    def _room(self, mine: list[Outcome], slots: int) -> int:
+        return slots + 1 - sum(not self._is_known(outcome) for outcome in mine)
+
+    def _is_known(self, outcome: Outcome) -> bool:
+        is_timed = outcome.slowness is not None or self._goal.minimize == "size"
+        return outcome.is_lost or (outcome.drop is not None and outcome.size_ratio is not None and is_timed)
+
+    def _is_over(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+        if not self._recipe.budget.trials and len(mine) + len(fresh) >= _MOST_TRIALS:
+            return True
+        return has_settled([outcome for outcome in mine if self._is_known(outcome)], self._goal)
+
+    def _starters(self, seen: Seen, mine: list[Outcome], runtime: str) -> list[Config]:
+        assert seen.weights is not None
+        tried = [outcome.config for outcome in mine]
+        named = [prune for prune in self._recipe.prune if prune.method != "structured"]
+        first = first_trials(
+            seen.weights,
+            self._quantizations[runtime],
+            max(self._amounts, default=0.0),
+            named,
+            runtime,
+            self._goal.minimize,
+        )
+        if self._nothing_carries(mine):
+            first += gentler(self._quantizations[runtime], tried, runtime)
+        return [config for config in first if config not in tried]
+
+    def _nothing_carries(self, mine: list[Outcome]) -> bool:
+        """Whether all quantizations that were tried without pruning are known, and none of them meets the goal."""
+        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
+        return bool(alone) and all(self._is_known(o) and not meets(o, self._goal) for o in alone)
+
+    def _is_carrier_open(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+        """Whether those that are known are broken, and others still run: what to prune on top of shows then."""
+        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
+        known = [outcome for outcome in alone if self._is_known(outcome)]
+        is_more = len(known) < len(alone) or any(config["prune"] is None for config in fresh)
+        return bool(known) and is_more and not any(meets(outcome, self._goal) for outcome in known)
+
+    def _carrier(self, mine: list[Outcome], runtime: str, likely: list[str]) -> str:
+        """The quantization that carries the search; before any is known the likeliest.
+
+        Pruning on top of what is broken already leads nowhere: where none meets the goal, models are pruned only.
+        """
+        allowed = self._quantizations[runtime]
+        known = [o for o in mine if self._is_known(o) and o.config["quantize"] in allowed]
+        rest = "none" if "none" in allowed and self._nothing_carries(mine) else likely[0]
+        return carrier_of(known, self._goal, rest)
+
+    def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
+        """The next configuration, or None where only what was tried already comes up."""
+        tried = [*(outcome.config for outcome in mine), *fresh]
+        ground = self._ground(seen, mine, tried, runtime)
+        is_own = len(tried) % _OWN_EVERY == 0 and (ground.allowed > 0 or ground.most == 0)
+        move = None if is_own else next_move(ground, len(tried))
+        used = [config["quantize"] for config in tried if not is_baseline(config)]
+        used += [move["quantize"]] if move else []
+        space = self._space(seen, mine, used, runtime)
+        study = self._study(mine, space)
+        own = {**space, "amount": self._amounts_of_interest(ground)}
+        spaces = [own] * _ATTEMPTS
+        if move is not None:
+            study.enqueue_trial(move)
+            spaces = [space | _space_of_moves(), *spaces]
+        for choices in spaces:
+            config = _config(study.ask(choices).params, runtime)
+            if not _is_told(config, tried) and config["quantize"] in self._quantizations[runtime]:
+                return config
+        return None
+
+    def _ground(self, seen: Seen, mine: list[Outcome], tried: list[Config], runtime: str) -> Ground:
+        known = [outcome for outcome in mine if self._is_known(outcome)]
+        likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
+        return Ground(
+            known=known,
+            tried=tried,
+            goal=self._goal,
+            carrier=self._carrier(mine, runtime, likely),
+            most=max(self._amounts, default=0.0),
+            can_spread=self._can_spread(seen, known),
+            can_mix="mixed" in self._quantizations[runtime] and not _is_idle(known, _without_mixed),
+            can_train=self._method in ("distill", "qat"),
+            can_train_quantized=self._method != "qat",
+        )
+
+    def _can_spread(self, seen: Seen, mine: list[Outcome]) -> bool:
+        return "prune" in seen.rankings and not _is_idle(mine, _without_spread)
+
+    def _space(self, seen: Seen, mine: list[Outcome], used: list[str], runtime: str) -> dict[str, Any]:
+        """What the sampler may choose by itself; longer trainings are left to the moves, which know when they pay."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
+        return {
+            "amount": FloatDistribution(0.0, max(self._amounts, default=0.0), step=0.01),
+            "spread": FloatDistribution(0.0, _MOST_SPREAD if self._can_spread(seen, mine) else 0.0, step=0.25),
+            "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
+        }
+
+    def _amounts_of_interest(self, ground: Ground) -> Any:
+        """From somewhat below the largest amount that meets the goal: milder ones cannot move the frontier much."""
+        from optuna.distributions import FloatDistribution
+
+        most = max(self._amounts, default=0.0)
+        return FloatDistribution(min(most, round(_BELOW * ground.allowed, 2)), most, step=0.01)
+
+    def _study(self, mine: list[Outcome], space: dict[str, Any]) -> Any:
+        """An Optuna study that was told all outcomes of a runtime."""
+        import optuna
+        from optuna.distributions import FloatDistribution
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        sampler = optuna.samplers.TPESampler(
+            seed=self._recipe.seed + len(mine),
+            n_startup_trials=6,
+            constant_liar=True,
+        )
+        study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+        space = space | _space_of_moves() | {"spread": FloatDistribution(0.0, _MOST_SPREAD, step=0.25)}
+        for outcome in mine:
+            if is_baseline(outcome.config):
+                continue
+            study.enqueue_trial(_params(outcome.config))
+            trial = study.ask(space)
+            if not self._is_known(outcome):
+                continue
+            if outcome.is_lost:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            cost = cost_of(outcome, self._goal)
+            assert outcome.cautious_drop is not None
+            assert cost is not None
+            trial.set_constraint("max_drop", outcome.cautious_drop - self._goal.max_drop)
+            study.tell(trial, [cost, outcome.cautious_drop])
+        return study
+
+
+def _space_of_moves() -> dict[str, Any]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return {
+        "effort": FloatDistribution(EFFORTS[0], EFFORTS[-1]),
+        "recover": CategoricalDistribution(("distill", "qat")),
+    }
+
+
+def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
+    """Parameters of an Optuna trial as a configuration; what has no effect is left out."""
+    amount = round(params["amount"], 2)
+    config: dict[str, Any] = {"prune": None, "quantize": params["quantize"], "runtime": runtime}
+    if amount > 0:
+        config["prune"] = Prune(amount=amount, spread=params["spread"]).model_dump()
+    is_trained = amount > 0
+    if params.get("recover") == "qat" and _is_trainable(params["quantize"]):
+        config["recover"] = "qat"
+        is_trained = True
+    if is_trained and params.get("effort", 1.0) != 1.0:
+        config["effort"] = params["effort"]
+    return config
+
+
+def _is_trainable(quantization: str) -> bool:
+    known = catalogue.find("quantize", quantization)
+    return known is not None and known.is_trainable
+
+
+def _is_told(config: Config, tried: list[Config]) -> bool:
+    """Whether a tried configuration tells what this one would: it differs in nothing but a little of the amount."""
+
+    def split(one: Config) -> tuple[float, dict[str, Any]]:
+        prune = dict(one["prune"] or {})
+        return float(prune.pop("amount", 0.0)), {**one, "prune": prune}
+
+    amount, rest = split(config)
+    return any(rest == others and is_same_size(amount, other) for other, others in map(split, tried))
+
+
+def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
+    """Whether a choice changed nothing where it was tried: the same bytes, the same answers as ``without`` it."""
+    found = [(outcome.config, (outcome.size_ratio, outcome.drop)) for outcome in known if outcome.drop is not None]
+    return any(
+        result == other and plain == without(config)
+        for config, result in found
+        if config != without(config)
+        for plain, other in found
+    )
+
+
+def _within_reach(quantizations: list[str], runtime: str) -> list[str]:
+    """Those whose techniques need no package that is missing here."""
+    entries = {name: QUANTIZERS.find((name, runtime)) for name in quantizations}
+    return [name for name, entry in entries.items() if not entry or not entry.is_missing_packages()]
+
+
+def _without_mixed(config: Config) -> Config:
+    return {**config, "quantize": "int8"} if config["quantize"] == "mixed" else config
+
+
+def _without_spread(config: Config) -> Config:
+    return {**config, "prune": {**config["prune"], "spread": 0.0}} if config["prune"] else config
+
+
+def _params(config: Config) -> dict[str, Any]:
+    prune = config["prune"] or {}
+    is_structured = prune.get("method", "structured") == "structured"
+    return {
+        "amount": prune.get("amount", 0.0) if is_structured else 0.0,
+        "spread": prune.get("spread", 0.0),
+        "quantize": config["quantize"],
+        "effort": config.get("effort", 1.0),
+        "recover": config.get("recover", "distill"),
+    }

@@ -1,0 +1,51 @@
+"""Whether the frontier still moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...core.recipe import Goal
+from . import Outcome
+
+_WINDOW = 8
+_FEWEST = 12
+_GAIN = 0.01
+_WORST_DROP = 0.10
+
+
+def has_settled(known: Sequence[Outcome], goal: Goal) -> bool:
+    """Whether the last trials moved neither the frontier nor the best that meets the goal.
+
+    Args:
+        known: Outcomes in the order of their proposal.
+        goal: What the best is.
+    """
+    if len(known) < _FEWEST:
+        return False
+    before, now = known[:-_WINDOW], known
+    gain = hypervolume(_points(now, goal)) / max(hypervolume(_points(before, goal)), 1e-9) - 1
+    return gain < _GAIN and _best(now, goal) > _best(before, goal) * (1 - 3 * _GAIN)
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float] = (1.0, _WORST_DROP)) -> float:
+    """Area that points (cost, drop; less is better) dominate, up to a reference point."""
+    area, floor = 0.0, reference[1]
+    for cost, drop in sorted(set(points)):
+        if cost < reference[0] and drop < floor:
+            area += (reference[0] - cost) * (floor - drop)
+            floor = drop
+    return area
+
+
+def cost_of(outcome: Outcome, goal: Goal) -> float | None:
+    """What the goal minimizes, relative to the baseline."""
+    return outcome.size_ratio if goal.minimize == "size" else outcome.slowness
+
+
+def _points(outcomes: Sequence[Outcome], goal: Goal) -> list[tuple[float, float]]:
+    pairs = [(cost_of(outcome, goal), outcome.cautious_drop) for outcome in outcomes if not outcome.is_lost]
+    return [(cost, drop) for cost, drop in pairs if cost is not None and drop is not None]
+
+
+def _best(outcomes: Sequence[Outcome], goal: Goal) -> float:
+    return min((cost for cost, drop in _points(outcomes, goal) if drop <= goal.max_drop), default=1.0)

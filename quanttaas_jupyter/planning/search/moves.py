@@ -1,0 +1,258 @@
+"""Moves around the border of what the goal allows: how far can the best quantization be pruned?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ...core.recipe import Goal
+from ..plan import is_baseline
+from . import Config, Outcome
+from .convergence import cost_of
+
+_CLOSE = 0.02
+_STEP = 0.75
+_LEARNS = 0.4
+_SAME_SIZE = 0.035
+
+EFFORTS = (1.0, 3.0, 6.0)
+"""How much longer than by default a recovery may train."""
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What moves stand on.
+
+    Attributes:
+        known: Outcomes measured so far.
+        tried: Configurations proposed so far.
+        goal: What the best is.
+        carrier: The quantization that carries the search.
+        most: The largest amount that may be pruned.
+        can_spread: Whether the sensitivity of layers to pruning is known.
+        can_mix: Whether sensitive layers may stay in higher precision.
+        can_train: Whether what is pruned is trained, so that longer training makes a difference.
+        can_train_quantized: Whether training with quantizers is something else than what every trial does.
+    """
+
+    known: Sequence[Outcome]
+    tried: Sequence[Config]
+    goal: Goal
+    carrier: str
+    most: float
+    can_spread: bool
+    can_mix: bool
+    can_train: bool = True
+    can_train_quantized: bool = True
+
+    @property
+    def carried(self) -> list[Outcome]:
+        """Outcomes of the carrier that were measured."""
+        return [o for o in self.known if o.config["quantize"] == self.carrier and o.drop is not None]
+
+    def meets(self, outcome: Outcome) -> bool:
+        """Whether an outcome meets the goal, cautiously."""
+        return meets(outcome, self.goal)
+
+    def rounding_hurts(self, quantization: str) -> bool:
+        """Whether a quantization alone costs a good part of what the goal allows."""
+        drops = [o.cautious_drop for o in self.known if o.config["quantize"] == quantization and o.amount == 0]
+        return min((drop for drop in drops if drop is not None), default=0.0) > self.goal.max_drop / 2
+
+    @property
+    def allowed(self) -> float:
+        """The largest amount that meets the goal."""
+        return max((o.amount for o in self.carried if self.meets(o)), default=0.0)
+
+    @property
+    def near_misses(self) -> list[Outcome]:
+        """Trials that miss the goal by no more than what it allows and would beat what meets it, the cheapest first."""
+        costs = [(cost_of(o, self.goal), o) for o in self.known if o.drop is not None and not o.is_lost]
+        best = min((cost for cost, o in costs if cost is not None and self.meets(o)), default=1.0)
+        limit = 2 * self.goal.max_drop
+        missed = [
+            (cost, o.name, o)
+            for cost, o in costs
+            if cost is not None and cost < best and (o.cautious_drop or 0.0) <= limit + o.doubt and not self.meets(o)
+        ]
+        return [outcome for _, _, outcome in sorted(missed, key=lambda item: item[:2])]
+
+
+def carrier_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
+    """The quantization that carries the search: of the unpruned, the cheapest that meets the goal.
+
+    Where speed counts, no quantization is one of them: it makes no file smaller, but others may be slower.
+    """
+    costs = [
+        (1.0 if is_baseline(outcome.config) else cost_of(outcome, goal), outcome.config["quantize"])
+        for outcome in known
+        if is_alone(outcome)
+        and not outcome.is_lost
+        and (outcome.config["quantize"] != "none" or goal.minimize == "latency")
+        and meets(outcome, goal)
+    ]
+    return min(((cost, str(name)) for cost, name in costs if cost is not None), default=(0.0, otherwise))[1]
+
+
+def is_alone(outcome: Outcome) -> bool:
+    """Whether it shows a quantization without pruning, and without training for it."""
+    return outcome.config["prune"] is None and "recover" not in outcome.config
+
+
+def meets(outcome: Outcome, goal: Goal) -> bool:
+    """Whether an outcome meets the goal, cautiously."""
+    drop = outcome.cautious_drop
+    return not outcome.is_lost and drop is not None and drop <= goal.max_drop
+
+
+def next_move(ground: Ground, turn: int) -> Params | None:
+    """Parameters of the next trial; None where no move is new.
+
+    The moves take turns: halve the gap between the largest amount that meets the goal and the smallest that does not;
+    fill the widest gap below it, since what holds on the guiding half may not hold on the other; train a near miss
+    longer; train it with quantizers, or let its sensitive layers lose less.
+    """
+    moves: list[Callable[[Ground], Params | None]] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
+    first = turn % len(moves)
+    for move in (*moves[first:], *moves[:first]):
+        found = move(ground)
+        if found is not None and not _is_tried(found, ground.tried):
+            return found
+    return None
+
+
+def _halve_the_gap(ground: Ground) -> Params | None:
+    """Between the largest amount that meets the goal and the next one that does not, by the share that is kept.
+
+    Of what still runs the best is hoped: a slot that is free now shall not go back to milder amounts.
+    """
+    allowed = ground.allowed
+    beyond = min(
+        (o.amount for o in ground.known if o.amount > allowed and (o.is_lost or o in ground.carried)), default=None
+    )
+    pending = [amount for amount in _amounts(ground) if amount > allowed and (beyond is None or amount < beyond)]
+    low = max((allowed, *pending))
+    if beyond is None:
+        return _params(min(ground.most, 1 - (1 - low) / 2), ground.carrier)
+    if beyond - low <= _CLOSE:
+        return None
+    middle = _middle(low, beyond)
+    if any(outcome.amount > middle for outcome, _ in _to_train_longer(ground)):
+        # Training a near miss longer gains more than a milder amount could.
+        return None
+    return _params(middle, ground.carrier, _effort_at(ground, allowed))
+
+
+def _fill_the_ladder(ground: Ground) -> Params | None:
+    """In the widest step, by the share that is kept, between amounts up to the largest that meets the goal."""
+    steps = [
+        (math.log((1 - low) / (1 - high)), low, high)
+        for low, high in pairwise(sorted({0.5, *(a for a in _amounts(ground) if 0.5 <= a <= ground.allowed)}))
+    ]
+    if not steps or max(steps)[0] < -math.log(_STEP):
+        return None
+    _, low, high = max(steps)
+    return _params(_middle(low, high), ground.carrier, _effort_at(ground, ground.allowed))
+
+
+def _train_longer(ground: Ground) -> Params | None:
+    """The cheapest near miss that the next longer training likely brings to the goal, else the cheapest of all."""
+    found = _to_train_longer(ground)
+    likely = [params for outcome, params in found if _likely_drop(outcome, params["effort"]) <= ground.goal.max_drop]
+    return next(iter(likely), found[0][1] if found else None)
+
+
+def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
+    """Near misses whose next longer training was not tried, the cheapest first."""
+    if not ground.can_train:
+        return []
+    found = []
+    for outcome in ground.near_misses:
+        longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
+        if outcome.amount > 0 and longer is not None:
+            params = {**_params_of(outcome), "effort": longer}
+            if not _is_tried(params, ground.tried):
+                found.append((outcome, params))
+    return found
+
+
+def _likely_drop(outcome: Outcome, effort: float) -> float:
+    """What longer training makes of a drop: it falls by about a third where training takes three times as long."""
+    return (outcome.cautious_drop or 0.0) * (outcome.effort / effort) ** _LEARNS
+
+
+def _change_the_kind(ground: Ground) -> Params | None:
+    """The best near miss again: amounts by sensitivity, a mixed precision, or training with quantizers."""
+    can_qat = ground.can_train and ground.can_train_quantized
+    for outcome in ground.near_misses:
+        quantization = outcome.config["quantize"]
+        hurts = ground.rounding_hurts(quantization)
+        is_trained = outcome.effort > 1 or not ground.can_train
+        changes: list[tuple[bool, Params]] = [
+            (outcome.amount > 0 and is_trained and ground.can_spread, {"spread": 0.5}),
+            (hurts and quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
+            (hurts and quantization.startswith("int") and can_qat, {"recover": "qat"}),
+        ]
+        for applies, change in changes:
+            if not applies:
+                continue
+            params = {**_params_of(outcome), **change}
+            if not _is_tried(params, ground.tried):
+                return params
+    return None
+
+
+def _effort_at(ground: Ground, amount: float) -> float:
+    """The least training with which an amount met the goal."""
+    return min((o.effort for o in ground.carried if ground.meets(o) and o.amount == amount > 0), default=1.0)
+
+
+def _amounts(ground: Ground) -> list[float]:
+    """All amounts proposed for the carrier."""
+    return [c["prune"]["amount"] for c in ground.tried if c["prune"] and c["quantize"] == ground.carrier]
+
+
+def _middle(low: float, high: float) -> float:
+    return 1 - math.sqrt((1 - low) * (1 - high))
+
+
+def _params(amount: float, quantize: str, effort: float = 1.0) -> Params:
+    return {
+        "amount": round(amount, 2),
+        "spread": 0.0,
+        "quantize": quantize,
+        "effort": effort,
+        "recover": "distill",
+    }
+
+
+def _params_of(outcome: Outcome) -> Params:
+    prune = outcome.config["prune"] or {}
+    return {
+        **_params(outcome.amount, outcome.config["quantize"], outcome.effort),
+        "spread": prune.get("spread", 0.0),
+        "recover": outcome.config.get("recover", "distill"),
+    }
+
+
+def _is_tried(params: Params, tried: Sequence[Config]) -> bool:
+    for config in tried:
+        prune = config["prune"] or {}
+        mine = (prune.get("spread", 0.0), config["quantize"], config.get("effort", 1.0))
+        is_same = mine == tuple(params[key] for key in ("spread", "quantize", "effort"))
+        is_same = is_same and config.get("recover", "distill") == params["recover"]
+        if is_same and is_same_size(prune.get("amount", 0.0), params["amount"]):
+            return True
+    return False
+
+
+def is_same_size(amount: float, other: float) -> bool:
+    """Whether two amounts leave so nearly the same that a second trial would tell nothing."""
+    if not amount or not other:
+        return amount == other
+    return abs(math.log((1 - amount) / (1 - other))) < _SAME_SIZE

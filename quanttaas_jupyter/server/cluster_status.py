@@ -1,0 +1,39 @@
+"""What clusters have, asked seldom: an answer may take seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from ..compute.clusters import connect as connecting
+from ..compute.clusters.ray import RayCluster
+from ..core.config import ClusterConfig
+from .thread_pool import Workers
+
+_PATIENCE = 3.0
+_FRESH_SECONDS = 5.0
+
+
+class Looks:
+    """What clusters answered last; each is asked at most every few seconds, in threads of its own."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._known: dict[tuple[str, ClusterConfig], tuple[float, connecting.Look]] = {}
+
+    async def all(self, clusters: dict[str, ClusterConfig]) -> dict[str, connecting.Look | None]:
+        """What each cluster has; None for one that has not answered in time, nor before."""
+        self._known = {key: look for key, look in self._known.items() if clusters.get(key[0]) == key[1]}
+        asked = [asyncio.ensure_future(self._ask(name, config)) for name, config in clusters.items()]
+        if asked:
+            await asyncio.wait(asked, timeout=_PATIENCE)
+        return {name: self._known.get((name, config), (0.0, None))[1] for name, config in clusters.items()}
+
+    async def _ask(self, name: str, config: ClusterConfig) -> None:
+        key = (name, config)
+        if key in self._known and time.monotonic() - self._known[key][0] < _FRESH_SECONDS:
+            return
+        look = partial(connecting.look, RayCluster(name, config))
+        found = await self._workers.shared(("cluster", *key), f"cluster {name}", look)
+        self._known[key] = (time.monotonic(), found)

@@ -1,0 +1,38 @@
+"""The form of a recipe -> what it would do, without model or data at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.errors import RecipeError
+from ..core.recipe import Recipe
+from ..planning.search import GOES_ON, first_plan
+from .recipe_form import Form, recipe_problems, recipe_values
+
+_METRIC = {"kind": "built-in", "name": "accuracy", "digest": "", "higher_is_better": True}
+
+
+def plan(form: Form) -> dict[str, Any]:
+    """Trials and stages. Raises RecipeError where the form's recipe is wrong."""
+    for problem in recipe_problems(form):
+        raise RecipeError(problem.text)
+    recipe = Recipe.parse(recipe_values(form))
+    is_search = recipe.search == "auto"
+    names = ["eval", "calibration", *(["train"] if form.train else []), *(["guide"] if is_search else [])]
+    made = first_plan(
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "model": {"digest": ""},
+            "metric": _METRIC,
+            # Different data must not be taken for the same, which would merge their stages.
+            "data": {name: {"digest": name} for name in names},
+        }
+    )
+    trials, stages = len(made.trials), len(made.stages)
+    words = f"{trials} trial{'s' * (trials != 1)}, {stages} stage{'s' * (stages != 1)}"
+    return {
+        "trials": list(made.trials),
+        "stages": stages,
+        "words": f"{words} to begin with" if is_search else words,
+        "notes": [GOES_ON] if is_search else [],
+    }

@@ -1,0 +1,207 @@
+"""The form of a recipe -> the cell that it stands for, or all that is wrong with it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..compute.clusters import open_cluster, store_for
+from ..core.config import load_config
+from ..core.errors import QuantTaaSError, RecipeError
+from ..core.recipe import Goal, Recipe, complaints, follows_pattern, inline
+from ..core.variable_names import check_variable, parse
+from ..store import open_store
+from ..techniques.availability import refuse_unbuilt
+from .access_policy import Places
+
+_Text = Annotated[str, Field(max_length=500)]
+_Names = Annotated[list[_Text], Field(max_length=20)]
+
+# Others mean something to IPython or to the split of a line into words.
+_NAME = re.compile(r"[\w.,:;/+=%@#!?~&*^|][\w .,:;/+=%@#!?~&*^|-]{0,79}")
+_FIELDS = {
+    "prune": "amounts",
+    "goal.minimize": "minimize",
+    "goal.max_drop": "max_drop",
+    "quantize": "quantize",
+    "runtime": "runtime",
+    "recover": "recover",
+    "search": "search",
+}
+
+
+class Form(BaseModel):
+    """What the panel's form holds; see ``Form`` of its ``types.ts``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: _Text = ""
+    data: _Text = ""
+    train: _Text = ""
+    calibration: _Text = ""
+    metric: _Text = ""
+    method: _Text = "structured"
+    amounts: list[float] = Field(default=[0.0, 0.3, 0.5], max_length=50)
+    quantize: _Names = ["none", "fp16", "int8"]
+    runtime: _Names = ["onnxruntime"]
+    recover: _Text = "distill"
+    minimize: _Text = "size"
+    max_drop: float | None = Goal().max_drop
+    search: _Text = "grid"
+    cluster: _Text = ""
+    store: _Text = ""
+    name: _Text = ""
+    out: _Text = "study"
+
+
+class Problem(NamedTuple):
+    """A sentence about a field of the form."""
+
+    field: str
+    text: str
+
+
+def check(form: Form, places: Places) -> dict[str, Any]:
+    """Whether the form is right, all that is wrong with it, and the cell that it stands for."""
+    problems = [*_problems_of_names(form), *recipe_problems(form), *_problems_of_place(form, places)]
+    return {
+        "ok": not problems,
+        "problems": [problem._asdict() for problem in problems],
+        "cell": "" if problems else cell(form, places),
+    }
+
+
+def recipe_values(form: Form) -> dict[str, Any]:
+    """What the form says of the recipe; what stands at its default is left out."""
+    values: dict[str, Any] = {}
+    # The amounts and precisions of a grid are no bounds of a search, which is free to find others.
+    if form.search != "auto":
+        values = {"prune": _prunings(form), "quantize": form.quantize}
+    if form.search != "grid":
+        values["search"] = form.search
+    if form.runtime != list(Recipe().runtime):
+        values["runtime"] = form.runtime
+    if form.recover not in ("", "distill"):
+        values["recover"] = form.recover
+    goal = {"minimize": form.minimize, "max_drop": form.max_drop}
+    changed = {key: value for key, value in goal.items() if value != getattr(Goal(), key)}
+    return {**values, **({"goal": changed} if changed else {})}
+
+
+def recipe_problems(form: Form) -> Iterator[Problem]:
+    """All that is wrong with what the form says of the recipe, in the recipe's own sentences."""
+    values = recipe_values(form)
+    if form.max_drop is None:
+        yield Problem("max_drop", "give how much of the metric may be lost, such as 0.01")
+        values = {**values, "goal": {"minimize": form.minimize}}
+    wrong = set()
+    for location, sentence in complaints(values):
+        where = ".".join(str(part) for part in location[:2])
+        is_method = location[:1] == ("prune",) and location[2:] == ("method",)
+        field = "method" if is_method else _FIELDS.get(where) or _FIELDS[str(location[0])]
+        wrong.add(field)
+        yield Problem(field, sentence)
+    yield from (problem for problem in _unbuilt(values, wrong) if problem.field not in wrong)
+
+
+def cell(form: Form, places: Places) -> str:
+    """The cell; of a recipe with nothing to say it is a line, as a cell magic must have a body."""
+    options = {
+        "--data": _plain(form.data),
+        "--calibration": _plain(form.calibration),
+        "--train": _plain(form.train),
+        "--metric": _plain(form.metric),
+        "--on": "" if form.cluster == places.clusters()[0] else form.cluster,
+        "--store": _store_option(form),
+        "--name": f'"{form.name.strip()}"' if form.name.strip() else "",
+        "-o": form.out,
+    }
+    words = [_plain(form.model), *(f"{option} {value}" for option, value in options.items() if value)]
+    values = recipe_values(form)
+    if values == {"search": "auto"}:
+        return f"%quanttaas compress {' '.join(words)}"
+    width = max(map(len, values)) + 1
+    lines = [f"{key + ':':<{width}} {inline(value)}" for key, value in values.items()]
+    return "\n".join([f"%%quanttaas {' '.join(words)}", *lines])
+
+
+def _prunings(form: Form) -> list[Any]:
+    amounts = [round(amount, 6) for amount in form.amounts]
+    if follows_pattern(form.method):
+        # It has one amount, which nobody can choose.
+        return [0, form.method]
+    if form.method == "structured":
+        return [amount or 0 for amount in amounts]
+    return [{"method": form.method, "amount": amount} if amount else 0 for amount in amounts]
+
+
+def _unbuilt(values: dict[str, Any], wrong: set[str]) -> Iterator[Problem]:
+    """What is known but not built yet, each field for itself."""
+    plain: dict[str, Any] = {"prune": 0, "quantize": "none"}
+    given = {"runtime": "runtime", "quantize": "quantize", "method": "prune"}
+    runtime: dict[str, Any] = {}
+    for field, key in given.items():
+        if key not in values or {field, _FIELDS[key]} & wrong:
+            continue
+        try:
+            refuse_unbuilt(Recipe.parse({**plain, **runtime, key: values[key]}))
+        except RecipeError as error:
+            yield Problem(field, str(error))
+        else:
+            # Which quantizations are built depends on it.
+            runtime = {"runtime": values[key]} if key == "runtime" else runtime
+
+
+def _problems_of_names(form: Form) -> Iterator[Problem]:
+    if not form.model.strip():
+        yield Problem("model", "choose the model: a variable of the notebook that holds one")
+    if not form.data.strip():
+        yield Problem("data", "choose the data that judges; without labels use the metric 'agreement'")
+    for field in ("model", "data", "train", "calibration", "metric"):
+        yield from _caught(field, partial(_plain, getattr(form, field)))
+    if form.name.strip() and not _NAME.fullmatch(form.name.strip()):
+        yield Problem("name", "a name has up to 80 letters, digits, blanks and simple signs; no quotes or brackets")
+    if form.out:
+        yield from _caught("out", lambda: check_variable(form.out))
+
+
+def _problems_of_place(form: Form, places: Places) -> Iterator[Problem]:
+    wrong = [*_caught("cluster", lambda: places.cluster(form.cluster))] if form.cluster else []
+    wrong += [*_caught("store", lambda: places.store(open_store(form.store).uri))] if form.store else []
+    yield from wrong
+    if not wrong:
+        yield from _caught("store", lambda: _refuse_far_store(form))
+
+
+def _refuse_far_store(form: Form) -> None:
+    cluster = open_cluster(form.cluster or None)
+    cluster.refuse_store(open_store(store_for(cluster, form.store or None)).uri)
+
+
+def _store_option(form: Form) -> str:
+    usual = open_store(store_for(open_cluster(form.cluster or None), None) or load_config().store).uri
+    given = open_store(form.store).uri if form.store else usual
+    return "" if given == usual else given
+
+
+def _plain(text: str) -> str:
+    """A variable as the magic's line takes it, in one spelling; empty where none is named. Raises MagicError."""
+    if not text.strip():
+        return ""
+    expression = parse(text)
+    for node in ast.walk(expression):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and not re.fullmatch(r"[\w .-]*", node.value):
+            raise QuantTaaSError(f"{text!r} holds signs that a line of a magic does not take; put it into a variable")
+    return ast.unparse(expression)
+
+
+def _caught(field: str, act: Callable[[], object]) -> Iterator[Problem]:
+    try:
+        act()
+    except QuantTaaSError as error:
+        yield Problem(field, str(error))

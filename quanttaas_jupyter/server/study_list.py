@@ -1,0 +1,81 @@
+"""Summaries of studies -> lines of the panel's list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.state import ENDED
+from ..views import format as fmt
+
+
+def line(store: str, summary: dict[str, Any], now: float) -> dict[str, Any]:
+    """A line of the list; summaries of older versions lack some values."""
+    total, done = int(summary["total"]), int(summary["done"])
+    over = done + int(summary["failed"]) + int(summary.get("cut", 0))
+    status = str(summary["status"])
+    return {
+        "store": store,
+        "id": summary["id"],
+        "name": summary["name"],
+        "model": summary["model"],
+        "cluster": summary["cluster"],
+        "status": status,
+        "progress": 1.0 if status == "finished" else over / total if total else 0.0,
+        "words": _words(summary, now),
+        "best": _best(summary),
+        "frontier": square(summary.get("frontier") or [], bool(_metric(summary).get("higher_is_better", True))),
+        "can": actions(status),
+    }
+
+
+def actions(status: str) -> dict[str, bool]:
+    """What may be done to a study of this status."""
+    return {
+        "cancel": status in ("queued", "running"),
+        "resume": status in ("interrupted", "cancelled", "failed"),
+        "delete": status != "running",
+    }
+
+
+def square(frontier: Sequence[Sequence[float]], higher_is_better: bool) -> list[tuple[float, float]]:
+    """Sizes and metrics in a square of side 1, sizes by their logarithm, the better metric always up."""
+    points = [(math.log(size), metric if higher_is_better else -metric) for size, metric in frontier if size > 0]
+    if not points:
+        return []
+    places = [_spread([point[axis] for point in points]) for axis in (0, 1)]
+    return list(zip(*places, strict=True))
+
+
+def _spread(values: list[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [round((value - low) / (high - low), 3) if high > low else 0.5 for value in values]
+
+
+def _words(summary: dict[str, Any], now: float) -> str:
+    status, total = str(summary["status"]), int(summary["total"])
+    if status == "queued":
+        return "waiting for an engine"
+    if status in ENDED:
+        told = f"{status} {fmt.ago(now - float(summary['ended']))}" if summary.get("ended") else status
+        reason = str(summary.get("reason") or "") if status == "failed" else ""
+        return f"{told}: {reason}" if reason else told
+    counts = [f"{summary['done']} of {total} trials" if total else "starting"]
+    counts += [f"{summary['failed']} failed"] if summary["failed"] else []
+    return ", ".join([*(["interrupted"] if status == "interrupted" else []), *counts])
+
+
+def _best(summary: dict[str, Any]) -> str:
+    best = summary.get("recommended")
+    if best:
+        smaller, faster = fmt.smaller(best.get("size_ratio")), fmt.faster(best.get("speedup"))
+        return (faster or smaller) if summary.get("minimize") == "latency" else smaller
+    # What an older version wrote: short while it ran, a whole sentence at the end.
+    before = "" if "recommended" in summary else str(summary.get("best") or "")
+    return before if before.endswith(" smaller") else ""
+
+
+def _metric(summary: dict[str, Any]) -> dict[str, Any]:
+    metric = summary.get("metric")
+    return metric if isinstance(metric, dict) else {}

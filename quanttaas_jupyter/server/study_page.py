@@ -1,0 +1,160 @@
+"""A study's state -> everything that its page draws."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any
+
+from ..core.state import StudyState, TrialState
+from ..views import format as fmt
+from ..views import study_heading as words
+from ..views import trial_card as facts
+from ..views.legend import legend
+from ..views.scene import Scene, compose, is_percent, runtimes, steps
+from ..views.summary import recommended
+from .study_list import actions
+
+_STATUS = {"finished": "", "measured": "latency pending", "cut": "cut early", "cancelled": "not measured"}
+
+
+def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
+    """The page of a study.
+
+    Args:
+        store: URI of its store.
+        state: The study.
+        axis: ``size`` or ``latency``.
+        log: Whether that axis is logarithmic.
+    """
+    best, bar = recommended(state), words.progress(state)
+    about = [f"study {state.id}", str(state.model.get("class", "")), words.place(state)]
+    return {
+        "store": store,
+        "id": state.id,
+        "name": state.name,
+        "status": state.status,
+        "seq": state.seq,
+        "heading": " · ".join(filter(None, about)),
+        "notices": [_notice(notice) for notice in words.notices(state)],
+        "progress": {
+            "parts": [part._asdict() for part in bar.parts],
+            "percent": bar.percent,
+            "words": [word.sentence for word in bar.words],
+        },
+        "chart": {**_chart(compose(state, axis, log), log), "legend": _legend(state)},
+        "columns": _columns(state),
+        "trials": [_trial(state, trial, trial is best) for trial in state.trials.values()],
+        "log": [{"clock": fmt.clock(line.time), "text": line.text, "level": line.level} for line in state.log],
+        "notes": [words.capital(note) for note in state.notes],
+        "can": actions(state.status),
+    }
+
+
+def file_name(state: StudyState, trial: TrialState) -> str:
+    """A safe name for a trial's file; empty where there is none."""
+    if not trial.artifact:
+        return ""
+    suffix = PurePath(str(trial.artifact["filename"])).suffix
+    return fmt.filename(state.name or state.id, trial.name, suffix)
+
+
+def _notice(notice: words.Notice) -> dict[str, str]:
+    return {"kind": notice.kind, "text": notice.sentence}
+
+
+def _legend(state: StudyState) -> list[dict[str, str]]:
+    return [key._asdict() for group in legend(state) for key in group]
+
+
+def _chart(scene: Scene, log: bool) -> dict[str, Any]:
+    xs, ys = steps(scene.frontier, scene.view.x[1])
+    return {
+        "axis": scene.axis,
+        "log": log,
+        "points": [asdict(point) for point in scene.points],
+        "stairs": list(zip(xs, ys, strict=True)),
+        "preview": scene.preview,
+        "preview_label": scene.preview_label,
+        "baseline": scene.baseline,
+        "baseline_label": scene.baseline_label,
+        "goal": scene.goal,
+        "goal_label": scene.goal_label,
+        "x_range": scene.view.x,
+        "y_range": scene.view.y,
+        "x_ticks": list(scene.x_ticks.items()),
+        "y_ticks": list(scene.y_ticks.items()),
+        "x_label": scene.x_label,
+        "y_label": scene.y_label,
+        "better": scene.better,
+        "is_empty": scene.is_empty,
+    }
+
+
+def _columns(state: StudyState) -> list[dict[str, Any]]:
+    titles = {
+        "trial": "trial",
+        "metric": str(state.metric.get("name", "metric")),
+        "drop": "drop",
+        "size": "size",
+        "latency": "latency",
+        "remark": "",
+    }
+    return [{"key": key, "title": title, "is_number": key not in ("trial", "remark")} for key, title in titles.items()]
+
+
+def _trial(state: StudyState, trial: TrialState, is_recommended: bool) -> dict[str, Any]:
+    return {
+        "name": trial.name,
+        "status": trial.status,
+        "runtime": str(trial.config.get("runtime", "")),
+        "precision": fmt.precision(str(trial.config.get("quantize", "none"))),
+        "color": fmt.color(trial.config),
+        "marker": fmt.marker(trial.config, runtimes(state)),
+        "words": fmt.configuration(trial.config),
+        "is_recommended": is_recommended,
+        "cells": _cells(state, trial),
+        "facts": facts.numbers(state, trial),
+        "remarks": [_notice(notice) for notice in facts.remarks(state, trial)],
+        "error": " ".join(filter(None, facts.reason(trial))) if trial.error else "",
+        "file": file_name(state, trial),
+    }
+
+
+def _cells(state: StudyState, trial: TrialState) -> dict[str, dict[str, Any]]:
+    cells = {"trial": _cell(trial.name, sort=trial.name), "remark": _remark(state, trial)}
+    metrics, percent = trial.metrics, is_percent(state)
+    if metrics.get("metric") is None:
+        return cells
+    low, high = metrics.get("metric_low"), metrics.get("metric_high")
+    value = fmt.value(metrics["metric"], percent, low, high)
+    cells["metric"] = _cell(value, fmt.interval(low, high, percent), metrics["metric"])
+    is_compressed = not trial.is_baseline
+    if is_compressed and metrics.get("drop") is not None:
+        low, high = metrics.get("drop_low"), metrics.get("drop_high")
+        lost = fmt.drop(metrics["drop"], percent, low, high)
+        cells["drop"] = _cell(lost, fmt.drop_interval(low, high, percent), metrics["drop"])
+    smaller, faster = fmt.smaller(metrics.get("size_ratio")), fmt.faster(metrics.get("speedup"))
+    if metrics.get("size_bytes") is not None:
+        size = metrics["size_bytes"]
+        cells["size"] = _cell(fmt.size(size), smaller if is_compressed else "", size)
+    if metrics.get("latency_ms") is not None:
+        latency = metrics["latency_ms"]
+        cells["latency"] = _cell(fmt.latency(latency), faster if is_compressed else "", latency)
+    return cells
+
+
+def _remark(state: StudyState, trial: TrialState) -> dict[str, Any]:
+    """How a trial stands, in a word or two; the whole sentence beside it."""
+    if trial.status in ("failed", "cut"):
+        return _cell(_STATUS.get(trial.status, trial.status), facts.reason(trial)[0], trial.status)
+    said = _STATUS.get(trial.status, trial.status)
+    told = [said] if said else ["uncertain"] if facts.doubt(state, trial) else []
+    warnings = facts.warnings(trial)
+    if warnings and not told:
+        told = ["warning"] if len(warnings) == 1 else [f"{len(warnings)} warnings"]
+    return _cell(", ".join(told), " ".join(notice.text for notice in warnings), ", ".join(told) or None)
+
+
+def _cell(text: str, extra: str = "", sort: float | str | None = None) -> dict[str, Any]:
+    return {"text": text, "extra": extra, "sort": sort}

@@ -1,0 +1,143 @@
+"""Studies as the panel asks for them: lists by index, a few studies open, so that a poll reads only news."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from ..client.study import Study
+from ..core.errors import NotFound, StoreError
+from ..store import Store
+from ..study_store import deletion
+from ..study_store import records as studies
+from ..study_store.index import StudyIndex
+from ..views import format as fmt
+from .access_policy import Places
+from .cluster_status import Looks
+from .thread_pool import Workers
+
+T = TypeVar("T")
+
+_OPEN = 16
+_PATIENCE = 10.0
+# For a store that did not answer in time before: the others must not wait for it again and again.
+_LITTLE_PATIENCE = 0.5
+_LONG_PATIENCE = 120.0
+
+
+class Listed(NamedTuple):
+    """Summaries with the URI of their store, and sentences about stores that did not answer."""
+
+    summaries: list[tuple[str, dict[str, Any]]]
+    silent: list[str]
+
+
+class Desk:
+    """What the routes work with. Lives in the server's loop; whatever waits for a store runs in threads."""
+
+    def __init__(self, places: Places, workers: Workers) -> None:
+        self.places, self.workers, self.looks = places, workers, Looks(workers)
+        self._indexes: dict[str, StudyIndex] = {}
+        self._last: dict[str, list[dict[str, Any]]] = {}
+        self._slow: set[str] = set()
+        self._open: OrderedDict[tuple[str, str], Study] = OrderedDict()
+
+    async def lists(self) -> Listed:
+        """The studies of all stores, newest first; a store that does not answer in time shows what it last did."""
+        stores = self.places.stores()
+        self._indexes = {uri: self._indexes.get(uri) or StudyIndex(store) for uri, store in stores.items()}
+        self._last = {uri: found for uri, found in self._last.items() if uri in stores}
+        asked = {uri: self.workers.shared(("list", uri), uri, index.look) for uri, index in self._indexes.items()}
+        for patience, is_slow in ((_PATIENCE, False), (_LITTLE_PATIENCE, True)):
+            if waiting := [answer for uri, answer in asked.items() if (uri in self._slow) is is_slow]:
+                await asyncio.wait(waiting, timeout=patience)
+        self._slow = {uri for uri, answer in asked.items() if not answer.done()}
+        silent = []
+        for uri, answer in asked.items():
+            try:
+                self._last[uri] = answer.result()
+                self._close_deleted(uri)
+            except (StoreError, asyncio.InvalidStateError) as error:
+                why = str(error) if isinstance(error, StoreError) else f"the store {uri} does not answer"
+                before = "its studies stand as they were last seen" if uri in self._last else "its studies are missing"
+                silent.append(f"{why}; {before}")
+        found = [(uri, summary) for uri, summaries in self._last.items() for summary in summaries]
+        return Listed(sorted(found, key=lambda item: -float(item[1]["created"])), silent)
+
+    def running(self) -> Counter[str]:
+        """Studies that ran when the lists were last asked for, by cluster."""
+        summaries = (summary for found in self._last.values() for summary in found)
+        return Counter(str(summary["cluster"]) for summary in summaries if summary["status"] == "running")
+
+    async def open(self, study: str, store: str = "") -> Study:
+        """A study by its id; without a store, of the first that has it. Raises NotFound, StoreError."""
+        studies.checked_id(study)
+        where = [self.places.store(store)] if store else list(self.places.stores().values())
+        for place in where:
+            key = (place.uri, study)
+            if key not in self._open:
+                is_last = place is where[-1]
+                with contextlib.suppress(*(() if is_last else (NotFound, StoreError))):
+                    opening = self.workers.shared(("open", *key), place.uri, partial(_open, place, study))
+                    self._keep(key, await _in_time(opening, place.uri, _PATIENCE))
+            if key in self._open:
+                self._open.move_to_end(key)
+                return self._open[key]
+        raise NotFound(f"no study {study} in the stores that this server may use")
+
+    async def ask(self, study: Study, what: str, act: Callable[[], T], patience: float = _PATIENCE) -> T:
+        """Ask something of a study's store, once for all who ask the same meanwhile. Raises StoreError."""
+        return await _in_time(
+            self.workers.shared((what, study.store, study.id), study.store, act), study.store, patience
+        )
+
+    async def act(self, study: Study, act: Callable[[], T]) -> T:
+        """Do something to a study; lists then look at it until it shows."""
+        answer = await self.workers.run(study.store, act)
+        if study.store in self._indexes:
+            self._indexes[study.store].suspect(study.id)
+        return answer
+
+    async def weigh(self, study: Study) -> deletion.Weight:
+        """What a study keeps in its store."""
+        weigh = partial(deletion.weigh, self.places.store(study.store), study.id)
+        return await self.ask(study, "weight", weigh, _LONG_PATIENCE)
+
+    async def delete(self, study: Study) -> tuple[int, str]:
+        """Delete a study; returns the bytes freed so far, and a sentence. Raises StudyIsBusy while it runs."""
+        store = self.places.store(study.store)
+        freed = await self.workers.run(store.uri, partial(deletion.remove_study, store, study.id))
+        self._open.pop((store.uri, study.id), None)
+        # It looks at all studies of the store, which may take minutes.
+        sweeping = self.workers.shared(("sweep", store.uri), store.uri, partial(deletion.sweep, store))
+        await asyncio.wait([sweeping], timeout=_PATIENCE)
+        if not sweeping.done():
+            return freed, f"{fmt.size(freed)} freed; files that no other study needs follow in the background."
+        freed += sweeping.result()
+        return freed, f"{fmt.size(freed)} freed; files that other studies need, or younger than a day, stay."
+
+    def _close_deleted(self, uri: str) -> None:
+        """What somebody deleted elsewhere is not to be shown from memory."""
+        known = {summary["id"] for summary in self._last[uri]}
+        for key in [key for key in self._open if key[0] == uri and key[1] not in known]:
+            del self._open[key]
+
+    def _keep(self, key: tuple[str, str], study: Study) -> None:
+        self._open[key] = study
+        while len(self._open) > _OPEN:
+            self._open.popitem(last=False)
+
+
+async def _in_time(answer: asyncio.Future[T], store: str, patience: float) -> T:
+    try:
+        return await asyncio.wait_for(answer, patience)
+    except asyncio.TimeoutError:
+        raise StoreError(f"the store {store} does not answer; asked again, it may") from None
+
+
+def _open(store: Store, study: str) -> Study:
+    return Study(store, study, studies.read_study(store, study))

@@ -1,0 +1,351 @@
+"""Stages that make models and files. None of them is given the data that judges."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..bundle import batches as data
+from ..bundle import model as models
+from ..core import catalogue
+from ..core.failures import StageError
+from ..store import blobs
+from ..techniques import portable_model as portable
+from ..techniques.evaluate import measure
+from ..techniques.prune import PRUNERS, PruneJob
+from ..techniques.prune import RANKERS as PRUNE_RANKERS
+from ..techniques.quantize import QUANTIZERS, QuantizeJob
+from ..techniques.quantize import RANKERS as QUANTIZE_RANKERS
+from ..techniques.recover import RECOVERIES, RecoverJob
+from ..techniques.runtimes import Runtime, Session
+from . import predictions as answers
+from .context import Context
+from .model_profile import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
+
+_JUDGED_SAMPLES = 512
+_LOOKED_AT, _BROKEN_DB = 64, 3.0
+_SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
+
+
+def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str]:
+    """Paths of the modules that names or class names mean; a module stands for all below it.
+
+    A name that no module bears is the class of the model itself, since unknown ones were refused when the study was
+    submitted: then everything is meant, under the path "".
+
+    Args:
+        names: What the recipe's ``ignore`` says.
+        classes: Class name by module path.
+    """
+    known = {*classes, *classes.values()}
+    whole = [""] if any(name not in known for name in names) else []
+    return whole + [path for path, cls in classes.items() if path and (path in names or cls in names)]
+
+
+def sensitivity(context: Context) -> dict[str, Any]:
+    """Layers ranked by the damage that pruning or quantizing each alone does to the outputs on calibration data."""
+    if context.settings["of"] == "prune":
+        ranking = PRUNE_RANKERS.get("structured")(_prune_job(context, amount=0.5))
+    else:
+        with context.folder() as folder, context.file("source", graph=True) as path:
+            ranking = QUANTIZE_RANKERS.get(context.settings["runtime"])(_quantize_job(context, path, folder))
+    return {"ranking": [[layer, float(decibels)] for layer, decibels in ranking]}
+
+
+def prune(context: Context) -> dict[str, Any]:
+    """Prune; the share that went is counted, not believed."""
+    settings = context.settings
+    job = _prune_job(context, settings["amount"])
+    # Channels are counted with the zeros they held; what the other methods remove is zeros and nothing else.
+    count = parameters_of if settings["method"] == "structured" else nonzero_in
+    whole, before = parameters_of(job.model), count(job.model)
+    made = PRUNERS.get(settings["method"])(job)
+    left = count(made.model)
+    share = (before - left) / whole
+    if share <= 0:
+        raise StageError("pruning removed nothing", "ask for a larger amount, or ignore fewer modules")
+    return {
+        **_model(context, made.model, {"pruned_share": share}),
+        "warnings": list(made.warnings),
+        "choices": made.choices,
+    }
+
+
+def screen(context: Context) -> dict[str, Any]:
+    """A short recovery on a part of the data, and what it costs on a part of the guiding half."""
+    pruned, teacher = context.model("pruned"), context.model()
+    lesson = context.data(context.settings["recover_on"])
+    _, part = lesson.split(_SCREEN_SHARE, _SCREEN_SAMPLES, context.settings["seed"])
+    epochs = min(_SCREEN_EPOCHS, context.settings["epochs"] or _SCREEN_EPOCHS)
+    # The full recovery goes on from this one, and warns of the same.
+    recovered, _ = _taught(context, pruned, teacher, part, epochs, warn=context.report)
+    samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(answers.BATCH)
+    mine, theirs = (answers.joined(answers.of_module(model, samples)) for model in (recovered, teacher))
+    metric, function = context.settings["metric"], context.function("metric")
+    targets, class_dim = answers.targets_of(samples), context.settings["class_dim"]
+    drop = answers.drop_between(metric, function, mine, theirs, targets, class_dim)
+    return _model(context, recovered, {**context.inputs["pruned"]["facts"], "screen_drop": drop})
+
+
+def recover(context: Context) -> dict[str, Any]:
+    """Let a model recover from what was done to it."""
+    portable.refuse(context.settings["model"])
+    before = context.inputs.get("pruned")
+    model = context.model("pruned")
+    warnings: list[str] = []
+    lesson, epochs = context.data(context.settings["recover_on"]), context.settings["epochs"]
+    recovered, facts = _taught(context, model, context.model(), lesson, epochs, warnings.append)
+    made = _model(context, recovered, {**(before["facts"] if before else {}), "recover": facts})
+    return {**made, "warnings": warnings}
+
+
+def export(context: Context) -> dict[str, Any]:
+    """Write the artifact of a module, unquantized."""
+    runtime = context.runtime
+    model, examples = context.model("trained"), context.data("calibration")
+    facts: dict[str, Any] = {"params": parameters_of(model), "macs": macs_of(model, examples)}
+    before = context.inputs.get("trained")
+    facts["pruned_share"] = before["facts"].get("pruned_share", 0.0) if before else 0.0
+    with context.folder() as folder:
+        path = folder / f"model{runtime.suffix}"
+        built = runtime.build(model, examples, path, context.report)
+        facts |= {"export_error": built.export_error}
+        return {
+            **_artifact(context, runtime, path, facts, built.graph),
+            "about": {**built.about, "modules": classes_of(model), "weights": weights_by_kind(model)},
+            "warnings": list(built.warnings),
+        }
+
+
+def quantize(context: Context) -> dict[str, Any]:
+    """Quantize an artifact; one in which nothing changed is refused."""
+    runtime, settings, source = context.runtime, context.settings, context.inputs["source"]
+    with context.folder() as folder, context.file("source", graph=True) as path:
+        job = _quantize_job(context, path, folder)
+        done = QUANTIZERS.get((settings["quantization"], settings["runtime"]))(job)
+        made = _artifact(context, runtime, job.target, source["facts"], done.graph)
+        warnings = _quantization_warnings(settings["quantization"], made["facts"], source["facts"])
+        warnings += _broken_by(settings["quantization"], settings["runtime"], context, job, done.graph)
+    return {
+        **made,
+        "about": source["about"],
+        "warnings": [*done.warnings, *warnings],
+        "choices": done.choices,
+    }
+
+
+class CalibrationJudge:
+    """Looks at files on calibration data: what they lose of the original model, how far they are from their source.
+
+    A file is an artifact, or its graph where artifacts cannot run here.
+    """
+
+    def __init__(self, context: Context, samples: data.Batches) -> None:
+        self._context, self._samples = context, samples
+
+    def drop(self, path: Path) -> float:
+        """How much worse it is than the original, before any pruning, in the metric's unit."""
+        return self.drop_of(self._opened(path))
+
+    def drop_of(self, session: Session) -> float:
+        """``drop`` of a model that is open already."""
+        metric, function = self._context.settings["metric"], self._context.function("metric")
+        mine, class_dim = self._said(session), self._context.settings["class_dim"]
+        return answers.drop_between(metric, function, mine, self._original, self._targets, class_dim)
+
+    def sqnr_db(self, path: Path) -> float:
+        """Signal to quantization noise of its outputs."""
+        found = measure.sqnr_db(self._outputs(path), self._reference)
+        return math.inf if found is None else found
+
+    @cached_property
+    def _reference(self) -> Any:
+        with self._context.opened("source") as session:
+            return self._said(session)
+
+    @cached_property
+    def _original(self) -> Any:
+        inputs = self._context.inputs
+        if "original" not in inputs or inputs["original"]["blobs"] == inputs["source"]["blobs"]:
+            return self._reference
+        with self._context.opened("original") as session:
+            return self._said(session)
+
+    @cached_property
+    def _targets(self) -> Any:
+        return answers.targets_of(self._samples)
+
+    def _outputs(self, path: Path) -> Any:
+        return self._said(self._opened(path))
+
+    def _opened(self, path: Path) -> Session:
+        names, runtime = self._context.inputs["source"]["about"]["input_names"], self._context.runtime
+        return (runtime.open_graph if runtime.why_not_run() else runtime.open)(path, self._context.threads, names)
+
+    def _said(self, session: Session) -> Any:
+        return answers.joined(answers.of_session(session, self._context.inputs["source"]["about"], self._samples))
+
+
+def _prune_job(context: Context, amount: float) -> PruneJob:
+    portable.refuse(context.settings["model"])
+    model, settings = context.model(), context.settings
+    paths = ignored_modules(tuple(settings["ignore"]), classes_of(model))
+    ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
+    return PruneJob(
+        model=model,
+        amount=amount,
+        examples=context.data("calibration"),
+        ignore=tuple(model.get_submodule(path) for path in paths),
+        report=context.report,
+        importance=settings.get("importance", "auto"),
+        scope=settings.get("scope", "global"),
+        spread=settings.get("spread", 0.0),
+        ranking=tuple((layer, decibels) for layer, decibels in ranking),
+        class_dim=settings["class_dim"],
+    )
+
+
+def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
+    settings, about = context.settings, context.inputs["source"]["about"]
+    calibration = context.data("calibration")
+    ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
+    return QuantizeJob(
+        source=source,
+        target=folder / f"quantized{context.runtime.suffix}",
+        calibration=calibration,
+        names=tuple(about["input_names"]),
+        ignore=tuple(ignored_modules(tuple(settings["ignore"]), about["modules"])),
+        report=context.report,
+        calibrator=settings.get("calibrator", "auto"),
+        keep=settings.get("keep", 0),
+        ranking=tuple((layer, decibels) for layer, decibels in ranking),
+        max_drop=settings.get("max_drop", 0.0),
+        judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
+        targets=tuple(settings.get("targets", ())),
+        notes=context.notes,
+        class_dim=settings.get("class_dim"),
+        module=(lambda: _whole(context)) if "model" in settings else None,
+    )
+
+
+def _whole(context: Context) -> Any:
+    portable.refuse(context.settings["model"])
+    return context.model("trained")
+
+
+def _taught(
+    context: Context,
+    model: Any,
+    teacher: Any,
+    lesson: data.Batches,
+    epochs: int | None,
+    warn: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    settings = context.settings
+    zeros = {name: p == 0 for name, p in model.named_parameters()} if settings["keep_zeros"] else {}
+    ignored = ignored_modules(tuple(settings.get("ignore", ())), classes_of(model))
+    job = RecoverJob(
+        model=_masked(model, zeros),
+        teacher=teacher,
+        data=lesson,
+        class_dim=settings["class_dim"],
+        epochs=epochs,
+        lr=settings["lr"],
+        seed=settings["seed"],
+        report=context.report,
+        warn=warn,
+        effort=settings["effort"],
+        precision=settings.get("precision", ""),
+        ignore=tuple(model.get_submodule(path) for path in ignored),
+        function=context.function("function"),
+    )
+    facts = RECOVERIES.get(settings["method"])(job)
+    return _unmasked(job.model, zeros), facts
+
+
+def _model(context: Context, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(model))}, "facts": facts}
+
+
+def _artifact(
+    context: Context, runtime: Runtime, path: Path, facts: dict[str, Any], graph: Path | None
+) -> dict[str, Any]:
+    layers = runtime.layers(graph or path)
+    content = path.read_bytes()
+    size = {"size_bytes": len(content), "size_gzip_bytes": len(gzip.compress(content, 6, mtime=0))}
+    counts = {
+        "quantized_layers": layers.quantized,
+        "quantizable_layers": layers.quantizable,
+        "integer_layers": layers.integers,
+    }
+    files = {"artifact": path, **({"graph": graph} if graph else {})}
+    return {
+        "blobs": {name: blobs.put_file(context.store, file) for name, file in files.items()},
+        "facts": {**facts, **size, **counts},
+        "kept": list(layers.kept),
+        "suffix": runtime.suffix,
+    }
+
+
+def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict[str, Any]) -> list[str]:
+    quantized, quantizable = made["quantized_layers"], made["quantizable_layers"]
+    # A model of float16 has narrow weights before any quantization: only what is new counts.
+    counted = "integer_layers" if _makes_integers(quantization) else "quantized_layers"
+    if made[counted] <= source[counted]:
+        raise StageError(
+            f"{quantization} changed none of the {quantizable} layers with weights"
+            if quantizable
+            else f"{quantization} found no layer with weights in this model",
+            "try another quantization, or ignore fewer modules",
+        )
+    found = []
+    if quantized < quantizable:
+        found.append(f"{quantization} in {quantized} of {quantizable} layers")
+    if made["size_bytes"] >= source["size_bytes"]:
+        found.append(f"{quantization} made the file larger")
+    return found
+
+
+def _makes_integers(quantization: str) -> bool:
+    known = catalogue.find("quantize", quantization)
+    return known is not None and known.makes_integers
+
+
+def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob, graph: Path | None) -> list[str]:
+    """A warning where the file says something else than its source: rounding alone does not do that."""
+    if not _makes_integers(quantization):
+        return []
+    few = job.calibration.head(_LOOKED_AT).rebatched(answers.BATCH)
+    target = graph if graph and context.runtime.why_not_run() else job.target
+    decibels = CalibrationJudge(context, few).sqnr_db(target)
+    if decibels >= _BROKEN_DB:
+        return []
+    others = " or ".join(name for name in ("mixed", "int8-weight", "fp16") if name != quantization)
+    return [
+        f"outputs at {decibels:.1f} dB of the original: {quantization} breaks this model in {runtime}; try {others}"
+    ]
+
+
+def _masked(model: Any, zeros: dict[str, Any]) -> Any:
+    """Keep pruned weights at zero while a recovery trains the others."""
+    for name, parameter in model.named_parameters():
+        mask = zeros.get(name)
+        if mask is not None and bool(mask.any()):
+            parameter.requires_grad_(True)
+            parameter.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask.to(gradient.device), 0.0))
+    return model
+
+
+def _unmasked(model: Any, zeros: dict[str, Any]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter._backward_hooks = None
+            if name in zeros:
+                parameter.masked_fill_(zeros[name], 0.0)
+    return model

@@ -1,0 +1,121 @@
+"""Stages that judge: they read the data that judges and write no model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..bundle import batches as data
+from ..bundle.structure import flatten, unflatten
+from ..techniques.evaluate import measure
+from . import predictions as answers
+from .context import Context
+
+
+def preview(context: Context) -> dict[str, Any]:
+    """The model in eager PyTorch: a first point, before any file is built."""
+    model, evaluation = context.model(), context.data("eval").rebatched(answers.BATCH)
+    parts = answers.of_module(model, evaluation)
+    answers.refuse_ragged(context.settings["metric"]["name"], parts)
+    whole, found = _scored(context, _answers(context, answers.joined(parts), evaluation))
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
+    return {"facts": {**_metric_facts(whole, found), "samples": evaluation.samples, "size_bytes": size}}
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Metric, paired drop and fidelity of an artifact on the data that judges (or guides a search)."""
+    evaluation = context.data(context.settings["judged_on"]).rebatched(answers.BATCH)
+    made = context.inputs["artifact"]
+    with context.opened("artifact") as session:
+        parts = answers.of_session(session, made["about"], evaluation, context.report)
+    answers.refuse_ragged(context.settings["metric"]["name"], parts)
+    outputs = answers.joined(parts)
+    baseline = context.inputs.get("baseline")
+    reference = _outputs(data.read(context.store, baseline["outputs"])) if baseline else None
+    mine = _answers(context, outputs, evaluation, reference)
+    whole, found = _scored(context, mine)
+    facts = {**_metric_facts(whole, found), "samples": evaluation.samples}
+    if baseline is None:
+        kept = data.write(context.store, _as_batches(outputs))
+        nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
+        named = {f"outputs{i}": sha for i, sha in enumerate(kept["shards"])}
+        return {"blobs": named, "outputs": kept, "facts": {**facts, **nothing}, "warnings": _unrun(context)}
+    return {"facts": {**facts, **_against(context, mine, whole)}, "warnings": _unrun(context)}
+
+
+def latency(context: Context) -> dict[str, Any]:
+    """Median and p90 of an artifact's calls, in turns with the baseline's; None where artifacts cannot run here."""
+    if context.runtime.why_not_run():
+        return {"facts": {"latency_ms": None, "latency_p90_ms": None, "speedup": None}}
+    sample = _sized(context.data("calibration"), context.settings["batch"])
+    arrays = [leaf.numpy() for leaf in sample.inputs]
+    # The baseline takes turns with a second session of itself, so that its figure is made like all others.
+    roles = ["artifact", "baseline" if "baseline" in context.inputs else "artifact"]
+    sessions = []
+    for role in roles:
+        with context.opened(role, context.settings["threads"]) as session:
+            sessions.append(session)
+    seconds = measure.interleaved_latency([measure.timed(session, arrays) for session in sessions])
+    median = float(np.median(seconds[0]))
+    facts = {
+        "latency_ms": median * 1e3,
+        "latency_p90_ms": float(np.percentile(seconds[0], 90)) * 1e3,
+        "speedup": float(np.median(seconds[1])) / median if "baseline" in context.inputs else 1.0,
+        "latency_batch": sample.samples,
+        "gpu_memory_bytes": getattr(sessions[0], "gpu_memory_bytes", None),
+    }
+    return {"facts": facts}
+
+
+def _unrun(context: Context) -> list[str]:
+    reason = context.runtime.why_not_run()
+    return [f"built, not run: {reason}; accuracy is that of the same graph in ONNX Runtime, on a CPU"] if reason else []
+
+
+def _sized(calibration: data.Batches, size: int) -> data.Batch:
+    """``size`` samples, again from the first where there are fewer; the first batch where batches cannot be cut."""
+    batch = calibration.head(size).rebatched(size).batches[0]
+    if batch.samples == size or not calibration.is_sliceable():
+        return batch
+    rows = np.arange(size) % batch.samples
+    return data.Batch([leaf[rows] for leaf in batch.inputs], [])
+
+
+def _answers(context: Context, outputs: Any, evaluation: data.Batches, reference: Any = None) -> measure.Answers:
+    return measure.Answers(outputs, answers.targets_of(evaluation), reference, context.settings["class_dim"])
+
+
+def _against(context: Context, mine: measure.Answers, whole: measure.Score) -> dict[str, Any]:
+    metric, function = context.settings["metric"], context.function("metric")
+    original = measure.score(metric, function, replace(mine, outputs=mine.reference))
+    drop = measure.drop_of(metric, function, mine, whole, original, context.settings["seed"])
+    agreement = measure.agreement(mine)
+    return {
+        "drop": drop.value,
+        "drop_low": drop.low,
+        "drop_high": drop.high,
+        "agreement": None if agreement is None else float(np.mean(agreement)),
+        "sqnr_db": measure.sqnr_db(mine.outputs, mine.reference),
+    }
+
+
+def _scored(context: Context, found: measure.Answers) -> tuple[measure.Score, measure.Interval]:
+    metric, function = context.settings["metric"], context.function("metric")
+    whole = measure.score(metric, function, found)
+    return whole, measure.interval_of(metric, function, found, whole, context.settings["seed"])
+
+
+def _metric_facts(whole: measure.Score, found: measure.Interval) -> dict[str, Any]:
+    return {"metric": whole.value, "metric_low": found.low, "metric_high": found.high}
+
+
+def _as_batches(outputs: Any) -> data.Batches:
+    leaves, structure = flatten(outputs)
+    whole = data.Batch([leaf for _, leaf in leaves], [])
+    return data.Batches((whole,), tuple(name or "output" for name, _ in leaves), structure, None)
+
+
+def _outputs(kept: data.Batches) -> Any:
+    return unflatten(kept.inputs, list(kept.batches[0].inputs))

@@ -1,0 +1,91 @@
+"""What artifacts and modules say on a data set: batches of outputs, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..bundle import batches as data
+from ..bundle.structure import flatten, unflatten
+from ..core.failures import StageError
+from ..techniques.evaluate import measure
+from ..techniques.runtimes import Session
+
+BATCH = 64
+
+
+def of_session(
+    session: Session, about: dict[str, Any], samples: data.Batches, report: Callable[[str], None] = lambda line: None
+) -> list[Any]:
+    """Outputs of an open artifact, batch by batch, in the model's structure."""
+    import torch
+
+    parts = []
+    seen = 0
+    for index, batch in enumerate(samples.batches):
+        arrays = session([leaf.numpy() for leaf in batch.inputs])
+        parts.append(unflatten(about["outputs"], [torch.from_numpy(array) for array in arrays]))
+        seen += batch.samples
+        if index % 50 == 49:
+            report(f"measured {seen} of {samples.samples} samples")
+    return parts
+
+
+def of_module(model: Any, samples: data.Batches) -> list[Any]:
+    """Outputs of a module, batch by batch."""
+    import torch
+
+    with torch.no_grad():
+        return [data.call(model, samples.inputs, batch.inputs) for batch in samples.batches]
+
+
+def joined(parts: list[Any], fill: float = 0) -> Any:
+    """Outputs of batches as the output of one; rows of different lengths are filled up, labels as ignored ones."""
+    structure = flatten(parts[0])[1]
+    return unflatten(structure, [_concatenated(column, fill) for column in _columns(parts)])
+
+
+def targets_of(samples: data.Batches) -> Any:
+    """All targets, joined; None without labels."""
+    if not samples.has_targets:
+        return None
+    parts = [unflatten(samples.targets, list(batch.targets)) for batch in samples.batches]
+    return joined(parts, fill=measure.IGNORED_LABEL)
+
+
+def refuse_ragged(metric: str, parts: list[Any]) -> None:
+    """Only accuracy knows which rows were filled up; any other metric would count them. Raises StageError."""
+    if metric != "accuracy" and any(len({leaf.shape[1:] for leaf in column}) > 1 for column in _columns(parts)):
+        raise StageError(
+            f"metric {metric!r} cannot judge outputs whose length differs between batches",
+            "pad all batches to one length, or use accuracy with -100 for what does not count",
+        )
+
+
+def drop_between(
+    metric: dict[str, Any], function: Any, mine: Any, reference: Any, targets: Any, class_dim: int | None
+) -> float:
+    """How much worse ``mine`` is than ``reference``, in the metric's unit; 1 - agreement without targets."""
+    sides = [measure.Answers(side, targets, reference, class_dim) for side in (reference, mine)]
+    if targets is None or metric["name"] == "agreement":
+        return 1.0 - measure.score({"kind": "built-in", "name": "agreement"}, None, sides[1]).value
+    scores = [measure.score(metric, function, side) for side in sides]
+    return (scores[0].value - scores[1].value) * (1.0 if metric["higher_is_better"] else -1.0)
+
+
+def _columns(parts: list[Any]) -> list[list[Any]]:
+    return [list(column) for column in zip(*([leaf for _, leaf in flatten(part)[0]] for part in parts), strict=True)]
+
+
+def _concatenated(column: list[Any], fill: float) -> Any:
+    import torch
+
+    if column[0].ndim == 0:
+        return torch.stack(column)
+    widest = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in column), strict=True)]
+    padded = []
+    for leaf in column:
+        missing = [wide - have for wide, have in zip(widest, leaf.shape[1:], strict=True)]
+        sides = [part for gap in reversed(missing) for part in (0, gap)]
+        padded.append(torch.nn.functional.pad(leaf, sides, value=fill) if any(sides) else leaf)
+    return torch.cat(padded)

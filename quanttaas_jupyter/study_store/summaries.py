@@ -1,0 +1,60 @@
+"""The digest of a study, which lists of studies read instead of its events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.frontier import best_trial, pareto
+from ..core.state import StudyState
+
+# More do not show in a line of a list.
+_FRONTIER_POINTS = 24
+_REASON_LENGTH = 200
+
+
+def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
+    """The digest of a study: everything in it can be rebuilt from its record and events.
+
+    Those of older versions lack ``cut``, ``reason``, ``metric``, ``minimize``, ``recommended`` and ``frontier``.
+    """
+    sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
+    higher = bool(state.metric.get("higher_is_better", True))
+    return {
+        "id": record["id"],
+        "name": record["name"],
+        "created": record["created"],
+        "cluster": record["cluster"],
+        "model": record["model"]["class"],
+        "status": state.status,
+        "seq": state.seq,
+        "total": len(state.trials),
+        "done": state.done,
+        "failed": state.failed,
+        "cut": state.cut,
+        "best": state.recommendation or (f"{1 / min(filter(None, sizes)):.1f}x smaller" if sizes else ""),
+        "ended": state.ended,
+        "reason": (state.error or state.message)[:_REASON_LENGTH],
+        "metric": {"name": state.metric.get("name", "metric"), "higher_is_better": higher},
+        "minimize": state.goal.get("minimize", "size"),
+        "recommended": _recommended(state),
+        "frontier": _frontier(state, higher),
+    }
+
+
+def _recommended(state: StudyState) -> dict[str, Any] | None:
+    """The best trial under the goal so far, as far as a line says it; None where the baseline is all there is."""
+    if state.goal.get("max_drop") is None:
+        return None
+    best = best_trial(state.trials.values(), float(state.goal["max_drop"]), str(state.goal.get("minimize", "size")))
+    if best is None or best.is_baseline:
+        return None
+    return {"trial": best.name, **{key: best.metrics.get(key) for key in ("size_ratio", "speedup")}}
+
+
+def _frontier(state: StudyState, higher_is_better: bool) -> list[list[float]]:
+    """Size and metric of the trials on the frontier; of many, evenly chosen ones with both ends."""
+    found = pareto(state.trials.values(), higher_is_better=higher_is_better)
+    if len(found) > _FRONTIER_POINTS:
+        step = (len(found) - 1) / (_FRONTIER_POINTS - 1)
+        found = [found[round(index * step)] for index in range(_FRONTIER_POINTS)]
+    return [[float(trial.metrics[key] or 0) for key in ("size_bytes", "metric")] for trial in found]

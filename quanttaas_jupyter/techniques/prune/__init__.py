@@ -1,0 +1,65 @@
+"""Pruning techniques, one module each, registered under the recipe's ``method``.
+
+A technique is ``prune(job: PruneJob) -> Pruned``: the model it returns runs without helper modules. A technique whose
+layers can be ranked by the damage that pruning each alone does registers ``rank(job) -> Ranking`` in ``RANKERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...bundle.batches import Batches
+from ..registry import Registry
+
+Ranking = Sequence[tuple[str, float]]
+"""Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is changed; worst first."""
+
+
+@dataclass(frozen=True)
+class PruneJob:
+    """What a pruning technique is given.
+
+    Attributes:
+        model: The module, in eval mode; the technique may change it.
+        amount: The share of parameters to remove, in (0, 1).
+        examples: Calibration samples, at least one batch; targets may be missing.
+        ignore: Modules never touched.
+        report: Called with a line for the log.
+        importance: ``magnitude``, ``batchnorm``, ``taylor``, or ``auto`` for what fits the model.
+        scope: ``global`` compares channels over all layers, ``layer`` takes the same share of each.
+        spread: How strongly ``ranking`` shapes the amounts of single layers; 0 is not at all.
+        ranking: Sensitivity of the layers, made by this technique's ranker; empty where ``spread`` is 0.
+        class_dim: The dimension of the main output that holds one score a class, or None.
+    """
+
+    model: Any
+    amount: float
+    examples: Batches
+    ignore: tuple[Any, ...]
+    report: Callable[[str], None]
+    importance: str = "auto"
+    scope: str = "global"
+    spread: float = 0.0
+    ranking: Ranking = ()
+    class_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a pruning technique returns.
+
+    Attributes:
+        model: The pruned module, in eval mode.
+        warnings: Sentences for the person: what could not be pruned, and why.
+        choices: What the technique chose by itself, such as the importance; small JSON.
+    """
+
+    model: Any
+    warnings: tuple[str, ...] = ()
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+PRUNERS: Registry[Callable[[PruneJob], Pruned]] = Registry("prune")
+RANKERS: Registry[Callable[[PruneJob], Ranking]] = Registry(None)

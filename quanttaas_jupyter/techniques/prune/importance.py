@@ -1,0 +1,156 @@
+"""How much a unit matters, from its weights, its BatchNorm scales or its gradients.
+
+- ``magnitude``: the squared weights of all that goes with a unit (Li et al., "Pruning Filters for Efficient ConvNets",
+  ICLR 2017; summed over coupled layers as in Fang et al., CVPR 2023).
+- ``batchnorm``: the absolute scales of its BatchNorm layers (Liu et al., "Network Slimming", ICCV 2017).
+- ``taylor``: the squared first-order change of the loss when it goes (Molchanov et al., "Importance Estimation for
+  Neural Network Pruning", CVPR 2019). Without targets the loss is a random projection of the outputs, so that the
+  mean square estimates the change of the outputs themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...bundle.batches import call
+from ...bundle.structure import flatten, unflatten
+from ...core.failures import StageError
+from ..evaluate.measure import IGNORED_LABEL, class_dims, main_output
+from . import PruneJob
+from .units import Units
+
+KINDS = ("magnitude", "batchnorm", "taylor")
+_SAMPLES, _BATCH = 128, 16
+_PROJECTIONS = 2
+_FLATTEST = 1e-3
+
+
+def applicable(model: Any, units: Units) -> tuple[str, ...]:
+    """The kinds of importance that say something of this model's units."""
+    return tuple(kind for kind in KINDS if kind != "batchnorm" or _scales(model, units))
+
+
+def of_groups(kind: str, job: PruneJob, units: Units) -> list[np.ndarray]:
+    """Importance of each group's units, with a mean of one.
+
+    Raises:
+        StageError: The model has nothing that this kind looks at, or its gradients are not finite.
+    """
+    magnitude = _sums(units, _squares(job.model))
+    if kind == "magnitude":
+        return [_normal(magnitude[group.units]) for group in units.groups]
+    if kind == "batchnorm":
+        scales = _scales(job.model, units)
+        if not scales:
+            raise StageError(
+                "importance: batchnorm needs BatchNorm layers with scales, and nothing prunable here has any",
+                "use importance: magnitude or taylor",
+            )
+        own = _sums(units, scales)
+        return [_normal(own[g.units] if own[g.units].any() else magnitude[g.units]) for g in units.groups]
+    changes = _taylor(job, units)
+    return [_normal(changes[group.units]) for group in units.groups]
+
+
+def _squares(model: Any) -> dict[str, np.ndarray]:
+    return {
+        name: parameter.detach().double().square().numpy()
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and "bias" not in name.rpartition(".")[2]
+    }
+
+
+def _scales(model: Any, units: Units) -> dict[str, np.ndarray]:
+    import torch
+
+    names = {axis.name for axis in units.axes}
+    return {
+        f"{path}.weight": module.weight.detach().double().abs().numpy()
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and f"{path}.weight" in names
+    }
+
+
+def _sums(units: Units, values: dict[str, np.ndarray]) -> np.ndarray:
+    """Sum a value of each parameter's elements over all that goes with each atom."""
+    found = np.zeros(units.atoms())
+    for axis in units.axes:
+        value = values.get(axis.name)
+        if value is not None and axis.label is not None:
+            own = value.sum(tuple(d for d in range(value.ndim) if d != axis.dim))
+            for column in axis.label.T:
+                np.add.at(found, column, own)
+    return found
+
+
+def _taylor(job: PruneJob, units: Units) -> np.ndarray:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    parameters = {name: p for name, p in job.model.named_parameters() if p.is_floating_point()}
+    wanted = {name: p.requires_grad for name, p in parameters.items()}
+    found = np.zeros(units.atoms())
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for batch in job.examples.head(_SAMPLES).rebatched(_BATCH).batches:
+            with torch.enable_grad():
+                outputs = call(job.model, job.examples.inputs, batch.inputs)
+                losses = _losses(job, outputs, batch.targets, generator)
+                for index, loss in enumerate(losses):
+                    grads = torch.autograd.grad(
+                        loss, list(parameters.values()), allow_unused=True, retain_graph=index + 1 < len(losses)
+                    )
+                    pairs = zip(parameters.items(), grads, strict=True)
+                    products = {n: (p.detach() * g).double().numpy() for (n, p), g in pairs if g is not None}
+                    found += _sums(units, products) ** 2
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(wanted[name])
+    if not np.isfinite(found).all():
+        raise StageError("the gradients of the model are not finite", "use importance: magnitude")
+    return found
+
+
+def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any) -> list[Any]:
+    import torch
+
+    leaves = [leaf for _, leaf in flatten(outputs)[0] if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+    if not leaves:
+        raise StageError("the model's outputs have no gradients", "use importance: magnitude")
+    main = main_output(outputs)
+    main = main if main.requires_grad else leaves[0]
+    labels = main_output(unflatten(job.examples.targets, list(targets))) if targets else None
+    dim = job.class_dim
+    if labels is not None and dim is not None and _are_labels(main, labels, dim):
+        return [torch.nn.functional.cross_entropy(main.movedim(dim, 1), labels.long(), ignore_index=IGNORED_LABEL)]
+    if labels is not None and dim is None and labels.numel() == main.numel():
+        return [(main - labels.reshape(main.shape)).square().mean()]
+    scales = [_spread(leaf.detach()) * leaf.numel() ** 0.5 for leaf in leaves]
+    return [
+        torch.stack([
+            (leaf * torch.randn(leaf.shape, generator=generator)).sum() / scale
+            for leaf, scale in zip(leaves, scales, strict=True)
+        ]).sum()
+        for _ in range(_PROJECTIONS)
+    ]  # fmt: skip
+
+
+def _are_labels(scores: Any, labels: Any, dim: int) -> bool:
+    if dim not in class_dims(scores, labels) or labels.is_complex():
+        return False
+    counted = labels[labels != IGNORED_LABEL]
+    return len(counted) > 0 and int(counted.min()) >= 0 and int(counted.max()) < scores.shape[dim]
+
+
+def _spread(leaf: Any) -> Any:
+    """Standard deviation of an output; one that hardly varies does not count by its rounding."""
+    return (leaf.var(correction=0) + _FLATTEST * leaf.square().mean()).sqrt().clamp_min(1e-8)
+
+
+def _normal(values: np.ndarray) -> np.ndarray:
+    mean = float(values.mean())
+    return values / mean if mean > 0 else np.ones_like(values)

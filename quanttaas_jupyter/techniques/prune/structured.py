@@ -1,0 +1,162 @@
+"""Structured pruning: whole channels, units and heads go, and the model becomes smaller and faster for every runtime.
+
+One run of the model shows which indices of which parameters can only go together (``tracing``); the least important of
+them go (``importance``, ``amounts``); the pruned model is run again and must do the same operations on tensors of
+exactly the predicted sizes (``verify``). What does not work is left whole, and it is tried again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...bundle.batches import Batch, call
+from ...bundle.structure import flatten, unflatten
+from ...core.catalogue import Technique
+from ...core.failures import StageError
+from ..evaluate.measure import sqnr_db
+from . import PRUNERS, RANKERS, Pruned, PruneJob, Ranking
+from .cutting import Cutter
+from .importance import applicable, of_groups
+from .surgery import runs_leave_nothing
+from .tracing import Trace, trace
+from .units import Units, surviving
+
+_FAR = 0.05
+_JUDGED_ON = 64
+_RANKED_ON = 128
+_RANKED_GROUPS = 96
+_TOP_DB = 120.0
+
+_WAY_OUT = "name fewer layers in 'ignore', or try unstructured pruning"
+
+
+@PRUNERS.register(
+    "structured",
+    Technique(
+        help="whole channels go: smaller files and faster everywhere",
+        order=1,
+        marker="square",
+    ),
+)
+def prune(job: PruneJob) -> Pruned:
+    """Remove the least important units until the wanted share of the model's parameters is gone.
+
+    ``importance: auto`` prunes by each kind that applies and keeps the one whose outputs, right after pruning, are
+    closest to the original's on calibration samples.
+
+    Raises:
+        StageError: Nothing can be removed, or the importance does not apply.
+    """
+    with runs_leave_nothing(job.model):
+        return _pruned(job)
+
+
+def _pruned(job: PruneJob) -> Pruned:
+    batch = _two_samples(job)
+    found = _traced(job, batch)
+    units = Units(job.model, found)
+    if not units.groups:
+        raise StageError(f"the model has no channels or units that can be removed{_because(found)}", _WAY_OUT)
+    kinds = applicable(job.model, units) if job.importance == "auto" else (job.importance,)
+    cutter = Cutter(job, batch, found, units)
+    kind = _best(job, cutter, kinds) if len(kinds) > 1 else kinds[0]
+    share = cutter.cut(kind)
+    if not share:
+        raise StageError(f"the model cannot be pruned by channels: {cutter.problem}", _WAY_OUT)
+    warnings = list(cutter.left_whole())
+    if abs(share - job.amount) > _FAR:
+        reached = f"the architecture lets {share:.0%} of the parameters go where {job.amount:.0%} was asked"
+        warnings.insert(0, reached + _because(found))
+    return Pruned(job.model.eval(), tuple(warnings), {"importance": kind})
+
+
+@RANKERS.register("structured")
+def rank(job: PruneJob) -> Ranking:
+    """Mask the least important half of each layer's units, with all that is coupled to them, and look at the outputs.
+
+    Returns:
+        Layers with the SQNR in dB of the outputs, at most 120, worst first. Layers that are coupled share a figure.
+    """
+    batch = _two_samples(job)
+    units = Units(job.model, _traced(job, batch))
+    kind = "magnitude" if job.importance == "auto" else job.importance
+    scores = of_groups(kind, job, units) if units.groups else []
+    sample = job.examples.head(_RANKED_ON).rebatched(_RANKED_ON).batches[0]
+    reference = _outputs(job, sample)
+    pairs = sorted(zip(units.groups, scores, strict=True), key=lambda pair: -units.share(pair[0].units[:-1]))
+    found: dict[str, float] = {}
+    for group, score in pairs[:_RANKED_GROUPS]:
+        least = group.units[np.argsort(score, kind="stable")[: len(group.units) // 2]]
+        decibels = _masked_db(job, units, least, sample, reference)
+        for layer in group.layers:
+            found[layer] = min(decibels, found.get(layer, _TOP_DB))
+    return sorted(found.items(), key=lambda item: item[1])
+
+
+def _two_samples(job: PruneJob) -> Batch:
+    """With one sample, the batch would look like any other dimension of size one."""
+    import torch
+
+    batch = job.examples.head(2).batches[0]
+    if batch.samples > 1 or not job.examples.is_sliceable():
+        return batch
+    return Batch([torch.cat([leaf, leaf]) for leaf in batch.inputs], [])
+
+
+def _traced(job: PruneJob, batch: Batch) -> Trace:
+    ignored = {id(module) for kept in job.ignore for module in kept.modules()}
+    return trace(job.model, job.examples.inputs, batch, ignored)
+
+
+def _best(job: PruneJob, cutter: Cutter, kinds: tuple[str, ...]) -> str:
+    sample = job.examples.head(_JUDGED_ON).rebatched(_JUDGED_ON).batches[0]
+    reference = _outputs(job, sample)
+    found = {}
+    for kind in kinds:
+        if cutter.cut(kind):
+            found[kind] = _db(_outputs(job, sample), reference)
+            job.report(f"importance {kind}: outputs at {found[kind]:.1f} dB right after pruning")
+        cutter.undo()
+    return max(found, key=lambda kind: found[kind], default=kinds[0])
+
+
+def _masked_db(job: PruneJob, units: Units, removed: np.ndarray, sample: Batch, reference: Any) -> float:
+    import torch
+
+    parameters = dict(job.model.named_parameters())
+    alive = np.ones(units.atoms(), bool)
+    alive[removed] = False
+    backup: dict[str, Any] = {}
+    with torch.no_grad():
+        for axis in units.axes:
+            gone = np.flatnonzero(~surviving(axis.label, alive))
+            if axis.name in parameters and len(gone):
+                backup.setdefault(axis.name, parameters[axis.name].clone())
+                parameters[axis.name].index_fill_(axis.dim, torch.from_numpy(gone), 0.0)
+        try:
+            return _db(_outputs(job, sample), reference)
+        finally:
+            for name, values in backup.items():
+                parameters[name].copy_(values)
+
+
+def _outputs(job: PruneJob, sample: Batch) -> Any:
+    import torch
+
+    with torch.no_grad():
+        leaves, structure = flatten(call(job.model, job.examples.inputs, sample.inputs))
+    return unflatten(structure, [leaf for _, leaf in leaves])
+
+
+def _db(outputs: Any, reference: Any) -> float:
+    found = sqnr_db(outputs, reference)
+    if found is None:
+        return _TOP_DB
+    return min(_TOP_DB, found) if np.isfinite(found) else -_TOP_DB
+
+
+def _because(found: Trace) -> str:
+    names = sorted(found.fixed_by)
+    return f"; operations that nothing is known of hold parts of it: {', '.join(names[:4])}" if names else ""

@@ -1,0 +1,141 @@
+"""Graphs with explicit symmetric QDQ for the runtimes of GPUs: by our calibration, or by what ModelOpt found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...core.failures import StageError
+from ..runtimes.onnx_graph import ignored_nodes, layers_of
+from ..runtimes.onnxruntime import open_session
+from . import Quantized, QuantizeJob
+from . import modelopt_scales as modelopt
+from .fidelity import sqnr_db
+from .layer_bisection import fewest_kept
+from .modelopt_scales import Scaled, Scales, scaled
+from .onnx_calibration import observe, ranges_by
+from .onnx_file import load_prepared, save, split_gemms
+from .onnx_symmetric import WEIGHTED, nodes_to_quantize, with_int4_blocks, with_symmetric_qdq
+
+_GOOD_DB = 35.0
+_BLOCK = 128
+_NAMED = 3
+
+
+def calibrated(job: QuantizeJob, kind: str, graph: Path) -> Quantized:
+    """Write the graph with ``kind`` (int8 or fp8) inputs and weights of all products, by the recipe's calibrator.
+
+    ``auto`` takes what is nearest of minimum and maximum, percentile, entropy.
+
+    Raises:
+        StageError: The graph cannot be prepared or calibrated, or has no such product.
+    """
+    import torch
+
+    model = load_prepared(job.source)
+    kept = set(ignored_nodes(model.graph, job.ignore))
+    nodes = _wanted(model, kept, kind)
+    constants = {item.name for item in model.graph.initializer}
+    inputs = [name for node in nodes for name in node.input[:2] if name not in constants]
+    seen = observe(model, inputs, job)
+    source = open_session(job.source, torch.get_num_threads(), job.names, fuses=False)
+    best, quality, chosen = None, -math.inf, ""
+    for calibrator in ("minmax", "percentile", "entropy") if job.calibrator == "auto" else (job.calibrator,):
+        made = with_symmetric_qdq(model, ranges_by(calibrator, seen), kind, kept)
+        save(made, graph)
+        session = open_session(graph, torch.get_num_threads(), job.names, fuses=False)
+        if (found := sqnr_db(session, source, job)) > quality:
+            best, quality, chosen = made, found, calibrator
+        if quality >= _GOOD_DB:
+            break
+    job.report(f"calibrated by {chosen}: {quality:.1f} dB on calibration samples")
+    save(best, graph)
+    return Quantized((), {"calibrator": chosen})
+
+
+def by_scales(job: QuantizeJob, kind: str, find: Callable[[QuantizeJob], dict[str, Scales]], graph: Path) -> Quantized:
+    """Write the graph with ``kind`` inputs and weights of the layers that ModelOpt knows, by its ranges and factors.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or the graph has no such layer.
+    """
+    model = load_prepared(job.source)
+    kept = set(ignored_nodes(model.graph, job.ignore))
+    _wanted(model, kept, kind)
+    found = scaled(model, find(job))
+    kept |= found.unknown
+    if not nodes_to_quantize(found.model.graph, kept):
+        raise StageError("ModelOpt knows no range of any layer of this model", f"use {kind}")
+    save(with_symmetric_qdq(found.model, found.ranges, kind, kept), graph)
+    return Quantized(_unknown(found))
+
+
+def by_awq(job: QuantizeJob, graph: Path) -> Quantized:
+    """Write the graph with int4 weights of matrix products in blocks of 128 inputs, scaled by ModelOpt's AWQ.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or no product has a multiple of 128 inputs.
+    """
+    model = load_prepared(job.source)
+    kept = set(ignored_nodes(model.graph, job.ignore))
+    found = scaled(model, modelopt.by_awq(job, _BLOCK))
+    split_gemms(found.model)
+    made, narrowed = with_int4_blocks(found.model, kept, _BLOCK, found.limits)
+    if not narrowed:
+        raise StageError(
+            f"int4-awq wants matrix products with a multiple of {_BLOCK} inputs; there is none", "use int8"
+        )
+    save(made, graph)
+    return Quantized(found.plainly_rounded())
+
+
+def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quantized:
+    """Keep the fewest layers in float with which the loss on calibration data is allowed, by ModelOpt's ranking.
+
+    Args:
+        job: What is wanted.
+        graph: Where the graph goes.
+        judged: What the judge opens for a graph that was written: the graph itself, or what is built from it.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or no number of layers suffices.
+    """
+    model = load_prepared(job.source)
+    kept = set(ignored_nodes(model.graph, job.ignore))
+    found = scaled(model, modelopt.by_maximum(job))
+    kept |= found.unknown
+    layers = [layer for layer in layers_of(found.model.graph) if layer.op_type in WEIGHTED]
+    here = {layer.module for layer in layers if layer.node not in kept}
+    ranked = [module for module, _ in modelopt.ranking(job) if module in here]
+    if not ranked:
+        raise StageError("mixed finds no layer with weights that may be quantized", "ignore fewer modules")
+
+    def write(modules: Sequence[str]) -> Path:
+        left = kept | {layer.node for layer in layers if layer.module in modules}
+        save(with_symmetric_qdq(found.model, found.ranges, "int8", left), graph)
+        return judged(graph)
+
+    number, drop = fewest_kept(job, ranked, write)
+    write(ranked[:number])
+    choices: dict[str, Any] = {"kept": ranked[:number]}
+    if drop is not None:
+        choices["drop_on_calibration"] = drop
+    said = () if number else ("every layer could be int8: the same file as int8-modelopt",)
+    return Quantized((*_unknown(found), *said), choices)
+
+
+def _wanted(model: Any, kept: Collection[str], kind: str) -> list[Any]:
+    nodes = nodes_to_quantize(model.graph, kept)
+    if not nodes:
+        raise StageError(f"{kind} quantizes products with weights only; this model has none to quantize", "use fp16")
+    return nodes
+
+
+def _unknown(found: Scaled) -> tuple[str, ...]:
+    """What ModelOpt knows nothing of, although it could be quantized."""
+    layers = [layer for layer in layers_of(found.model.graph) if layer.op_type in WEIGHTED]
+    names = sorted({layer.module for layer in layers if layer.node in found.unknown})
+    more = " and others" if len(names) > _NAMED else ""
+    return (f"ModelOpt knows no ranges of {', '.join(names[:_NAMED])}{more}: they stay float",) if names else ()

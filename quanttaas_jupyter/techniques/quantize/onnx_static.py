@@ -1,0 +1,203 @@
+"""``int8`` on ONNX Runtime: static QDQ with unsigned activations and signed per-channel weights (U8S8, for CPUs)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...core.catalogue import Technique
+from ...core.failures import StageError
+from ..runtimes.onnx_graph import ignored_nodes, layers_of
+from . import QUANTIZERS, Quantized, QuantizeJob
+from .onnx_calibration import Activation, Ranges, Reference, observe, ranges_by
+from .onnx_file import load_prepared, plain_biases, save
+from .onnx_qdq import nodes_to_quantize, read_floats, split_biases, tensors_of, with_activations, with_qdq
+from .onnx_smooth import smooth
+from .onnx_weights import store_int8, without_kernels
+from .saturation import FULL_BITS, NARROW_BITS, saturates
+
+_GOOD_DB = 35.0
+"""Noise of 1/3000 of the signal's power: no calibration in the tests that reached it changed a prediction."""
+_BROKEN_DB = 3.0
+"""Noise of half the signal's power: no rounding to eight bits does that, a wrong kernel or a ruined range does."""
+
+
+@QUANTIZERS.register(
+    ("int8", "onnxruntime"),
+    Technique(
+        help="weights and activations in 8 bits, calibrated: smallest and fastest on most processors",
+        order=3,
+        color="#E69F00",
+        starts={"convolution": 1, "linear": 1, "other": 3},
+        is_trainable=True,
+        makes_integers=True,
+    ),
+    needs=("calibrator", "processor"),
+)
+def quantize(job: QuantizeJob) -> Quantized:
+    """Calibrate ranges, then write QDQ nodes around what has integer kernels; other weights are stored as int8.
+
+    ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries smoothing,
+    then percentile and entropy, all from the same pass over the samples, and keeps what is nearest to the original.
+    Where the processor's int8 sums saturate, each is tried with weights of seven bits too.
+
+    Raises:
+        StageError: The graph cannot be prepared or calibrated.
+    """
+    static = Static.of(job)
+    sensitive = [module for module, _ in job.ranking[: job.keep or 0]]
+    kept = static.nodes_of(sensitive)
+    chosen = static.calibrated(kept)
+    save(static.quantized(chosen, kept), job.target)
+    choices = {**chosen.choices, "kept": sensitive} if sensitive else chosen.choices
+    return Quantized((*static.warnings, *chosen.warnings), choices)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A graph with the ranges of its activations.
+
+    Attributes:
+        model: The graph, in float.
+        ranges: What its activations take.
+        calibrator: How the ranges were chosen.
+        smoothed: Those that smoothing made.
+        between: Names of nodes between the layers that stay in float.
+        weight_bits: Seven where eight saturate the processor's sums.
+    """
+
+    model: Any
+    ranges: Ranges
+    calibrator: str
+    smoothed: Ranges = field(default_factory=dict)
+    between: frozenset[str] = frozenset()
+    weight_bits: int = FULL_BITS
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The calibrator, and what else was chosen that is not the usual."""
+        found: dict[str, Any] = {"calibrator": self.calibrator}
+        if self.smoothed:
+            found["smoothed"] = True
+        if self.weight_bits != FULL_BITS:
+            found["weight_bits"] = self.weight_bits
+        return found
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of the choice."""
+        if not self.between:
+            return ()
+        return ("ONNX Runtime computes this model's int8 activations wrongly: between the layers it is float32",)
+
+
+@dataclass(frozen=True)
+class Static:
+    """One pass over the calibration samples, from which any number of int8 graphs is made."""
+
+    job: QuantizeJob
+    model: Any
+    seen: dict[str, Activation]
+    ignored: frozenset[str]
+
+    @classmethod
+    def of(cls, job: QuantizeJob) -> Static:
+        """Prepare the graph and observe its activations. Raises StageError."""
+        model = load_prepared(job.source)
+        plain_biases(model.graph)
+        ignored = frozenset(ignored_nodes(model.graph, job.ignore))
+        tensors = tensors_of(model.graph, nodes_to_quantize(model.graph, ignored))
+        norms = {node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
+        try:
+            seen = observe(model, tensors, job, norms)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise StageError(f"ONNX Runtime cannot run the calibration samples: {reason}", "try fp16") from error
+        return cls(job, model, seen, ignored)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Layers of which only the weights became integers."""
+        names = without_kernels(self.model.graph) - self.ignored
+        types = sorted({layer.op_type for layer in layers_of(self.model.graph) if layer.node in names} - {"Gather"})
+        return (f"{' and '.join(types)}: int8 weights, float32 arithmetic",) if types else ()
+
+    @property
+    def modules(self) -> list[str]:
+        """Paths of the modules with layers to quantize, in order."""
+        layers = layers_of(self.model.graph)
+        return list(dict.fromkeys(layer.module for layer in layers if layer.node not in self.ignored))
+
+    def nodes_of(self, modules: Collection[str]) -> set[str]:
+        """Names of the nodes with weights that come from these modules."""
+        return {layer.node for layer in layers_of(self.model.graph) if layer.module in modules}
+
+    def calibrated(self, kept: Collection[str]) -> Calibrated:
+        """The ranges that ``job.calibrator`` means."""
+        calibrator = "minmax" if self.job.calibrator == "auto" else self.job.calibrator
+        reference = Reference(self.model, self.job)
+        best = Calibrated(self.model, ranges_by(calibrator, self.seen), calibrator)
+        quality = -math.inf
+        widths = (FULL_BITS, NARROW_BITS) if saturates() else (FULL_BITS,)
+
+        def consider(candidate: Calibrated, least: float = -math.inf) -> None:
+            nonlocal best, quality
+            # Narrow ranges make large integers: what is best of eight bits need not be of seven.
+            for sized in (replace(candidate, weight_bits=bits) for bits in widths):
+                if quality >= _GOOD_DB:
+                    break
+                found = reference.sqnr_db(self.quantized(sized, kept))
+                if found > max(quality, least):
+                    best, quality = sized, found
+
+        consider(best)
+        if quality < _BROKEN_DB:
+            consider(self._apart(best), _BROKEN_DB)
+        if self.job.calibrator == "auto":
+            for change in (self._smoothed, self._by_percentile, self._by_entropy):
+                if quality < _GOOD_DB and (candidate := change(best)) is not None:
+                    consider(candidate)
+            self.job.report(f"calibrated by {best.calibrator}: {quality:.1f} dB on calibration samples")
+        return best
+
+    def _apart(self, base: Calibrated) -> Calibrated:
+        """Without integers that flow from layer to layer: ONNX Runtime fuses some of what lies between wrongly."""
+        layers = {layer.node for layer in layers_of(self.model.graph)}
+        names = {node.name for node in nodes_to_quantize(self.model.graph, self.ignored)}
+        return replace(base, between=frozenset(names - layers))
+
+    def _smoothed(self, base: Calibrated) -> Calibrated | None:
+        found = smooth(base.model, self.seen)
+        if found is None:
+            return None
+        return replace(base, model=found.model, ranges=base.ranges | found.ranges, smoothed=found.ranges)
+
+    def _by_percentile(self, base: Calibrated) -> Calibrated:
+        return replace(base, ranges=ranges_by("percentile", self.seen) | base.smoothed, calibrator="percentile")
+
+    def _by_entropy(self, base: Calibrated) -> Calibrated:
+        return replace(base, ranges=ranges_by("entropy", self.seen) | base.smoothed, calibrator="entropy")
+
+    def quantized(self, calibrated: Calibrated, kept: Collection[str]) -> Any:
+        """The int8 graph, all but ignored and ``kept`` nodes."""
+        left = with_activations(self.model.graph, self.ignored.union(kept)) | calibrated.between
+        names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
+        model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
+        read_floats(model.graph, left)
+        split_biases(model.graph)
+        return model
+
+    def quantized_alone(self, calibrated: Calibrated, module: str) -> Any:
+        """The graph in which only this module's layers are int8."""
+        nodes = self.nodes_of((module,)) - self.ignored
+        stored = without_kernels(self.model.graph) & nodes
+        model = self._written(calibrated, nodes - stored, stored)
+        split_biases(model.graph)
+        return model
+
+    def _written(self, calibrated: Calibrated, nodes: Collection[str], stored: Collection[str]) -> Any:
+        model = with_qdq(calibrated.model, calibrated.ranges, nodes, narrow=calibrated.weight_bits == NARROW_BITS)
+        store_int8(model.graph, stored)
+        return model

@@ -1,0 +1,126 @@
+"""Weights in few bytes for PyTorch: ``int8-weight``, ``fp16``, ``bf16``, and products in int8: ``int8-dynamic``.
+
+The exported graph is changed itself: a weight becomes an int8 tensor with a scale an output channel, or a tensor of
+two bytes, that is widened where it is read, once at load. So convolutions and recurrent layers shrink too, and the file
+needs nothing but PyTorch. PT2E is not offered: its files grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...core.failures import StageError
+from ..runtimes.torch_graph import Layer, add_tensor, is_ignored, layers_of, rewrite, tensor_of
+from . import QUANTIZERS, Quantized, QuantizeJob
+
+
+@QUANTIZERS.register(("int8-weight", "torch"))
+def quantize(job: QuantizeJob) -> Quantized:
+    """Store all weights of layers as int8, symmetric, with one scale an output channel; arithmetic stays float32."""
+    return _changed(job, _store_int8)
+
+
+@QUANTIZERS.register(("fp16", "torch"))
+def quantize_fp16(job: QuantizeJob) -> Quantized:
+    """Store weights as float16; arithmetic stays float32, which is faster on CPUs and cannot overflow."""
+    import torch
+
+    return _changed(job, lambda module, layer: _store_as(module, layer, torch.float16))
+
+
+@QUANTIZERS.register(("bf16", "torch"))
+def quantize_bf16(job: QuantizeJob) -> Quantized:
+    """Store weights as bfloat16; arithmetic stays float32."""
+    import torch
+
+    return _changed(job, lambda module, layer: _store_as(module, layer, torch.bfloat16))
+
+
+@QUANTIZERS.register(("int8-dynamic", "torch"))
+def quantize_dynamic(job: QuantizeJob) -> Quantized:
+    """Compute linear layers in int8: weights a scale a channel, activations a scale a row, found as they come.
+
+    What else has weights stores them as int8.
+
+    Raises:
+        StageError: The model has no linear layer.
+    """
+    others: list[str] = []
+    linear: list[str] = []
+
+    def change(module: Any, layer: Layer) -> None:
+        is_linear = str(layer.node.target) == "aten.linear.default" and layer.node.args[1] is layer.weights[0]
+        (linear if is_linear else others).append(layer.module)
+        (_make_dynamic if is_linear else _store_int8)(module, layer)
+
+    _changed(job, change)
+    if not linear:
+        raise StageError("int8-dynamic computes linear layers only; this model has none", "use int8-weight")
+    return Quantized((f"int8 weights, float32 arithmetic in {', '.join(others)}",) if others else ())
+
+
+def _changed(job: QuantizeJob, change: Callable[[Any, Layer], None]) -> Quantized:
+    def all_layers(module: Any) -> None:
+        for layer in layers_of(module):
+            if not is_ignored(layer.module, job.ignore):
+                change(module, layer)
+
+    rewrite(job.source, job.target, job.calibration.head(2).batches[0].inputs, all_layers)
+    return Quantized()
+
+
+def _store_int8(module: Any, layer: Layer) -> None:
+    import torch
+
+    for node in layer.weights:
+        values, scales = _int8(tensor_of(module, node), 1 if "conv_transpose" in str(layer.node.target) else 0)
+        stored, scale = add_tensor(module, node, "int8", values), add_tensor(module, node, "scale", scales)
+        with module.graph.inserting_before(node):
+            wide = module.graph.call_function(torch.ops.aten.to.dtype, (stored, torch.float32))
+            node.replace_all_uses_with(module.graph.call_function(torch.ops.aten.mul.Tensor, (wide, scale)))
+
+
+def _store_as(module: Any, layer: Layer, kind: Any) -> None:
+    import torch
+
+    for node in layer.weights:
+        narrow = tensor_of(module, node).detach().to(kind)
+        if bool(torch.isfinite(narrow).all()):
+            stored = add_tensor(module, node, str(kind).rpartition(".")[2], narrow)
+            with module.graph.inserting_before(node):
+                wide = module.graph.call_function(torch.ops.aten.to.dtype, (stored, torch.float32))
+            node.replace_all_uses_with(wide)
+
+
+def _make_dynamic(module: Any, layer: Layer) -> None:
+    node = layer.weights[0]
+    values, scales = _int8(tensor_of(module, node), 0)
+    stored, scale = add_tensor(module, node, "int8", values), add_tensor(module, node, "scale", scales[:, 0].clone())
+    call = layer.node
+    bias = call.args[2] if len(call.args) > 2 else None
+    with module.graph.inserting_before(call):
+        product = module.graph.call_function(_linear_int8, (call.args[0], stored, scale, bias))
+    call.replace_all_uses_with(product)
+    module.graph.erase_node(call)
+
+
+def _linear_int8(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
+    """A linear layer on ``x`` of shape (..., in) with an int8 weight (out, in); exporting it leaves plain operators."""
+    import torch
+
+    rows = x.reshape(-1, x.shape[-1])
+    step = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    product = torch._int_mm(torch.round(rows / step).to(torch.int8), weight.t())
+    y = product.to(torch.float32) * step * scale
+    y = y if bias is None else y + bias
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _int8(tensor: Any, axis: int) -> tuple[Any, Any]:
+    import torch
+
+    others = [dim for dim in range(tensor.ndim) if dim != axis]
+    scales = tensor.detach().abs().amax(others, keepdim=True) / 127
+    scales = torch.where(scales == 0, torch.ones_like(scales), scales)
+    return torch.round(tensor.detach() / scales).clamp(-127, 127).to(torch.int8), scales

@@ -1,0 +1,80 @@
+"""The notebook's own recovery: ``recover(model, teacher, batches)``."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from ...bundle.batches import Batches
+from ...bundle.model import unwrapped
+from ...bundle.structure import unflatten
+from ...core.catalogue import Technique
+from ...core.failures import StageError
+from ...core.recipe import CALLABLE
+from . import RECOVERIES, RecoverJob
+
+
+@RECOVERIES.register(
+    CALLABLE,
+    Technique(
+        help="a function of the notebook, recover(model, teacher, batches)",
+        is_listed=False,
+    ),
+)
+def recover(job: RecoverJob) -> dict[str, Any]:
+    """Call the function with the pruned module (in training mode), the original one and ``[(inputs, targets), ...]``.
+
+    It changes the module in place and returns nothing, or a number, which is kept as its last loss; or it returns the
+    module to go on with.
+
+    Raises:
+        StageError: The function raised, with its message, or returned something else.
+    """
+    assert job.function is not None
+    job.model.train()
+    for parameter in job.model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    try:
+        returned = job.function(job.model, job.teacher, as_given(job.data))
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise StageError(
+            f"the recovery of the notebook failed: {type(error).__name__}: {text[0] if text else ''}",
+            "it is called as recover(model, teacher, batches), batches being a list of (inputs, targets)",
+        ) from error
+    loss = _taken_over(job.model, returned)
+    job.model.eval()
+    for parameter in job.model.parameters():
+        parameter.grad = None
+    return {} if loss is None else {"loss": loss}
+
+
+def _taken_over(model: Any, returned: Any) -> float | None:
+    """Make ``model`` what was returned, if that is a module; the loss, if it is a number. Raises StageError."""
+    import torch
+
+    if isinstance(returned, torch.nn.Module) and not isinstance(returned, torch.jit.ScriptModule):
+        trained = unwrapped(returned)
+        if trained is not model:
+            # The stage goes on with the module that it gave: that one becomes the other.
+            model.__class__, model.__dict__ = trained.__class__, trained.__dict__
+        return None
+    if returned is None:
+        return None
+    if isinstance(returned, numbers.Real) or (isinstance(returned, torch.Tensor) and returned.numel() == 1):
+        return float(returned)
+    raise StageError(
+        f"the recovery of the notebook returned a {type(returned).__name__}",
+        "return the trained module, a number (its last loss) or nothing",
+    )
+
+
+def as_given(data: Batches) -> list[tuple[Any, Any]]:
+    """Batches nested as the person gave them; targets are None without labels."""
+    return [
+        (
+            unflatten(data.inputs, list(batch.inputs)),
+            unflatten(data.targets, list(batch.targets)) if data.has_targets else None,
+        )
+        for batch in data.batches
+    ]

@@ -1,0 +1,166 @@
+"""Quantization-aware recovery: the model learns to live with the rounding that its quantization will do.
+
+Weights are rounded as the quantizer will round them before every forward pass and put back after the backward pass,
+so that gradients reach the full weights straight through (Bengio, Leonard and Courville, 2013; Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018). Where the
+quantization rounds activations too, inputs of convolutions and linear layers are rounded to 8 bits. Precisions of
+ModelOpt are trained under its own quantizers. What leaves is an ordinary floating-point model: the runtime's own
+quantizer makes the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from ...core.catalogue import Technique
+from ...core.failures import StageError
+from ..attention import layer_by_layer
+from . import RECOVERIES, RecoverJob
+from .qat_modelopt import QUANTIZERS, keep_buffers, with_quantizers
+from .training import train
+
+ROUNDED_HERE = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
+PRECISIONS = (*ROUNDED_HERE, *QUANTIZERS)
+_ROUNDS_ACTIVATIONS = ("int8", "mixed")
+_LEARNING_RATE = 1e-3
+_BLOCK = 32
+_MEMORY = 0.95
+_WHAT = "training with quantizers"
+
+
+@RECOVERIES.register(
+    "qat",
+    Technique(
+        help="training with quantizers in place; best for int8, takes longest",
+        order=3,
+    ),
+)
+def recover(job: RecoverJob) -> dict[str, Any]:
+    """Train under the rounding of ``job.precision``; statistics of BatchNorm stay as they are.
+
+    Raises:
+        StageError: The precision rounds none of the weights, or the training fails.
+    """
+    if job.precision in QUANTIZERS:
+        module, rounded_weights = with_quantizers(job)
+        with layer_by_layer():
+            facts = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
+        keep_buffers(job, module)
+        job.model.eval()
+        return {**facts, "precision": job.precision, "rounded_weights": rounded_weights}
+    ignored = {id(module) for kept in job.ignore for module in kept.modules()}
+    layers = [module for module in job.model.modules() if id(module) not in ignored]
+    rounded = _Rounded(layers, _weight_rounding(job.precision))
+    if not rounded.weights:
+        raise StageError(
+            f"training with quantizers found no weight that {job.precision} rounds",
+            "use 'recover: distill', or ignore fewer modules",
+        )
+    hooks = _round_inputs(layers) if job.precision in _ROUNDS_ACTIVATIONS else []
+    try:
+        with layer_by_layer():
+            facts = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {**facts, "precision": job.precision, "rounded_weights": len(rounded.weights)}
+
+
+def round_symmetric(weight: Any, axis: int | None, bits: int = 8) -> Any:
+    """Values of ``weight`` on a symmetric grid of ``bits`` bits: one scale per index of ``axis``, or one in all."""
+    largest = 2 ** (bits - 1) - 1
+    if axis is None:
+        scale = weight.abs().max()
+    else:
+        others = [dim for dim in range(weight.ndim) if dim != axis]
+        scale = weight.abs().amax(dim=others, keepdim=True)
+    scale = (scale / largest).clamp_min(1e-12)
+    return (weight / scale).round().clamp(-largest, largest) * scale
+
+
+def round_blocks(weight: Any, bits: int = 4) -> Any:
+    """Values of a matrix (outputs x inputs) on a symmetric grid, one scale for every 32 inputs of an output."""
+    import torch
+
+    rows, columns = weight.shape
+    padded = torch.nn.functional.pad(weight, (0, -columns % _BLOCK)).reshape(-1, _BLOCK)
+    return round_symmetric(padded, 0, bits).reshape(rows, -1)[:, :columns]
+
+
+class _Rounded:
+    """Weights that are rounded while it is entered."""
+
+    def __init__(self, layers: list[Any], rounding: Callable[[Any, str], Callable[[Any], Any] | None]) -> None:
+        found = {}
+        for module in layers:
+            for name, parameter in module.named_parameters(recurse=False):
+                how = rounding(module, name)
+                if how is not None:
+                    # A weight that two layers share is rounded once.
+                    found[id(parameter)] = (parameter, how)
+        self.weights = list(found.values())
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        kept = [parameter.data for parameter, _ in self.weights]
+        for parameter, how in self.weights:
+            parameter.data = how(parameter.data)
+        try:
+            yield
+        finally:
+            for (parameter, _), original in zip(self.weights, kept, strict=True):
+                parameter.data = original
+
+
+def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any] | None]:
+    """Which weights a precision rounds, and how."""
+    import torch
+
+    recurrent = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+
+    def rounding(module: Any, name: str) -> Callable[[Any], Any] | None:
+        is_matrix = isinstance(module, torch.nn.Linear) or name == "in_proj_weight"
+        if isinstance(module, recurrent) and name.startswith("weight"):
+            # All precisions store these as int8 with a scale a row, whatever they do with other layers.
+            return lambda weight: round_symmetric(weight, 0)
+        if precision == "int4-weight":
+            return round_blocks if is_matrix and name.endswith("weight") else None
+        if is_matrix and name.endswith("weight"):
+            return lambda weight: round_symmetric(weight, 0)
+        if isinstance(module, torch.nn.modules.conv._ConvNd) and name == "weight":
+            axis = 1 if isinstance(module, torch.nn.modules.conv._ConvTransposeNd) else 0
+            return lambda weight: round_symmetric(weight, axis)
+        return None
+
+    return rounding
+
+
+def _round_inputs(layers: list[Any]) -> list[Any]:
+    import torch
+
+    kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    return [module.register_forward_pre_hook(_RoundedInput()) for module in layers if isinstance(module, kinds)]
+
+
+class _RoundedInput:
+    """Rounds a layer's input to 8 unsigned bits over the range seen so far; it learns the range while training."""
+
+    def __init__(self) -> None:
+        self._low: Any = None
+        self._high: Any = None
+
+    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        import torch
+
+        x = inputs[0]
+        if module.training or self._low is None:
+            low, high = x.detach().amin().clamp_max(0.0), x.detach().amax().clamp_min(0.0)
+            is_first = self._low is None
+            self._low = low if is_first else self._low * _MEMORY + low * (1 - _MEMORY)
+            self._high = high if is_first else self._high * _MEMORY + high * (1 - _MEMORY)
+        scale = ((self._high - self._low) / 255).clamp_min(1e-8)
+        zero = (-self._low / scale).round().clamp(0, 255).to(torch.int32)
+        return (torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255), *inputs[1:])

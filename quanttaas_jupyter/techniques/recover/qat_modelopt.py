@@ -1,0 +1,113 @@
+"""Training under the quantizers of NVIDIA's ModelOpt: for precisions whose ranges it finds. Needs its extra.
+
+Its quantizers stand in the layers while they train and are gone afterwards: what leaves is an ordinary floating-point
+model, in which the technique that writes the file looks for ranges anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from ...bundle.batches import call
+from ...core.failures import StageError
+from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
+from . import RecoverJob
+
+_SAMPLES, _BATCH = 512, 32
+_E4M3 = {"num_bits": (4, 3), "axis": None}
+# Their outputs lie along the second dimension of the weight.
+_TRANSPOSED = tuple(
+    {**WEIGHTS, "parent_class": f"nn.ConvTranspose{dims}d", "cfg": {"num_bits": 8, "axis": 1}} for dims in (1, 2, 3)
+)
+_INT8 = (WEIGHTS, *_TRANSPOSED, INPUTS)
+_FP8 = (
+    {"quantizer_name": "*weight_quantizer", "cfg": _E4M3},
+    {"quantizer_name": "*input_quantizer", "cfg": _E4M3},
+)
+# The finest blocks that a runtime of ours takes; others have larger ones.
+_BLOCKS = {"num_bits": 4, "block_sizes": {-1: 32, "type": "static"}}
+_INT4 = ({"quantizer_name": "*weight_quantizer", "parent_class": "nn.Linear", "cfg": _BLOCKS},)
+
+QUANTIZERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "int8-modelopt": _INT8,
+    "int8-smoothquant": _INT8,
+    "mixed-modelopt": _INT8,
+    "fp8-modelopt": _FP8,
+    "int4-awq": _INT4,
+}
+"""What is rounded by precision."""
+
+
+def with_quantizers(job: RecoverJob) -> tuple[Any, int]:
+    """The module with quantizers in its layers, and how many weights they round. It shares the job's parameters.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or there is nothing to round.
+    """
+    import torch
+
+    batches = job.data.head(_SAMPLES).rebatched(_BATCH)
+
+    def run(model: Any) -> None:
+        with torch.no_grad():
+            for batch in batches.batches:
+                call(model, batches.inputs, batch.inputs)
+
+    with in_one_sentence("train", "use 'recover: distill'"):
+        shared = [*job.model.parameters(), *job.model.buffers()]
+        module = copy.deepcopy(job.model, {id(tensor): tensor for tensor in shared}).eval()
+        off = _left_out(job, _called(module, run))
+        rounded = []
+        if any(_is_rounded(layer, job.precision) and path not in off for path, layer in module.named_modules()):
+            parts = (OFF, *QUANTIZERS[job.precision], *(_no_quantizers(path) for path in sorted(off)))
+            module = quantization().quantize(module, {"quant_cfg": list(parts), "algorithm": "max"}, run)
+            weights = [getattr(layer, "weight_quantizer", None) for layer in module.modules()]
+            rounded = [found for found in weights if found is not None and found.is_enabled]
+    if not rounded:
+        raise StageError(
+            f"training with quantizers found no weight that {job.precision} rounds",
+            "use 'recover: distill', or ignore fewer modules",
+        )
+    return module, len(rounded)
+
+
+def keep_buffers(job: RecoverJob, module: Any) -> None:
+    """Give the job's model the buffers as the trained module has them: a module may have made them anew."""
+    trained = dict(module.named_buffers())
+    for path, owner in job.model.named_modules():
+        for name in owner._buffers:
+            if (found := trained.get(f"{path}.{name}".lstrip("."))) is not None:
+                owner._buffers[name] = found.detach()
+
+
+def _called(module: Any, run: Callable[[Any], None]) -> set[str]:
+    """Paths of the layers that run: attention reads the weight of its output layer without calling it."""
+    seen: set[str] = set()
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs, path=path: seen.add(path))
+        for path, layer in module.named_modules()
+    ]
+    run(module)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _left_out(job: RecoverJob, called: set[str]) -> set[str]:
+    """Paths of layers that get no quantizers: ignored ones, and those that do not run."""
+    ignored = {id(module) for kept in job.ignore for module in kept.modules()}
+    leaves = [(path, layer) for path, layer in job.model.named_modules() if not any(layer.children())]
+    return {path for path, layer in leaves if id(layer) in ignored or path not in called}
+
+
+def _no_quantizers(path: str) -> dict[str, Any]:
+    return {"quantizer_name": f"{path}.*_quantizer", "enable": False}
+
+
+def _is_rounded(layer: Any, precision: str) -> bool:
+    import torch
+
+    kinds = (torch.nn.Linear,) if precision == "int4-awq" else (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    return isinstance(layer, kinds)

@@ -1,0 +1,320 @@
+"""Training a model to answer as another does: the loop that recoveries share.
+
+After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). Class scores are matched by
+the Kullback-Leibler divergence at a raised temperature, every other output by its mean squared error in units of the
+teacher's variance (of a thousandth of its mean square where it hardly varies). Half of every batch is mixed with other
+samples and answered by the teacher anew: a small set of inputs then teaches like a larger one (Beyer et al.,
+"Knowledge distillation: A good teacher is patient and consistent", CVPR 2022).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from ...bundle.batches import Batch, Batches, call
+from ...bundle.structure import flatten
+from ...core.failures import StageError
+from ..evaluate.measure import main_output
+from . import RecoverJob
+from .batchnorm import NOTHING_TO_LEARN, layers_of, learnable
+
+_TEMPERATURE = 2.0
+_HELD_OUT = 0.1
+_BATCH = 64
+_SAMPLE_PASSES = 120_000
+_FEWEST_EPOCHS, _MOST_EPOCHS = 2, 40
+_PATIENCE = 6
+_PROBED = 2
+_FLATTEST = 1e-3
+
+Pass = Callable[[], AbstractContextManager[None]]
+
+
+def train(
+    job: RecoverJob, what: str, peak: float, keeps_statistics: bool = False, forward_and_back: Pass = nullcontext
+) -> dict[str, Any]:
+    """Train with AdamW under a one-cycle schedule; stop early on held-out inputs; keep the best weights.
+
+    Args:
+        job: What to train, and from whom it learns.
+        what: What the log calls it.
+        peak: Peak learning rate where the job names none.
+        keeps_statistics: Running statistics of BatchNorm stay as they are.
+        forward_and_back: Entered around every forward and backward pass.
+
+    Returns:
+        ``epochs``, ``best_epoch``, ``losses`` (mean of each epoch) and ``held_out_loss``.
+
+    Raises:
+        StageError: The loss is not finite, or there are no floating-point outputs to learn from.
+    """
+    import torch
+
+    torch.manual_seed(job.seed)
+    seen, held_out = job.data.split(_HELD_OUT, limit=2_000, seed=job.seed)
+    if not seen.batches:
+        seen = held_out
+    mode = _Mode(job, seen.head(_PROBED), keeps_statistics)
+    seen = mode.usable(seen.rebatched(_BATCH))
+    layout = fast_layout(job.model, job.teacher, seen.head(_PROBED))
+    for model in (job.model, job.teacher):
+        model.to(device=training_device(), memory_format=layout)
+    lesson = _Lesson(job, seen, layout, forward_and_back)
+    exam = _Lesson(job, held_out.rebatched(256), layout, forward_and_back)
+    epochs = job.epochs or default_epochs(seen.samples, job.effort)
+
+    parameters = [p for p in job.model.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    peak = job.lr or peak
+    optimizer = torch.optim.AdamW(parameters, lr=peak)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peak, total_steps=epochs * len(lesson.batches), pct_start=0.2
+    )
+    best_loss, best_weights, best_epoch = exam.loss(job.model), copy.deepcopy(job.model.state_dict()), 0
+    losses: list[float] = []
+    epoch = 0
+    for epoch in range(1, epochs + 1):
+        mode.enter(job.model)
+        losses.append(lesson.teach(job.model, optimizer, schedule))
+        held = exam.loss(job.model)
+        job.report(f"{what}, epoch {epoch} of {epochs}, loss {losses[-1]:.3f}, held-out {held:.3f}")
+        if held < best_loss:
+            best_loss, best_weights, best_epoch = held, copy.deepcopy(job.model.state_dict()), epoch
+        elif epoch - best_epoch >= _PATIENCE and epoch > epochs // 2:
+            break
+    job.model.load_state_dict(best_weights)
+    for parameter in parameters:
+        parameter.grad = None
+    for model in (job.model, job.teacher):
+        model.to(device="cpu", memory_format=torch.contiguous_format).eval()
+    return {"epochs": epoch, "best_epoch": best_epoch, "losses": losses, "held_out_loss": best_loss}
+
+
+def default_epochs(samples: int, effort: float) -> int:
+    """Passes over so many samples: few over many, many over few."""
+    return round(effort * max(_FEWEST_EPOCHS, min(_MOST_EPOCHS, _SAMPLE_PASSES / max(1, samples))))
+
+
+def training_device() -> str:
+    """Where to train: the GPU that this process was given, if any. The model comes back to the CPU afterwards."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_layout(student: Any, teacher: Any, data: Batches) -> Any:
+    """The memory format to train in: channels last where there are 2-D convolutions, which gain by a third on CPUs.
+
+    A model that takes views of its activations cannot work on it; what it does with a few samples tells.
+    """
+    import torch
+
+    models = (student, teacher)
+    if not any(isinstance(module, torch.nn.Conv2d) for model in models for module in model.modules()):
+        return torch.contiguous_format
+    modes = [model.training for model in models]
+    try:
+        for model in models:
+            model.to(memory_format=torch.channels_last).eval()
+            leaves = _float_leaves(call(model, data.inputs, _laid_out(data.batches[0].inputs, torch.channels_last)))
+            if any(leaf.requires_grad for leaf in leaves):
+                sum(leaf.sum() for leaf in leaves if leaf.requires_grad).backward()
+    except RuntimeError:
+        return torch.contiguous_format
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.to(memory_format=torch.contiguous_format).train(mode)
+            model.zero_grad(set_to_none=True)
+    return torch.channels_last
+
+
+def _laid_out(leaves: Sequence[Any], layout: Any) -> list[Any]:
+    return [leaf.contiguous(memory_format=layout) if leaf.ndim == 4 else leaf for leaf in leaves]
+
+
+class _Mode:
+    """The mode in which a model is trained: training mode, as far as the model and the data allow it."""
+
+    def __init__(self, job: RecoverJob, probed: Batches, keeps_statistics: bool) -> None:
+        self._job, self._keeps_statistics = job, keeps_statistics
+        self._is_eval = not _answers_alike(job.model, probed)
+        if self._is_eval:
+            job.warn(
+                "in training mode the model returns something else than in eval mode, so it was trained in eval mode: "
+                "without dropout, the statistics of BatchNorm kept"
+            )
+
+    def usable(self, data: Batches) -> Batches:
+        """The batches to train on: all, unless BatchNorm learns from them and cannot from some."""
+        if self._is_eval or self._keeps_statistics:
+            return data
+        found = learnable(self._job.model, data)
+        if found:
+            return replace(data, batches=tuple(found))
+        self._keeps_statistics = True
+        self._job.warn(NOTHING_TO_LEARN)
+        return data
+
+    def enter(self, model: Any) -> None:
+        """Put a model into this mode."""
+        import torch
+
+        model.train(not self._is_eval)
+        if self._keeps_statistics:
+            for layer in layers_of(model):
+                layer.eval()
+        # On GPUs recurrent layers have gradients in training mode only; quantizers learn ranges at layers in that mode.
+        for module in model.modules():
+            if isinstance(module, (torch.nn.RNNBase, torch.nn.Linear, torch.nn.modules.conv._ConvNd)):
+                module.train()
+
+
+def _answers_alike(model: Any, probed: Batches) -> bool:
+    """Whether a model returns the same in training mode as in eval mode: some have outputs for training only."""
+    import torch
+
+    found = []
+    for training in (True, False):
+        model.train(training)
+        for layer in layers_of(model):
+            layer.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                leaves, structure = flatten(call(model, probed.inputs, probed.batches[0].inputs))
+            found.append((structure, [getattr(leaf, "shape", None) for _, leaf in leaves]))
+        except Exception:
+            # What cannot be run in training mode, such as for want of targets, is trained in eval mode.
+            found.append((None, []))
+    return found[0] == found[1]
+
+
+class _Lesson:
+    """Batches with the teacher's answers, asked for once."""
+
+    def __init__(self, job: RecoverJob, data: Batches, layout: Any, forward_and_back: Pass) -> None:
+        import torch
+
+        self._layout, self._device = layout, training_device()
+        self._pass, self._class_dim = forward_and_back, job.class_dim
+        self.batches = data.batches
+        self._inputs, self._teacher = data.inputs, job.teacher
+        self._can_shuffle_samples = data.is_sliceable()
+        with torch.no_grad():
+            self._answers = [self._outputs(job.teacher, batch.inputs) for batch in data.batches]
+            main = main_output(call(job.teacher, data.inputs, self._there(data.batches[0].inputs)))
+        if not self._answers or not self._answers[0]:
+            raise StageError("the model has no floating-point outputs to distil from", "use 'recover: batchnorm'")
+        self._classes = 0 if job.class_dim is None else main.shape[job.class_dim]
+        self._ndim = main.ndim
+        self._scales = [_scale(list(leaves)) for leaves in zip(*self._answers, strict=True)]
+
+    def teach(self, model: Any, optimizer: Any, schedule: Any) -> float:
+        """One pass over the batches in a new order; returns the mean loss."""
+        import torch
+
+        total = 0.0
+        pairs = self._shuffled()
+        for batch, answers in map(self._half_mixed, pairs):
+            optimizer.zero_grad(set_to_none=True)
+            with self._pass():
+                loss = self._loss(model, batch, answers)
+                if not torch.isfinite(loss):
+                    raise StageError("the loss of the recovery is not finite", "give a smaller lr in 'recover'")
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        return total / len(pairs)
+
+    def loss(self, model: Any) -> float:
+        """The mean loss in eval mode."""
+        import torch
+
+        model.eval()
+        with torch.no_grad(), self._pass():
+            parts = [
+                float(self._loss(model, b, a)) * b.samples for b, a in zip(self.batches, self._answers, strict=True)
+            ]
+        return sum(parts) / sum(batch.samples for batch in self.batches)
+
+    def _shuffled(self) -> list[tuple[Batch, Sequence[Any]]]:
+        import torch
+
+        pairs = list(zip(self.batches, self._answers, strict=True))
+        shapes = {tuple(leaf.shape[1:] for leaf in (*batch.inputs, *answers)) for batch, answers in pairs}
+        uniform = self._can_shuffle_samples and len(shapes) == 1
+        if not uniform:
+            return [pairs[i] for i in torch.randperm(len(pairs)).tolist()]
+        inputs = [torch.cat(column) for column in zip(*(b.inputs for b, _ in pairs), strict=True)]
+        answers = [torch.cat(column) for column in zip(*(a for _, a in pairs), strict=True)]
+        order = torch.randperm(len(inputs[0]))
+        # A last batch of one sample would stop BatchNorm; the schedule counts batches, so none is dropped.
+        chunks = torch.tensor_split(order, len(pairs))
+        return [(Batch([leaf[rows] for leaf in inputs], []), [leaf[rows] for leaf in answers]) for rows in chunks]
+
+    def _half_mixed(self, pair: tuple[Batch, Sequence[Any]]) -> tuple[Batch, Sequence[Any]]:
+        """The batch with its first half mixed with other samples of it, where inputs are numbers and may be mixed."""
+        import torch
+
+        batch, answers = pair
+        half = batch.samples // 2
+        rows = [leaf.shape[0] == batch.samples if leaf.ndim else False for leaf in (*batch.inputs, *answers)]
+        if half < 2 or not all(rows) or not all(leaf.is_floating_point() for leaf in batch.inputs):
+            return pair
+        weight, partner = torch.rand(half), torch.randperm(half)
+        mixed = []
+        for leaf in batch.inputs:
+            share = weight.to(leaf.dtype).reshape(half, *[1] * (leaf.ndim - 1))
+            mixed.append(leaf[:half] * share + leaf[:half][partner] * (1 - share))
+        with torch.no_grad():
+            fresh = self._outputs(self._teacher, mixed)
+        inputs = [torch.cat([new, leaf[half:]]) for new, leaf in zip(mixed, batch.inputs, strict=True)]
+        return Batch(inputs, []), [torch.cat([new, old[half:]]) for new, old in zip(fresh, answers, strict=True)]
+
+    def _outputs(self, model: Any, leaves: Sequence[Any]) -> list[Any]:
+        return _float_leaves(call(model, self._inputs, self._there(leaves)))
+
+    def _there(self, leaves: Sequence[Any]) -> list[Any]:
+        return [leaf.to(self._device) for leaf in _laid_out(leaves, self._layout)]
+
+    def _loss(self, model: Any, batch: Batch, answers: Sequence[Any]) -> Any:
+        given = self._outputs(model, batch.inputs)
+        parts = [
+            self._leaf_loss(student, teacher, scale)
+            for student, teacher, scale in zip(given, answers, self._scales, strict=True)
+        ]
+        return sum(parts) / len(parts)
+
+    def _leaf_loss(self, student: Any, teacher: Any, scale: float) -> Any:
+        from torch.nn import functional
+
+        dim = self._class_dim
+        # Heads beside the main one hold class scores too where they are shaped alike; embeddings do not.
+        if dim is not None and teacher.ndim == self._ndim and teacher.shape[dim] == self._classes:
+            divergence = functional.kl_div(
+                functional.log_softmax(student / _TEMPERATURE, dim=dim),
+                functional.log_softmax(teacher / _TEMPERATURE, dim=dim),
+                reduction="none",
+                log_target=True,
+            )
+            return divergence.sum(dim).mean() * _TEMPERATURE**2
+        return functional.mse_loss(student, teacher) / scale
+
+
+def _scale(answers: list[Any]) -> float:
+    """The variance of an output; of one that hardly varies, such as a constant, what is large beside its magnitude."""
+    import torch
+
+    values = torch.cat([leaf.detach().reshape(-1) for leaf in answers])
+    return max(float(values.var(correction=0)), _FLATTEST * float(values.square().mean())) or 1.0
+
+
+def _float_leaves(outputs: Any) -> list[Any]:
+    leaves, _ = flatten(outputs)
+    return [leaf for _, leaf in leaves if hasattr(leaf, "is_floating_point") and leaf.is_floating_point()]

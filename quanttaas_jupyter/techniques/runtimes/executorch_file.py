@@ -1,0 +1,124 @@
+"""ExecuTorch programs (``.pte``): lowered to XNNPACK from an exported graph, opened in ExecuTorch's Python runtime."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.failures import StageError, optional
+from . import Session
+
+MOST_SAMPLES = 64
+"""Memory is planned ahead for so many samples; a session cuts larger batches."""
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+_OPERATOR = re.compile(r"\b(?:aten|quantized_decomposed|torchvision)(?:::|\.)[\w.]+")
+
+
+def package() -> Any:
+    """ExecuTorch's lowering. Raises StageError where it is missing."""
+    return optional("executorch.exir", extra="executorch")
+
+
+def lower(program: Any, path: Path, is_dynamic: bool = False) -> None:
+    """Write a program: what XNNPACK can compute goes to it, the rest to portable kernels.
+
+    Args:
+        program: A ``torch.export.ExportedProgram``.
+        path: Where the file goes.
+        is_dynamic: It quantizes activations as they come.
+
+    Raises:
+        StageError: No kernel computes one of its operators, which is named.
+    """
+    exir = package()
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+        XnnpackDynamicallyQuantizedPartitioner,
+        XnnpackPartitioner,
+    )
+
+    # The first one finds nothing in other programs, and decomposes them once more for it: a third of the time.
+    partitioners = [*([XnnpackDynamicallyQuantizedPartitioner()] if is_dynamic else []), XnnpackPartitioner()]
+    options = exir.EdgeCompileConfig(_check_ir_validity=False)
+    try:
+        lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioners, compile_config=options)
+        made = lowered.to_executorch()
+    except Exception as error:
+        found = _OPERATOR.search(str(error))
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"it has no operator {found.group()}" if found else f"{type(error).__name__}: {lines[0][:200]}"
+        raise StageError(
+            f"ExecuTorch cannot express this model: {reason}", "replace that operation in forward()"
+        ) from error
+    _refuse_unknown(made.executorch_program)
+    path.write_bytes(made.buffer)
+
+
+def open_program(path: Path, threads: int, count: int) -> Session:
+    """A session of a program with ``count`` inputs.
+
+    It runs on ``threads`` threads, or on those of the programs that are open in this process already.
+
+    Raises:
+        StageError: The runtime refuses the file.
+    """
+    optional("executorch.runtime", extra="executorch")
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
+    if not _open and portable_lib._threadpool_get_thread_count() != threads:
+        # A process has one pool of threads, and programs that are open hang or crash when it is exchanged.
+        portable_lib._unsafe_reset_threadpool(threads)
+    # From memory: the file may go while the program is in use.
+    content = path.read_bytes()
+    try:
+        program = Runtime.get().load_program(content)
+        method = program.load_method("forward")
+    except RuntimeError as error:
+        raise StageError(f"ExecuTorch cannot load the file: {error}", "build it again") from error
+    assert method is not None
+    _open.add(method)
+    return _Program(content, program, method, count)
+
+
+class _Program:
+    """A session: one method of a program, with the bytes that both read."""
+
+    def __init__(self, content: bytes, program: Any, method: Any, count: int) -> None:
+        self._content, self._program, self._method = content, program, method
+        self._most = [method.metadata.input_tensor_meta(index).sizes()[:1] for index in range(count)]
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        """Outputs of arrays; what is more than the program has memory for goes through in parts."""
+        rows = {len(array) if array.ndim else 0 for array in arrays}
+        size = min((sizes[0] for sizes in self._most if sizes), default=0)
+        if len(rows) != 1 or not 0 < size < max(rows):
+            return self._whole(arrays)
+        parts = [self._whole([a[start : start + size] for a in arrays]) for start in range(0, max(rows), size)]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def __del__(self) -> None:
+        # Neither keeps the bytes by itself, and both may read them while they go: the bytes go last.
+        self._method = self._program = None
+
+    def _whole(self, arrays: Sequence[Any]) -> list[Any]:
+        import torch
+
+        found = self._method.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
+        # The program reuses the memory of its outputs.
+        return [np.array(leaf) for leaf in found]
+
+
+def _refuse_unknown(program: Any) -> None:
+    """What no kernel of the runtime computes would fail at load with a number. Raises StageError."""
+    from executorch.runtime import Runtime
+
+    known = Runtime.get().operator_registry.operator_names
+    for operator in program.execution_plan[0].operators:
+        name = f"{operator.name}.{operator.overload}" if operator.overload else operator.name
+        if name not in known:
+            raise StageError(f"ExecuTorch's runtime has no operator {name}", "replace that operation in forward()")

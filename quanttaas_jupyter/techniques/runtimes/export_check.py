@@ -1,0 +1,120 @@
+"""What runtimes share that build from a module: probes, the module with tensors in a row, and the comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...bundle.batches import Batch, Batches, call
+from ...bundle.structure import Structure, flatten
+from ...core.failures import StageError
+
+_RELATIVE = 1e-3
+
+
+class Mismatch(Exception):
+    """The file exists but does not do what the module does."""
+
+
+def difference(session: Callable[[Sequence[Any]], list[Any]], probes: list[Batch], answers: list[list[Any]]) -> float:
+    """The largest absolute difference between a file's outputs and the module's. Raises Mismatch where it is large."""
+    worst = 0.0
+    for batch, expected in zip(probes, answers, strict=True):
+        found = session([leaf.numpy() for leaf in batch.inputs])
+        for mine, theirs in zip(found, expected, strict=True):
+            if mine.shape != theirs.shape:
+                raise Mismatch(f"its file gives {mine.shape} where the model gives {theirs.shape}")
+            if not mine.size:
+                continue
+            difference = float(np.abs(mine.astype(np.float64) - theirs.astype(np.float64)).max())
+            scale = float(np.abs(theirs.astype(np.float64)).max()) + 1e-6
+            if not difference <= _RELATIVE * scale + 1e-5:
+                raise Mismatch(f"its file differs from the model by {difference:.2g}")
+            worst = max(worst, difference)
+    return worst
+
+
+def probes_of(examples: Batches) -> list[Batch]:
+    """At least two batches of different sizes where batches may be cut; tracing sees two samples or more."""
+    head = examples.head(256)
+    if not head.is_sliceable():
+        return list(head.batches[:2])
+    first = head.batches[0]
+    size = max(2, min(first.samples, 16))
+    whole = examples.head(size).rebatched(size).batches[0]
+    small = Batch([leaf[:1] for leaf in whole.inputs], [])
+    others = list(head.batches[1:3])
+    return [Batch(whole.inputs, []), small, *others]
+
+
+def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...]:
+    """Which dimensions vary: the batch, and whatever differs between batches of the data."""
+    is_sliceable = examples.is_sliceable()
+    found: list[dict[int, str]] = []
+    for position, leaf in enumerate(probes[0].inputs):
+        dims = {0: "batch"} if is_sliceable and leaf.ndim else {}
+        for dim in range(1 if is_sliceable else 0, leaf.ndim):
+            if len({batch.inputs[position].shape[dim] for batch in examples.batches}) > 1:
+                dims[dim] = f"dim_{dim}"
+        found.append(dims)
+    return tuple(found)
+
+
+def flattened(model: Any, inputs: Structure) -> Any:
+    """The model as a module with tensors in a row going in and coming out; ``structure`` holds its last outputs'."""
+    import torch
+
+    class Flat(torch.nn.Module):
+        structure: Structure = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *leaves: Any) -> tuple[Any, ...]:
+            outputs = call(self.model, inputs, leaves)
+            found, self.structure = flatten(outputs)
+            wrong = [name or "output" for name, leaf in found if not isinstance(leaf, torch.Tensor)]
+            if wrong:
+                raise StageError(
+                    f"the model returns something that is no tensor at {wrong[0]}",
+                    "return tensors, or tuples, lists or dicts of them",
+                )
+            return tuple(leaf for _, leaf in found)
+
+    flat = Flat().eval()
+    for parameter in flat.parameters():
+        parameter.requires_grad_(False)
+    return flat
+
+
+def arrays_of(outputs: tuple[Any, ...]) -> list[Any]:
+    """Outputs as NumPy arrays."""
+    return [leaf.detach().numpy() for leaf in outputs]
+
+
+def named(error: Exception) -> str:
+    """The operator, or else the line, that an exporter stumbled over."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    operator = re.search(r"operator '?((?:aten|prim|torchvision|\w+)::[\w.]+)'?", text)
+    if operator:
+        return f"it has no operator {operator.group(1)}"
+    missing = re.search(r"No (?:ONNX function|decompositions registered) found for <OpOverload\(op='([\w.]+)'", text)
+    if missing:
+        return f"it has no operator {missing.group(1)}"
+    decision = re.search(r"(Could not guard on data-dependent expression|data-dependent).*", text)
+    line = re.findall(r'File "([^"]+)", line (\d+), in forward', text) or re.findall(
+        r"\(([\w<>/.-]+):(\d+) in forward\)", text
+    )
+    where = f" at {Path(line[-1][0]).name}:{line[-1][1]}" if line else ""
+    if decision:
+        return f"forward() decides by the values of a tensor{where}"
+    summary = re.search(r"<class '[\w.]*?(\w+)'>: (.+)", text)
+    if summary:
+        return f"{summary.group(2).strip()[:200]}{where}"
+    lines = [part for part in text.strip().splitlines() if part.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}{where}"

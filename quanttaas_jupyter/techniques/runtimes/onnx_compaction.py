@@ -1,0 +1,228 @@
+"""ONNX files as small as they can be, before and after quantization.
+
+Exporters write names, shapes and traces of the source that serve no inference: of small files they are most. The
+baseline goes without them as quantized files do, or else quantization would get the credit.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from itertools import chain, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...core.failures import StageError
+from .onnx_graph import layers_of, module_of, name_layers, scope_of
+
+_FLOAT16 = 10
+_DIGITS = string.ascii_letters  # Quantizers name copies of a tensor by appending digits.
+_MODULES = "modules"
+
+
+def load_prepared(source: Path) -> Any:
+    """The prepared graph of an artifact, each node with a name of its own, layers with their module's.
+
+    Raises:
+        StageError: ONNX Runtime cannot read or infer the graph.
+    """
+    import onnx
+
+    model = onnx.load(str(source))
+    # Preparing forgets the metadata that names modules, and makes nodes of its own.
+    _name_by_modules(model)
+    name_layers(model.graph)
+    model = _prepared(model)
+    name_layers(model.graph)
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{index}"
+        seen.add(node.name)
+    return model
+
+
+def make_lean(source: Path, target: Path) -> None:
+    """Write an export anew without what serves no inference; what module each node comes from stays known."""
+    import onnx
+
+    try:
+        model = load_prepared(source)
+    except StageError:
+        model = onnx.load(str(source))
+        _name_by_modules(model)
+    _save(model, target, keep_modules=True)
+
+
+def save(model: Any, target: Path) -> None:
+    """Write a quantized model without what serves no inference.
+
+    Layers keep one name, the path of their module; inputs and outputs keep theirs. Other names, documentation, zero
+    points of symmetric weights and repeated constants go: a share of a small file that shows.
+    """
+    _save(model, target, keep_modules=False)
+
+
+def _save(model: Any, target: Path, keep_modules: bool) -> None:
+    import onnx
+
+    graph = model.graph
+    name_layers(graph)
+    # Names inside the bodies of loops and functions may mean tensors outside of them.
+    is_flat = not model.functions and not any(a.HasField("g") or a.graphs for n in graph.node for a in n.attribute)
+    if is_flat:
+        _sort(graph)
+    modules = _modules_of(graph) if keep_modules else []
+    _drop_names(graph)
+    for item in (model, graph):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    del graph.quantization_annotation[:]
+    _keep_types(graph)
+    _drop_zero_points(graph)
+    if is_flat:
+        _drop_repeated_constants(graph)
+        _shorten_names(graph)
+    if any(modules) and not any(";" in module for module in modules):
+        runs = [f"{module}*{len(list(nodes))}" for module, nodes in groupby(modules)]
+        model.metadata_props.add(key=_MODULES, value=";".join(runs))
+    onnx.save(model, str(target))
+
+
+def _modules_of(graph: Any) -> list[str]:
+    """The module of each node that is no layer; layers, which keep names, go with what stands before them.
+
+    Names of constants tell nothing here: norms that are alike share theirs.
+    """
+    layers = {layer.node for layer in layers_of(graph)}
+    found: list[str] = []
+    for node in graph.node:
+        is_layer = node.name in layers
+        found.append(scope_of(node) if not is_layer else found[-1] if found else "")
+    return found
+
+
+def _name_by_modules(model: Any) -> None:
+    """Name the nodes after their modules, as tracing would: those that were noted, or that ``torch.export`` notes."""
+    noted = next((item.value for item in model.metadata_props if item.key == _MODULES), "")
+    runs = [run.rpartition("*") for run in noted.split(";") if run]
+    modules = [module for module, _, count in runs for _ in range(int(count))]
+    if not modules:
+        modules = [module_of(node) if node.metadata_props else "" for node in model.graph.node]
+    layers = {layer.node for layer in layers_of(model.graph)}
+    for index, (node, module) in enumerate(zip(model.graph.node, modules, strict=True)):
+        if module and node.name not in layers:
+            # What reads names takes one "model." away.
+            scope = f"model.{module}" if module.startswith("model.") else module
+            node.name = f"/{scope}/{node.op_type}_{index}"
+
+
+def _prepared(model: Any) -> Any:
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with TemporaryDirectory() as folder:
+        source, target = (str(Path(folder) / name) for name in ("source.onnx", "prepared.onnx"))
+        onnx.save(model, source)
+        try:
+            # ONNX's own inference gives all that quantizers read; the symbolic one fails more often than it helps.
+            quant_pre_process(source, target, skip_symbolic_shape=True)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise StageError(f"ONNX Runtime cannot prepare the graph for quantization: {reason}") from error
+        return onnx.load(target)
+
+
+def _drop_names(graph: Any) -> None:
+    layers = {layer.node for layer in layers_of(graph)}
+    for node in graph.node:
+        node.name = node.name if node.name in layers else ""
+        node.doc_string = ""
+        del node.metadata_props[:]
+
+
+def _keep_types(graph: Any) -> None:
+    """Keep the shapes of float16 tensors: ONNX Runtime 1.32 dies without them where it fuses Transpose with MatMul."""
+    made = {name for node in graph.node for name in node.output}
+    kept = [item for item in graph.value_info if item.type.tensor_type.elem_type == _FLOAT16 and item.name in made]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _sort(graph: Any) -> None:
+    """Makers before readers, as ONNX wants it; converters append their casts at the end."""
+    nodes = list(graph.node)
+    makers = {output: index for index, node in enumerate(nodes) for output in node.output if output}
+    reads = [[makers[name] for name in node.input if name in makers] for node in nodes]
+    order: dict[int, None] = {}
+    waiting = list(reversed(range(len(nodes))))
+    while waiting:
+        index = waiting[-1]
+        missing = [maker for maker in reads[index] if maker not in order]
+        if missing and index not in order:
+            waiting += missing
+        else:
+            order[waiting.pop()] = None
+    del graph.node[:]
+    graph.node.extend(nodes[index] for index in order)
+
+
+def _drop_zero_points(graph: Any) -> None:
+    """Zero is what DequantizeLinear takes without a zero point; ONNX Runtime's integer Gemm wants to read it."""
+    from onnx import numpy_helper
+
+    constants = {item.name: item for item in graph.initializer}
+    read_by_gemms = {name for node in graph.node if node.op_type == "Gemm" for name in node.input}
+    for node in graph.node:
+        is_dropped = node.op_type == "DequantizeLinear" and node.output[0] not in read_by_gemms
+        if is_dropped and len(node.input) == 3 and node.input[0] in constants:
+            point = constants.get(node.input[2])
+            if point is not None and not numpy_helper.to_array(point).any():
+                del node.input[2]
+
+
+def _drop_repeated_constants(graph: Any) -> None:
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    kept = []
+    outputs = {output.name for output in graph.output}
+    for item in graph.initializer:
+        if item.name not in read:
+            continue
+        name, item.name, item.doc_string = item.name, "", ""
+        same[name] = first.setdefault(item.SerializeToString(deterministic=True), name)
+        item.name = name
+        if same[name] == name or name in outputs:
+            kept.append(item)
+    _rename(graph, same)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _shorten_names(graph: Any) -> None:
+    public = {item.name for item in chain(graph.input, graph.output)}
+    names = dict.fromkeys(chain((item.name for item in graph.initializer), *(node.output for node in graph.node)))
+    wanted = [name for name in names if name and name not in public]
+    taken, short, count = public, {}, 0
+    for name in wanted:
+        while (found := _number(count)) in taken:
+            count += 1
+        short[name] = found
+        count += 1
+    for item in chain(graph.initializer, graph.value_info):
+        item.name = short.get(item.name, item.name)
+    _rename(graph, short)
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            for position, name in enumerate(tensors):
+                tensors[position] = names.get(name, name)
+
+
+def _number(value: int) -> str:
+    digits = _DIGITS[value % len(_DIGITS)]
+    return digits if value < len(_DIGITS) else _number(value // len(_DIGITS) - 1) + digits

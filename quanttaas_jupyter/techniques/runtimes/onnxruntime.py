@@ -1,0 +1,66 @@
+"""ONNX Runtime on CPUs: artifacts are ``.onnx`` files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bundle.batches import Batches
+from ...core.catalogue import Technique
+from . import RUNTIMES, Built, Layers, Runtime, Session
+
+
+class OnnxRuntime(Runtime):
+    """Builds with ``torch.onnx``, runs with ONNX Runtime's CPU provider."""
+
+    suffix = ".onnx"
+
+    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+        """Export, and compare the file's outputs with the module's. Raises StageError."""
+        from .onnx_export import export
+
+        error, about = export(model, examples, path, lambda file, names: self.open(file, 1, names), report)
+        return Built(error, about)
+
+    def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
+        """An inference session on ``threads`` threads that takes the inputs ``names`` in order."""
+        return open_session(path, threads, names)
+
+    def layers(self, path: Path) -> Layers:
+        """Nodes with weights, and which of them are quantized."""
+        from .onnx_graph import summarize
+
+        return summarize(path)
+
+
+def open_session(path: Path, threads: int, names: Sequence[str], fuses: bool = True) -> Session:
+    """``OnnxRuntime.open``; without ``fuses`` operators are computed one by one, as the graph says."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if not fuses:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # Spinning threads of several sessions disturb each other's latency many times over.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # An input that the model never reads is no input of the graph.
+    wanted = {item.name for item in session.get_inputs()}
+
+    def run(arrays: Sequence[Any]) -> list[Any]:
+        feed = {name: array for name, array in zip(names, arrays, strict=True) if name in wanted}
+        return list(session.run(None, feed))
+
+    return run
+
+
+RUNTIMES.register(
+    "onnxruntime",
+    Technique(
+        help="an ONNX file: phones, boards, servers",
+        order=1,
+    ),
+)(OnnxRuntime())

@@ -1,0 +1,189 @@
+"""OpenVINO models as one file, looked through.
+
+The file is a ZIP of ``model.xml``, the graph, and ``model.bin``, the weights. The graph is text and goes compressed;
+the weights stay as they are, so that what compression saves is not taken for what quantization saves.
+"""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...core.failures import optional
+from . import Layers, Session
+
+_LOCK = threading.Lock()
+_BIAS_SUFFIX = "/WithoutBiases"
+# By type, at which inputs weights may come.
+_WEIGHTED = {
+    "Convolution": (1,),
+    "GroupConvolution": (1,),
+    "ConvolutionBackpropData": (1,),
+    "GroupConvolutionBackpropData": (1,),
+    "MatMul": (0, 1),
+    "Gather": (0,),
+    "LSTMSequence": (4, 5),
+    "GRUSequence": (3, 4),
+    "RNNSequence": (3, 4),
+}
+_SHAPING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Concat")
+_WIDENING = ("Convert", "Multiply", "Subtract", "FakeQuantize", *_SHAPING)
+_INTEGERS = ("i8", "u8", "i4", "u4")
+_NARROW = (*_INTEGERS, "f16", "bf16")
+_FLOATS = ("f32", "f64")
+_LARGEST = 65504.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights. ``module`` is the dotted path of the module it comes from, or the node's name."""
+
+    node: str
+    kind: str
+    module: str
+    is_quantized: bool
+    is_integer: bool
+
+
+def openvino() -> Any:
+    """The package. Raises StageError where it is missing."""
+    return optional("openvino", extra="openvino")
+
+
+def core() -> Any:
+    """The process's one OpenVINO core. Raises StageError where the package is missing."""
+    with _LOCK:
+        return _core(openvino())
+
+
+@lru_cache(maxsize=1)
+def _core(package: Any) -> Any:
+    """Made once, and kept for as long as the process lives.
+
+    Each core of OpenVINO 2026.4 gives the thread a stack for signals (where the processor has AMX). Of two, the later
+    one to go puts back that of the first, which is freed by then: the next signal would kill the process.
+    """
+    return package.Core()
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a model as one file."""
+    with TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.xml"
+        openvino().save_model(model, str(graph), compress_to_fp16=False)
+        with zipfile.ZipFile(path, "w") as archive:
+            for file, method in ((graph, zipfile.ZIP_DEFLATED), (graph.with_suffix(".bin"), zipfile.ZIP_STORED)):
+                archive.write(file, file.name, method)
+
+
+def load(path: Path) -> Any:
+    """Read a model."""
+    with zipfile.ZipFile(path) as archive:
+        graph, weights = archive.read("model.xml"), archive.read("model.bin")
+    return core().read_model(graph, weights)
+
+
+def session_of(compiled: Any, names: Sequence[str]) -> Session:
+    """A session of a compiled model that takes the inputs ``names`` in order."""
+    import numpy as np
+
+    request = compiled.create_infer_request()
+
+    def run(arrays: Sequence[Any]) -> list[Any]:
+        results = request.infer(feed_of(compiled, names, arrays))
+        return [np.array(results[output]) for output in compiled.outputs]
+
+    return run
+
+
+def feed_of(model: Any, names: Sequence[str], arrays: Sequence[Any]) -> dict[str, Any]:
+    """Arrays by the names of a model's inputs; what the model never reads is no input of it."""
+    wanted = {name for item in model.inputs for name in item.get_names()}
+    return {name: array for name, array in zip(names, arrays, strict=True) if name in wanted}
+
+
+def layers_of(model: Any) -> list[Layer]:
+    """All nodes with weights, in order."""
+    found = []
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        places = _WEIGHTED.get(kind, ())
+        sources = [source for i in places if (source := _constant(node.input_value(i))) is not None]
+        types = [found_type for source in sources if (found_type := _kind_of(source, kind == "Gather"))]
+        if types:
+            name = node.get_friendly_name()
+            narrow, integer = all(t in _NARROW for t in types), all(t in _INTEGERS for t in types)
+            found.append(Layer(name, kind, module_of(name), narrow, integer))
+    return found
+
+
+def summarize(path: Path) -> Layers:
+    """How many layers are quantized, and which are not."""
+    layers = layers_of(load(path))
+    kept = tuple(layer.module for layer in layers if not layer.is_quantized)
+    return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
+
+
+def module_of(name: str) -> str:
+    """The module path in a node's name: layers carry it, what is between them has names that mean nothing."""
+    return name.removesuffix(_BIAS_SUFFIX).partition("#")[0]
+
+
+def ignored_nodes(model: Any, ignore: Iterable[str]) -> list[str]:
+    """Names of the layers of ignored modules: a module's path stands for all below it, "" for the whole model."""
+    names = tuple(ignore)
+    return [
+        layer.node
+        for layer in layers_of(model)
+        if any(not name or layer.module == name or layer.module.startswith(f"{name}.") for name in names)
+    ]
+
+
+def store_as(model: Any, kind: str, kept: Collection[str]) -> None:
+    """Store the float32 weights of all layers but ``kept`` as ``float16`` or ``bfloat16``, widened where they are read.
+
+    Weights that float16 cannot hold stay as they are.
+    """
+    import numpy as np
+
+    ov = openvino()
+    opset = ov.opset13
+    narrow = {"float16": ov.Type.f16, "bfloat16": ov.Type.bf16}[kind]
+    stored: dict[str, Any] = {}
+    for node in model.get_ordered_ops():
+        if node.get_friendly_name() in kept:
+            continue
+        for place in _WEIGHTED.get(node.get_type_name(), ()):
+            source = _constant(node.input_value(place))
+            if source is None or _kind_of(source, node.get_type_name() == "Gather") != "f32":
+                continue
+            if kind == "float16" and np.abs(source.data).max(initial=0) > _LARGEST:
+                continue
+            name = source.get_friendly_name()
+            if name not in stored:
+                stored[name] = opset.convert(opset.constant(source.data, narrow), "f32")
+            for reader in source.output(0).get_target_inputs():
+                reader.replace_source_output(stored[name].output(0))
+
+
+def _constant(output: Any) -> Any:
+    """The constant behind an operand, seen through what widens it; None where there is none."""
+    node = output.get_node()
+    while node.get_type_name() in _WIDENING:
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "Constant" else None
+
+
+def _kind_of(node: Any, is_table: bool) -> str:
+    """The element type of a constant that is a weight; empty for shapes, indices and scales."""
+    kind = node.get_element_type().get_type_name()
+    shape = list(node.get_output_shape(0))
+    least = 2 if is_table else 1
+    is_weight = kind in (*_NARROW, *_FLOATS) and len(shape) > 1 and sum(size > 1 for size in shape) >= least
+    return kind if is_weight else ""

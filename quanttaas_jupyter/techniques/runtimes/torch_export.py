@@ -1,0 +1,73 @@
+"""PyTorch itself on CPUs: artifacts are exported programs (``.pt2``), which need no source of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bundle.batches import Batches
+from ...core.catalogue import Technique
+from ...core.failures import StageError
+from . import RUNTIMES, Built, Layers, Runtime, Session
+from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
+
+
+class TorchExport(Runtime):
+    """Builds with ``torch.export``, runs the program's graph with its constants folded."""
+
+    suffix = ".pt2"
+
+    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+        """Export, and compare the file's outputs with the module's at several batch sizes. Raises StageError."""
+        import torch
+
+        from .torch_graph import save
+
+        probes = probes_of(examples)
+        flat = flattened(model, examples.inputs)
+        answers = [arrays_of(flat(*batch.inputs)) for batch in probes]
+        dynamic = [dict.fromkeys(dims, torch.export.Dim.AUTO) for dims in varying(examples, probes)]
+        try:
+            save(flat, probes[0].inputs, dynamic, path)
+            error = difference(self.open(path, 1, examples.names), probes, answers)
+        except Mismatch as mismatch:
+            raise StageError(f"torch.export does not reproduce the model: {mismatch}") from mismatch
+        except Exception as problem:
+            raise StageError(f"torch.export cannot express this model: {named(problem)}") from problem
+        about = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
+        return Built(error, about)
+
+    def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
+        """A session on ``threads`` threads (those of the process) that takes the inputs ``names`` in order."""
+        import torch
+
+        from .torch_graph import fold, load
+
+        module = load(path)
+        with torch.no_grad():
+            fold(module)
+
+        def run(arrays: Sequence[Any]) -> list[Any]:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            with torch.inference_mode():
+                outputs = module(*(torch.from_numpy(array) for array in arrays))
+            return [leaf.numpy() for leaf in outputs]
+
+        return run
+
+    def layers(self, path: Path) -> Layers:
+        """Calls with weights, and which of them hold narrow ones."""
+        from .torch_graph import summarize
+
+        return summarize(path)
+
+
+RUNTIMES.register(
+    "torch",
+    Technique(
+        help="a .pt2 file for PyTorch",
+        order=2,
+    ),
+)(TorchExport())

@@ -1,0 +1,204 @@
+"""Exported PyTorch programs (``.pt2``): read without running foreign code, looked through, changed, written small."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.failures import StageError
+from . import Layers
+
+_WEIGHTS = {
+    **{f"aten.conv{n}d.{kind}": 1 for n in (1, 2, 3) for kind in ("default", "padding")},
+    **{f"aten.conv_transpose{n}d.{'default' if n == 1 else 'input'}": 1 for n in (1, 2, 3)},
+    "aten.linear.default": 1,
+    "aten.embedding.default": 0,
+    "aten._int_mm.default": 1,
+    "aten.lstm.input": 2,
+    "aten.gru.input": 2,
+    "aten.rnn_tanh.input": 2,
+    "aten.rnn_relu.input": 2,
+}
+_TRACES = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A call with weights.
+
+    Attributes:
+        node: The call in the graph.
+        module: Dotted path of the module that holds the weights.
+        weights: The ``get_attr`` nodes of the weights, without biases and scales.
+        is_quantized: Every weight has fewer than four bytes a number.
+        is_integer: Every weight is of integers.
+    """
+
+    node: Any
+    module: str
+    weights: tuple[Any, ...]
+    is_quantized: bool
+    is_integer: bool
+
+
+def load(path: Path) -> Any:
+    """The program as a ``GraphModule``. Raises StageError where the file holds pickled objects."""
+    import torch
+
+    _refuse_pickles(path)
+    return torch.export.load(path).module()
+
+
+def save(module: Any, inputs: Sequence[Any], dynamic: Sequence[dict[int, Any]], path: Path) -> None:
+    """Export a module, and write it without the traces of its source and without sample inputs."""
+    import torch
+
+    with torch.no_grad():
+        # A view would bring along all of the batch it was cut from.
+        arguments = tuple(leaf.clone() for leaf in inputs)
+        program = torch.export.export(module, arguments, dynamic_shapes=_shapes_of(module, dynamic))
+    for node in program.graph_module.graph.nodes:
+        for key in _TRACES:
+            node.meta.pop(key, None)
+    program._example_inputs = None
+    torch.export.save(program, path)
+
+
+def rewrite(path: Path, target: Path, inputs: Sequence[Any], change: Callable[[Any], None]) -> None:
+    """Load a program, change its graph, and write it with the same dimensions left free."""
+    import torch
+
+    module = load(path)
+    entries = [node for node in module.graph.nodes if node.op == "placeholder"]
+    dynamic = [
+        {dim: torch.export.Dim.AUTO for dim, size in enumerate(node.meta["val"].shape) if not isinstance(size, int)}
+        for node in entries
+    ]
+    change(module)
+    module.graph.eliminate_dead_code()
+    _drop_unread(module)
+    module.recompile()
+    save(module, inputs, dynamic, target)
+
+
+def layers_of(module: Any) -> list[Layer]:
+    """All calls with weights, in order."""
+    found = []
+    for node in module.graph.nodes:
+        position = _WEIGHTS.get(str(node.target)) if node.op == "call_function" else None
+        if position is None:
+            continue
+        operand = node.args[position]
+        sources = [_source(item) for item in (operand if isinstance(operand, (list, tuple)) else [operand])]
+        weights = tuple(item for item in sources if item is not None and tensor_of(module, item).ndim > 1)
+        if weights:
+            tensors = [tensor_of(module, item) for item in weights]
+            narrow = all(tensor.element_size() < 4 for tensor in tensors)
+            integers = not any(tensor.is_floating_point() for tensor in tensors)
+            found.append(Layer(node, _module_of(weights[0]), weights, narrow, integers))
+    return found
+
+
+def summarize(path: Path) -> Layers:
+    """How many layers are quantized, and which are not."""
+    layers = layers_of(load(path))
+    kept = tuple(layer.module for layer in layers if not layer.is_quantized)
+    return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
+
+
+def tensor_of(module: Any, node: Any) -> Any:
+    """The tensor that a ``get_attr`` node reads."""
+    parent, _, name = node.target.rpartition(".")
+    return getattr(module.get_submodule(parent), name)
+
+
+def add_tensor(module: Any, beside: Any, suffix: str, tensor: Any) -> Any:
+    """Register a tensor beside the one a ``get_attr`` node reads; returns the node that reads it."""
+    parent, _, name = beside.target.rpartition(".")
+    module.get_submodule(parent).register_buffer(f"{name}_{suffix}", tensor)
+    with module.graph.inserting_before(beside):
+        return module.graph.get_attr(f"{parent}.{name}_{suffix}".lstrip("."))
+
+
+def fold(module: Any) -> None:
+    """Compute once what depends on no input: weights are widened at load and not at every call."""
+    import torch
+
+    known: dict[Any, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr" and isinstance(tensor := _attribute(module, node.target), torch.Tensor):
+            known[node] = tensor
+        elif node.op == "call_function" and node.all_input_nodes and known.keys() >= set(node.all_input_nodes):
+            arguments = torch.fx.map_arg((node.args, node.kwargs), lambda item: known[item])
+            value = node.target(*arguments[0], **arguments[1])
+            if isinstance(value, torch.Tensor):
+                known[node] = value
+                module.register_buffer(f"folded_{node.name}", value)
+                with module.graph.inserting_before(node):
+                    constant = module.graph.get_attr(f"folded_{node.name}")
+                known[constant] = value
+                node.replace_all_uses_with(constant)
+    module.graph.eliminate_dead_code()
+    _drop_unread(module)
+    module.recompile()
+
+
+def is_ignored(module: str, ignore: Iterable[str]) -> bool:
+    """Whether a module is, or lies below, one of those to leave alone; an empty name stands for the whole model."""
+    return any(not name or module == name or module.startswith(f"{name}.") for name in ignore)
+
+
+def _shapes_of(module: Any, dynamic: Sequence[dict[int, Any]]) -> Any:
+    import torch
+
+    # A loaded program names its inputs; a module that takes them in a row has them in one tuple.
+    return tuple(dynamic) if isinstance(module, torch.fx.GraphModule) else (tuple(dynamic),)
+
+
+def _source(node: Any) -> Any:
+    """The ``get_attr`` node that a weight comes from, seen through casts, scales and views."""
+    while getattr(node, "op", "") == "call_function" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node if getattr(node, "op", "") == "get_attr" else None
+
+
+def _module_of(node: Any) -> str:
+    return node.target.rpartition(".")[0].removeprefix("model.")
+
+
+def _attribute(module: Any, target: str) -> Any:
+    for name in target.split("."):
+        module = getattr(module, name, None)
+    return module
+
+
+def _drop_unread(module: Any) -> None:
+    read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    found = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    for name, _ in found:
+        if name not in read:
+            parent, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(parent), leaf)
+
+
+def _refuse_pickles(path: Path) -> None:
+    """``torch.export.load`` unpickles what it finds; only tensors may be found."""
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            refused = False
+            if name.endswith("_config.json"):
+                refused = any(item["use_pickle"] for item in json.loads(archive.read(name))["config"].values())
+            elif name.endswith(".pt") and (content := archive.read(name)):
+                try:
+                    torch.load(io.BytesIO(content), weights_only=True)
+                except Exception:
+                    refused = True
+            if refused:
+                raise StageError("the file holds pickled objects, which could run code when read", "build it again")

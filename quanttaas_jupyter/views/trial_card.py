@@ -1,0 +1,147 @@
+"""What the card of one trial says, in plain text: numbers with intervals and n, layers, warnings, why it failed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..core.state import StudyState, TrialState
+from . import format as fmt
+from .scene import is_percent, max_drop
+from .study_heading import Notice, capital
+from .summary import is_open_question
+
+_NAMES_SHOWN = 6
+
+
+class Fact(NamedTuple):
+    """A label, its number, and what stands beside it."""
+
+    label: str
+    number: str
+    extra: str = ""
+
+
+class Layers(NamedTuple):
+    """A line about layers; ``names`` are names of modules."""
+
+    words: str
+    names: tuple[str, ...] = ()
+    more: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The whole of it."""
+        return f"{self.words}{', '.join(self.names)}{self.more}"
+
+
+def numbers(state: StudyState, trial: TrialState) -> list[Fact]:
+    """What was measured, as far as it is known."""
+    metrics, percent = trial.metrics, is_percent(state)
+    facts: list[Fact] = []
+
+    def add(label: str, number: str, more: str = "") -> None:
+        facts.append(Fact(label, number, more))
+
+    def known(key: str) -> bool:
+        return metrics.get(key) is not None
+
+    low, high = metrics.get("metric_low"), metrics.get("metric_high")
+    if known("metric"):
+        name = str(state.metric.get("name", "metric"))
+        add(name, fmt.value(metrics["metric"], percent, low, high), _bracketed(fmt.interval(low, high, percent)))
+    if known("drop") and not trial.is_baseline:
+        low, high = metrics.get("drop_low"), metrics.get("drop_high")
+        add("drop", fmt.drop(metrics["drop"], percent, low, high), _bracketed(fmt.drop_interval(low, high, percent)))
+    if known("samples"):
+        add("samples", fmt.count(metrics["samples"]))
+    if known("agreement") and not trial.is_baseline:
+        add("agreement", fmt.value(metrics["agreement"], True))
+    if known("size_bytes"):
+        add("size", fmt.size(metrics["size_bytes"]), _against(trial, fmt.smaller(metrics.get("size_ratio"))))
+    if known("size_gzip_bytes") and fmt.method(trial.config) == "unstructured":
+        add("gzipped", fmt.size(metrics["size_gzip_bytes"]), "for a download")
+    if known("latency_ms"):
+        add("latency", fmt.latency(metrics["latency_ms"]), _against(trial, fmt.faster(metrics.get("speedup"))))
+        if known("latency_p90_ms"):
+            add("latency p90", fmt.latency(metrics["latency_p90_ms"]))
+    elif trial.status == "measured":
+        add("latency", "", "waits for a quiet machine")
+    if known("gpu_memory_bytes"):
+        add("GPU memory", fmt.size(metrics["gpu_memory_bytes"]))
+    if known("params"):
+        share = metrics.get("pruned_share")
+        add("parameters", fmt.count(metrics["params"]), f"{100 * share:.3g} % removed" if share else "")
+    if known("macs"):
+        add("MACs", fmt.count(metrics["macs"]))
+    if known("sqnr_db"):
+        add("SQNR", f"{metrics['sqnr_db']:.1f} dB".replace("-", fmt.MINUS))
+    return facts
+
+
+def layers(trial: TrialState) -> list[Layers]:
+    """What was quantized, what was left, and what techniques chose by themselves."""
+    metrics, lines = trial.metrics, []
+    done, possible = metrics.get("quantized_layers"), metrics.get("quantizable_layers")
+    if possible and done is not None and trial.config.get("quantize") != "none":
+        lines.append(Layers(f"{trial.config.get('quantize')} in {done:.0f} of {possible:.0f} layers"))
+    artifact = trial.artifact or {}
+    kept = [str(name) for name in artifact.get("kept") or ()]
+    if kept:
+        more = f" and {len(kept) - _NAMES_SHOWN} more" if len(kept) > _NAMES_SHOWN else ""
+        lines.append(Layers("left in high precision: ", tuple(kept[:_NAMES_SHOWN]), more))
+    choices: dict[str, Any] = artifact.get("choices") or {}
+    # Longer ones, such as amounts by layer, do not fit a line.
+    lines += [Layers(f"{name}: {value}") for name, value in choices.items() if isinstance(value, (str, int, float))]
+    return lines
+
+
+def doubt(state: StudyState, trial: TrialState) -> Notice | None:
+    """That the interval of a trial crosses the goal, where it does."""
+    allowed = max_drop(state)
+    if allowed is None or not is_open_question(trial, allowed):
+        return None
+    limit = fmt.allowance(allowed, is_percent(state))
+    return Notice("calm", f"Uncertain: it may lose more than {limit}, the interval says.")
+
+
+def warnings(trial: TrialState) -> list[Notice]:
+    """What to know before trusting a trial."""
+    return [Notice("warn", capital(warning)) for warning in trial.warnings]
+
+
+def export_error(trial: TrialState) -> str:
+    """How far a baseline's file is from eager PyTorch; empty where that is unknown."""
+    error = trial.metrics.get("export_error")
+    return "" if error is None or not trial.is_baseline else f"differs from eager PyTorch by at most {error:.2g}"
+
+
+def pending(trial: TrialState) -> str:
+    """Why a trial without numbers has none."""
+    return "It was not measured: the study ended before." if trial.status == "cancelled" else "Not measured yet."
+
+
+def reason(trial: TrialState) -> tuple[str, str]:
+    """Why a trial failed or was cut, and what to try instead; the second is empty where nothing is known."""
+    error = trial.error or {}
+    hint = error.get("hint")
+    return capital(str(error.get("reason", "unknown"))), f"Try: {hint}" if hint else ""
+
+
+def remarks(state: StudyState, trial: TrialState) -> list[Notice]:
+    """All sentences below the numbers, in the order in which they are read."""
+    found = [doubt(state, trial)]
+    if not trial.error and not numbers(state, trial):
+        found.append(Notice("calm", pending(trial)))
+    found += [Notice("calm", line.sentence) for line in layers(trial)]
+    found += warnings(trial)
+    if told := export_error(trial):
+        found.append(Notice("calm", capital(told)))
+    return [notice for notice in found if notice]
+
+
+def _against(trial: TrialState, comparison: str) -> str:
+    return "" if trial.is_baseline else comparison
+
+
+def _bracketed(ends: str) -> str:
+    return f"({ends})" if ends else ""
