@@ -12,11 +12,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .client import displays
+
 if TYPE_CHECKING:
     from .client.api import compress, open, studies
     from .client.study import Study, Trial
     from .core.errors import QuantTaaSError
     from .core.recipe import Recipe
+    from .core.versions import __version__ as __version__
 
 __all__ = [
     "QuantTaaSError",
@@ -29,9 +32,9 @@ __all__ = [
     "studies",
     "unload_ipython_extension",
 ]
-__version__ = "0.1.0"
 
 _HOMES = {
+    "__version__": "core.versions",
     "compress": "client.api",
     "open": "client.api",
     "studies": "client.api",
@@ -40,6 +43,9 @@ _HOMES = {
     "Study": "client.study",
     "Trial": "client.study",
 }
+
+
+displays.register(f"{__name__}.notebook.display")
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -22,7 +22,8 @@ from ..core.failures import StageError
 from ..core.recipe import Recipe, recover_function
 from ..core.versions import versions
 from ..techniques.availability import refuse_unbuilt
-from ..techniques.evaluate import measure
+from ..techniques.evaluate import predictions
+from ..techniques.evaluate.metrics import score
 
 _CHECK_SAMPLES = 8
 _TOLD_APART_ON = 64
@@ -200,14 +201,14 @@ def _run(model: Any, first: data.Batches, batch: data.Batch) -> Any:
 
 def _try_metric(found: dict[str, Any], metric: Any, first: data.Batches, outputs: Any, class_dim: int | None) -> None:
     batch = first.head(_CHECK_SAMPLES).batches[0]
-    if found["name"] == "agreement" or measure.main_output(outputs).shape[:1] != (batch.samples,):
+    if found["name"] == "agreement" or predictions.main_output(outputs).shape[:1] != (batch.samples,):
         return
     function = metric[0] if isinstance(metric, tuple) else metric
     targets = None
     if first.has_targets:
         targets = unflatten(first.targets, list(batch.targets))
     try:
-        measure.score(found, function, measure.Answers(outputs, targets, class_dim=class_dim))
+        score(found, function, predictions.Predictions(outputs, targets, class_dim=class_dim))
     except StageError as error:
         # A few samples may lack a class or all variance; only what cannot fit is refused this early.
         if "cannot be computed" in error.reason or "do not fit" in error.reason:
@@ -223,7 +224,7 @@ def _class_dim(model: Any, first: data.Batches, outputs: Any, is_of_data: bool) 
         outputs: What the model said when it was tried out.
         is_of_data: Whether that was on the first samples of ``first``.
     """
-    main = measure.main_output(outputs)
+    main = predictions.main_output(outputs)
     if not main.is_floating_point() or main.ndim < 2:
         return None, []
     if not first.has_targets:
@@ -232,8 +233,8 @@ def _class_dim(model: Any, first: data.Batches, outputs: Any, is_of_data: bool) 
     targets = _targets(first, batch)
     if targets.is_floating_point():
         return None, []
-    main = main if is_of_data else measure.main_output(_run(model, first, batch))
-    fitting = measure.class_dims(main, targets)
+    main = main if is_of_data else predictions.main_output(_run(model, first, batch))
+    fitting = predictions.class_dims(main, targets)
     if len(fitting) > 1:
         return _better_class_dim(model, first, fitting)
     if not fitting and main.ndim == 2 and main.shape[1] > 1 and main.shape != targets.shape:
@@ -254,8 +255,8 @@ def _class_dim_without_labels(outputs: Any, main: Any) -> tuple[int | None, list
 def _better_class_dim(model: Any, first: data.Batches, fitting: list[int]) -> tuple[int, list[str]]:
     """Of several dimensions that the shapes allow, the one along which more of the first labels are right."""
     batch = first.head(_TOLD_APART_ON).batches[0]
-    main, targets = measure.main_output(_run(model, first, batch)), _targets(first, batch)
-    shares = {dim: measure.right_share(main, targets, dim) for dim in fitting}
+    main, targets = predictions.main_output(_run(model, first, batch)), _targets(first, batch)
+    shares = {dim: predictions.right_share(main, targets, dim) for dim in fitting}
     best, other = sorted(fitting, key=lambda dim: -shares[dim])
     return best, [
         f"outputs of shape {tuple(main.shape)} are read with classes in dimension {best}: {shares[best]:.0%} of the "
@@ -264,7 +265,7 @@ def _better_class_dim(model: Any, first: data.Batches, fitting: list[int]) -> tu
 
 
 def _targets(first: data.Batches, batch: data.Batch) -> Any:
-    return measure.main_output(unflatten(first.targets, list(batch.targets)))
+    return predictions.main_output(unflatten(first.targets, list(batch.targets)))
 
 
 def _recovery(recipe: Any) -> Function | None:

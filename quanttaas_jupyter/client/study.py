@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from ..notebook.live_view import StudyView
-    from .submission import Submission
-
+    from .displays import display
+from .submission import Submission
 
 _CLAIM_SECONDS = 3.0
 
@@ -285,9 +284,7 @@ class Study:
 
     def figure(self) -> Figure:
         """The still picture."""
-        from ..notebook.still_view import figure
-
-        return figure(self.state)
+        return display().figure(self.state)
 
     def sensitivity(self) -> Figure:
         """Layers ranked by the damage that pruning or quantizing each alone does, as a bar chart.
@@ -297,20 +294,16 @@ class Study:
         Raises:
             QuantTaaSError: The study ranked no layers.
         """
-        from ..notebook.sensitivity import sensitivity_figure
-
         state = self.state
         if not state.sensitivity:
             raise QuantTaaSError(
                 f"study {self.id} has ranked no layers yet; 'search: auto', quantize: mixed and a prune 'spread' do"
             )
-        return sensitivity_figure(state)
+        return display().sensitivity_figure(state)
 
-    def widget(self) -> StudyView:
+    def widget(self) -> Any:
         """The live view."""
-        from ..notebook.live_view import StudyView
-
-        return StudyView(self)
+        return display().widget(self)
 
     def show(self, namespace: dict[str, Any] | None = None) -> None:
         """Display the live view, and beside it a still one that remains readable without a kernel.
@@ -318,9 +311,7 @@ class Study:
         Args:
             namespace: Where "Load into notebook" puts models; the notebook's variables by default.
         """
-        from ..notebook.display import show
-
-        show(self, namespace)
+        display().show(self, namespace)
 
     def cancel(self) -> None:
         """Ask the engine to stop; what is finished stays."""
@@ -424,9 +415,7 @@ class Study:
         return study_text(self.state)
 
     def _repr_html_(self) -> str:
-        from ..notebook.still_view import html
-
-        return html(self.state)
+        return display().html(self.state)
 
 
 def whoami() -> str:

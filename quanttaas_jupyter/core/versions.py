@@ -10,6 +10,8 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+__version__ = "0.1.0"
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -27,7 +29,7 @@ def versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def source() -> str:
     """SHA-256 of this package's source."""
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode())

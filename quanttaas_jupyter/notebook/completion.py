@@ -12,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel
 
 from ..client import api
+from ..client.study import Study
 from ..core import catalogue
 from ..core.catalogue import Kind
 from ..core.config import load_config
@@ -123,14 +124,14 @@ class Completer:
         if action.dest == "id":
             # Only the default store: others may take seconds to answer.
             ids = _quietly(lambda: [summary.id for summary in api.studies(store=store or load_config().store)])
-            return [*variables(self._shell, lambda value: isinstance(value, api.Study)), *ids]
+            return [*variables(self._shell, lambda value: isinstance(value, Study)), *ids]
         if action.dest == "trial":
             return _quietly(lambda: [trial.name for trial in self._opened(given[0], store).trials])
         return ()
 
     def _opened(self, name: str, store: str | None) -> Any:
         held = self._shell.user_ns.get(name)
-        return held if isinstance(held, api.Study) else api.open(name, store=store)
+        return held if isinstance(held, Study) else api.open(name, store=store)
 
 
 def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentParser]) -> None:

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import display
 
 from .live_view import StudyView
-from .still_view import StillView
+from .sensitivity import sensitivity_figure
+from .still_view import StillView, figure, html
+
+__all__ = ["figure", "html", "sensitivity_figure", "show", "widget"]
 
 if TYPE_CHECKING:
     from ..client.study import Study
+
+
+def widget(study: Study) -> StudyView:
+    """Return the live view."""
+    return StudyView(study)
 
 
 def show(study: Study, namespace: dict[str, Any] | None = None) -> None:

@@ -19,6 +19,7 @@ from IPython.display import display
 from IPython.utils.process import arg_split
 
 from ..client import api
+from ..client.study import Study
 from ..core import catalogue
 from ..core.errors import NotFound, QuantTaaSError
 from ..core.recipe import from_yaml
@@ -286,7 +287,7 @@ class QuantTaaSMagics(Magics):
                 raise NotFound("no study yet; start one with %quanttaas compress MODEL --data DATA")
             return api.open(max(known, key=lambda summary: summary.created).id, store=args.store)
         held = self.shell.user_ns.get(args.id)
-        return held if isinstance(held, api.Study) else api.open(args.id, store=args.store)
+        return held if isinstance(held, Study) else api.open(args.id, store=args.store)
 
     def _keep(self, name: str | None, study: Any) -> None:
         if name:

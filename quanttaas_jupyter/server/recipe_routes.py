@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .. import __version__
+from ..core.versions import __version__
 from . import cluster_list as cluster_lines
 from . import dry_run as planning
 from . import form_choices as choices

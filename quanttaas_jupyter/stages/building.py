@@ -15,14 +15,14 @@ from ..core import catalogue
 from ..core.failures import StageError
 from ..store import blobs
 from ..techniques import portable_model as portable
-from ..techniques.evaluate import measure
+from ..techniques.evaluate import sqnr
 from ..techniques.prune import PRUNERS, PruneJob
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
 from ..techniques.quantize import QUANTIZERS, QuantizeJob
 from ..techniques.quantize import RANKERS as QUANTIZE_RANKERS
 from ..techniques.recover import RECOVERIES, RecoverJob
 from ..techniques.runtimes import Runtime, Session
-from . import predictions as answers
+from . import inference
 from .context import Context
 from .model_profile import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
 
@@ -83,11 +83,11 @@ def screen(context: Context) -> dict[str, Any]:
     epochs = min(_SCREEN_EPOCHS, context.settings["epochs"] or _SCREEN_EPOCHS)
     # The full recovery goes on from this one, and warns of the same.
     recovered, _ = _taught(context, pruned, teacher, part, epochs, warn=context.report)
-    samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(answers.BATCH)
-    mine, theirs = (answers.joined(answers.of_module(model, samples)) for model in (recovered, teacher))
+    samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
+    mine, theirs = (inference.joined(inference.of_module(model, samples)) for model in (recovered, teacher))
     metric, function = context.settings["metric"], context.function("metric")
-    targets, class_dim = answers.targets_of(samples), context.settings["class_dim"]
-    drop = answers.drop_between(metric, function, mine, theirs, targets, class_dim)
+    targets, class_dim = inference.targets_of(samples), context.settings["class_dim"]
+    drop = inference.drop_between(metric, function, mine, theirs, targets, class_dim)
     return _model(context, recovered, {**context.inputs["pruned"]["facts"], "screen_drop": drop})
 
 
@@ -155,11 +155,11 @@ class CalibrationJudge:
         """``drop`` of a model that is open already."""
         metric, function = self._context.settings["metric"], self._context.function("metric")
         mine, class_dim = self._said(session), self._context.settings["class_dim"]
-        return answers.drop_between(metric, function, mine, self._original, self._targets, class_dim)
+        return inference.drop_between(metric, function, mine, self._original, self._targets, class_dim)
 
     def sqnr_db(self, path: Path) -> float:
         """Signal to quantization noise of its outputs."""
-        found = measure.sqnr_db(self._outputs(path), self._reference)
+        found = sqnr.sqnr_db(self._outputs(path), self._reference)
         return math.inf if found is None else found
 
     @cached_property
@@ -177,7 +177,7 @@ class CalibrationJudge:
 
     @cached_property
     def _targets(self) -> Any:
-        return answers.targets_of(self._samples)
+        return inference.targets_of(self._samples)
 
     def _outputs(self, path: Path) -> Any:
         return self._said(self._opened(path))
@@ -187,7 +187,7 @@ class CalibrationJudge:
         return (runtime.open_graph if runtime.why_not_run() else runtime.open)(path, self._context.threads, names)
 
     def _said(self, session: Session) -> Any:
-        return answers.joined(answers.of_session(session, self._context.inputs["source"]["about"], self._samples))
+        return inference.joined(inference.of_session(session, self._context.inputs["source"]["about"], self._samples))
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
@@ -224,7 +224,7 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
         keep=settings.get("keep", 0),
         ranking=tuple((layer, decibels) for layer, decibels in ranking),
         max_drop=settings.get("max_drop", 0.0),
-        judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(answers.BATCH)),
+        judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(inference.BATCH)),
         targets=tuple(settings.get("targets", ())),
         notes=context.notes,
         class_dim=settings.get("class_dim"),
@@ -319,7 +319,7 @@ def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJ
     """A warning where the file says something else than its source: rounding alone does not do that."""
     if not _makes_integers(quantization):
         return []
-    few = job.calibration.head(_LOOKED_AT).rebatched(answers.BATCH)
+    few = job.calibration.head(_LOOKED_AT).rebatched(inference.BATCH)
     target = graph if graph and context.runtime.why_not_run() else job.target
     decibels = CalibrationJudge(context, few).sqnr_db(target)
     if decibels >= _BROKEN_DB:

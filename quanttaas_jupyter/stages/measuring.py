@@ -9,32 +9,34 @@ import numpy as np
 
 from ..bundle import batches as data
 from ..bundle.structure import flatten, unflatten
-from ..techniques.evaluate import measure
-from . import predictions as answers
+from ..techniques.evaluate import intervals, metrics, sqnr
+from ..techniques.evaluate.latency import interleaved_latency, timed
+from ..techniques.evaluate.predictions import Predictions
+from . import inference
 from .context import Context
 
 
 def preview(context: Context) -> dict[str, Any]:
     """The model in eager PyTorch: a first point, before any file is built."""
-    model, evaluation = context.model(), context.data("eval").rebatched(answers.BATCH)
-    parts = answers.of_module(model, evaluation)
-    answers.refuse_ragged(context.settings["metric"]["name"], parts)
-    whole, found = _scored(context, _answers(context, answers.joined(parts), evaluation))
+    model, evaluation = context.model(), context.data("eval").rebatched(inference.BATCH)
+    parts = inference.of_module(model, evaluation)
+    inference.refuse_ragged(context.settings["metric"]["name"], parts)
+    whole, found = _scored(context, _predictions(context, inference.joined(parts), evaluation))
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
     return {"facts": {**_metric_facts(whole, found), "samples": evaluation.samples, "size_bytes": size}}
 
 
 def evaluate(context: Context) -> dict[str, Any]:
     """Metric, paired drop and fidelity of an artifact on the data that judges (or guides a search)."""
-    evaluation = context.data(context.settings["judged_on"]).rebatched(answers.BATCH)
+    evaluation = context.data(context.settings["judged_on"]).rebatched(inference.BATCH)
     made = context.inputs["artifact"]
     with context.opened("artifact") as session:
-        parts = answers.of_session(session, made["about"], evaluation, context.report)
-    answers.refuse_ragged(context.settings["metric"]["name"], parts)
-    outputs = answers.joined(parts)
+        parts = inference.of_session(session, made["about"], evaluation, context.report)
+    inference.refuse_ragged(context.settings["metric"]["name"], parts)
+    outputs = inference.joined(parts)
     baseline = context.inputs.get("baseline")
     reference = _outputs(data.read(context.store, baseline["outputs"])) if baseline else None
-    mine = _answers(context, outputs, evaluation, reference)
+    mine = _predictions(context, outputs, evaluation, reference)
     whole, found = _scored(context, mine)
     facts = {**_metric_facts(whole, found), "samples": evaluation.samples}
     if baseline is None:
@@ -57,7 +59,7 @@ def latency(context: Context) -> dict[str, Any]:
     for role in roles:
         with context.opened(role, context.settings["threads"]) as session:
             sessions.append(session)
-    seconds = measure.interleaved_latency([measure.timed(session, arrays) for session in sessions])
+    seconds = interleaved_latency([timed(session, arrays) for session in sessions])
     median = float(np.median(seconds[0]))
     facts = {
         "latency_ms": median * 1e3,
@@ -83,31 +85,31 @@ def _sized(calibration: data.Batches, size: int) -> data.Batch:
     return data.Batch([leaf[rows] for leaf in batch.inputs], [])
 
 
-def _answers(context: Context, outputs: Any, evaluation: data.Batches, reference: Any = None) -> measure.Answers:
-    return measure.Answers(outputs, answers.targets_of(evaluation), reference, context.settings["class_dim"])
+def _predictions(context: Context, outputs: Any, evaluation: data.Batches, reference: Any = None) -> Predictions:
+    return Predictions(outputs, inference.targets_of(evaluation), reference, context.settings["class_dim"])
 
 
-def _against(context: Context, mine: measure.Answers, whole: measure.Score) -> dict[str, Any]:
+def _against(context: Context, mine: Predictions, whole: metrics.Score) -> dict[str, Any]:
     metric, function = context.settings["metric"], context.function("metric")
-    original = measure.score(metric, function, replace(mine, outputs=mine.reference))
-    drop = measure.drop_of(metric, function, mine, whole, original, context.settings["seed"])
-    agreement = measure.agreement(mine)
+    original = metrics.score(metric, function, replace(mine, outputs=mine.reference))
+    drop = intervals.drop_of(metric, function, mine, whole, original, context.settings["seed"])
+    agreement = metrics.agreement(mine)
     return {
         "drop": drop.value,
         "drop_low": drop.low,
         "drop_high": drop.high,
         "agreement": None if agreement is None else float(np.mean(agreement)),
-        "sqnr_db": measure.sqnr_db(mine.outputs, mine.reference),
+        "sqnr_db": sqnr.sqnr_db(mine.outputs, mine.reference),
     }
 
 
-def _scored(context: Context, found: measure.Answers) -> tuple[measure.Score, measure.Interval]:
+def _scored(context: Context, found: Predictions) -> tuple[metrics.Score, intervals.Interval]:
     metric, function = context.settings["metric"], context.function("metric")
-    whole = measure.score(metric, function, found)
-    return whole, measure.interval_of(metric, function, found, whole, context.settings["seed"])
+    whole = metrics.score(metric, function, found)
+    return whole, intervals.interval_of(metric, function, found, whole, context.settings["seed"])
 
 
-def _metric_facts(whole: measure.Score, found: measure.Interval) -> dict[str, Any]:
+def _metric_facts(whole: metrics.Score, found: intervals.Interval) -> dict[str, Any]:
     return {"metric": whole.value, "metric_low": found.low, "metric_high": found.high}
 
 

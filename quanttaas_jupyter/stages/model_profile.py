@@ -52,4 +52,4 @@ def macs_of(model: Any, examples: data.Batches) -> int | None:
     except Exception:
         # A count is a nicety: an operation that the counter cannot see through must not cost the trial.
         return None
-    return math.ceil(counter.get_total_flops() / 2)
+    return math.ceil(int(counter.get_total_flops()) / 2)

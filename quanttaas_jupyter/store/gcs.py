@@ -112,7 +112,7 @@ class GcsStore(Store):
             return None
         touched = float((found.metadata or {}).get(_TOUCHED, 0))
         # A clock that is behind Google's must not make anything younger than now.
-        return max(0.0, time.time() - max(found.updated.timestamp(), touched))
+        return max(0.0, time.time() - max(float(found.updated.timestamp()), touched))
 
     def weight(self, prefix: str) -> int:
         pages = self._pages(self._name(prefix) + "/", "items(name,size),nextPageToken")

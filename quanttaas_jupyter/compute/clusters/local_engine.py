@@ -113,6 +113,6 @@ def read_log() -> str:
 @lru_cache(maxsize=1)
 def _environment() -> str:
     """Names the interpreter and the source of this package, so that an upgrade never meets an engine of before."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     stamps = sorted((str(p.relative_to(root)), p.stat().st_mtime_ns) for p in root.rglob("*.py"))
     return hashlib.sha256(f"{sys.prefix}{sys.version}{root}{stamps}".encode()).hexdigest()[:16]

@@ -187,7 +187,7 @@ class RayCluster:
                 raise ClusterError(f"cluster {self.name!r} gives no good answer: {_first_line(error)}") from None
 
     def _submit(self, client: Any, job: str, store: str, mode: str) -> None:
-        package = str(Path(__file__).resolve().parent.parent)
+        package = str(Path(__file__).resolve().parents[2])
         environment = {"py_modules": [package], "excludes": ["**/__pycache__"]} if mode == "upload" else {}
         command = f"python -u -m quanttaas_jupyter.engine {shlex.quote(self._options(store, job))}"
         _hellos.pop(job, None)

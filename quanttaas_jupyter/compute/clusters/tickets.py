@@ -21,7 +21,7 @@ def public_key() -> str:
     """This user's public key in hexadecimal digits; the pair is made on first use."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return _private_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    return str(_private_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex())
 
 
 def sign(ticket: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class RayExecutor:
         """What the nodes of the moment cost an hour."""
         prices = self._prices
         resources = [node["Resources"] for node in self._fleet.nodes]
-        return sum(prices.node + prices.cpu * r.get("CPU", 0) + prices.gpu * r.get("GPU", 0) for r in resources)
+        return float(sum(prices.node + prices.cpu * r.get("CPU", 0) + prices.gpu * r.get("GPU", 0) for r in resources))
 
     def warm(self, is_wanted: Callable[[], bool]) -> None:
         """Start workers where nodes are, so that the first stages find them; unused, they are given back again."""

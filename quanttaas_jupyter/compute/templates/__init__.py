@@ -16,8 +16,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
-from ... import __version__
 from ...core.errors import QuantTaaSError
+from ...core.versions import __version__
 
 TEMPLATES = {"gce": "gce.yaml", "gke": "gke.yaml", "vertex": "vertex.py.txt", "docker": "Dockerfile"}
 """Kinds of templates and their files."""

@@ -183,7 +183,7 @@ def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
 
 def _likely_drop(outcome: Outcome, effort: float) -> float:
     """What longer training makes of a drop: it falls by about a third where training takes three times as long."""
-    return (outcome.cautious_drop or 0.0) * (outcome.effort / effort) ** _LEARNS
+    return (outcome.cautious_drop or 0.0) * math.pow(outcome.effort / effort, _LEARNS)
 
 
 def _change_the_kind(ground: Ground) -> Params | None:

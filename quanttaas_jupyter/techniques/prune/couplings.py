@@ -147,7 +147,7 @@ class Couplings:
 
     def _roots(self, atoms: np.ndarray) -> np.ndarray:
         while True:
-            parents = self._parents[atoms]
+            parents: np.ndarray = self._parents[atoms]
             if (parents == atoms).all():
                 return parents
             self._parents[atoms] = self._parents[parents]

@@ -18,7 +18,7 @@ import numpy as np
 from ...bundle.batches import call
 from ...bundle.structure import flatten, unflatten
 from ...core.failures import StageError
-from ..evaluate.measure import IGNORED_LABEL, class_dims, main_output
+from ..evaluate.predictions import IGNORED_LABEL, class_dims, main_output
 from . import PruneJob
 from .units import Units
 

@@ -40,7 +40,7 @@ class Operation:
     def dim(self, key: str, default: int = 0) -> int:
         """A dimension argument of ``self``, counted from the front."""
         value = self.values.get(key, default)
-        return int(value) % max(1, self.values["self"].ndim)
+        return int(value) % max(1, int(self.values["self"].ndim))
 
     def dims(self, key: str) -> list[int]:
         """A list of dimensions of ``self``; all of them where it is empty or missing."""

@@ -173,7 +173,8 @@ def _joined(parts: Labels, sizes: list[int]) -> Label:
 )
 def _reduce(op: Operation) -> Labels:
     if "other" in op.values:
-        return _pointwise(op)[0]
+        whole: Labels = _pointwise(op)[0]
+        return whole
     labels, gone = op.labels(op.values["self"]), op.dims("dim")
     if op.outputs[0].ndim == len(labels):
         return [None if dim in gone else label for dim, label in enumerate(labels)]

@@ -15,7 +15,7 @@ from ...bundle.batches import Batch, call
 from ...bundle.structure import flatten, unflatten
 from ...core.catalogue import Technique
 from ...core.failures import StageError
-from ..evaluate.measure import sqnr_db
+from ..evaluate.sqnr import sqnr_db
 from . import PRUNERS, RANKERS, Pruned, PruneJob, Ranking
 from .cutting import Cutter
 from .importance import applicable, of_groups

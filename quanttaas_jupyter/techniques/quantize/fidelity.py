@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..evaluate import measure
+from ..evaluate import sqnr
 from ..runtimes import Session
 from . import QuantizeJob
 
@@ -23,7 +23,7 @@ def sqnr_db(session: Session, source: Session, job: QuantizeJob) -> float:
         arrays = [leaf.numpy() for leaf in batch.inputs]
         mine += [torch.from_numpy(array) for array in session(arrays)]
         theirs += [torch.from_numpy(array) for array in source(arrays)]
-    found = measure.sqnr_db(mine, theirs)
+    found = sqnr.sqnr_db(mine, theirs)
     if found is None:
         return LOSSLESS_DB
     return found if math.isfinite(found) else -LOSSLESS_DB

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...bundle.batches import call
 from ...core.failures import StageError
-from ..evaluate.measure import main_output
+from ..evaluate.predictions import main_output
 from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from ..runtimes.onnx_graph import layers_of
 from . import QuantizeJob, Ranking

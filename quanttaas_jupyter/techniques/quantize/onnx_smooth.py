@@ -73,5 +73,5 @@ def _products(graph: Any, output: str, constants: dict[str, Any]) -> list[Any]:
 
 
 def _scale(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    ratio = np.maximum(activations, 1e-5) ** _STRENGTH / np.maximum(weights, 1e-5) ** (1 - _STRENGTH)
-    return ratio.astype(np.float32)
+    ratio: np.ndarray = np.maximum(activations, 1e-5) ** _STRENGTH / np.maximum(weights, 1e-5) ** (1 - _STRENGTH)
+    return np.asarray(ratio, np.float32)

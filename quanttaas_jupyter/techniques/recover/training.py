@@ -18,7 +18,7 @@ from typing import Any
 from ...bundle.batches import Batch, Batches, call
 from ...bundle.structure import flatten
 from ...core.failures import StageError
-from ..evaluate.measure import main_output
+from ..evaluate.predictions import main_output
 from . import RecoverJob
 from .batchnorm import NOTHING_TO_LEARN, layers_of, learnable
 

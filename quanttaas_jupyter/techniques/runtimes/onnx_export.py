@@ -161,7 +161,7 @@ def _reads_values(plan: _Plan) -> bool:
 
     with torch.no_grad(), Watch() as watch:
         plan.module(*plan.inputs)
-    return watch.reads
+    return bool(watch.reads)
 
 
 def _torch_export(plan: _Plan, path: Path) -> None:

@@ -91,7 +91,7 @@ def module_of(node: Any) -> str:
     for item in node.metadata_props:
         if item.key == "pkg.torch.onnx.name_scopes":
             scopes = [part.strip(" '\"") for part in item.value.strip("[]").split(",")]
-            return scopes[-2].removeprefix("model.") if len(scopes) > 1 else node.name
+            return str(scopes[-2].removeprefix("model.") if len(scopes) > 1 else node.name)
     return scope_of(node) or re.split("[#/]", node.name)[0] or node.name
 
 

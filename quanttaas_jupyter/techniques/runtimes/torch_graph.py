@@ -168,7 +168,7 @@ def _source(node: Any) -> Any:
 
 
 def _module_of(node: Any) -> str:
-    return node.target.rpartition(".")[0].removeprefix("model.")
+    return str(node.target).rpartition(".")[0].removeprefix("model.")
 
 
 def _attribute(module: Any, target: str) -> Any:

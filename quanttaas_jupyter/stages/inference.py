@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle import batches as data
 from ..bundle.structure import flatten, unflatten
 from ..core.failures import StageError
-from ..techniques.evaluate import measure
+from ..techniques.evaluate import metrics, predictions
 from ..techniques.runtimes import Session
 
 BATCH = 64
@@ -50,7 +50,7 @@ def targets_of(samples: data.Batches) -> Any:
     if not samples.has_targets:
         return None
     parts = [unflatten(samples.targets, list(batch.targets)) for batch in samples.batches]
-    return joined(parts, fill=measure.IGNORED_LABEL)
+    return joined(parts, fill=predictions.IGNORED_LABEL)
 
 
 def refuse_ragged(metric: str, parts: list[Any]) -> None:
@@ -66,10 +66,10 @@ def drop_between(
     metric: dict[str, Any], function: Any, mine: Any, reference: Any, targets: Any, class_dim: int | None
 ) -> float:
     """How much worse ``mine`` is than ``reference``, in the metric's unit; 1 - agreement without targets."""
-    sides = [measure.Answers(side, targets, reference, class_dim) for side in (reference, mine)]
+    sides = [predictions.Predictions(side, targets, reference, class_dim) for side in (reference, mine)]
     if targets is None or metric["name"] == "agreement":
-        return 1.0 - measure.score({"kind": "built-in", "name": "agreement"}, None, sides[1]).value
-    scores = [measure.score(metric, function, side) for side in sides]
+        return 1.0 - metrics.score({"kind": "built-in", "name": "agreement"}, None, sides[1]).value
+    scores = [metrics.score(metric, function, side) for side in sides]
     return (scores[0].value - scores[1].value) * (1.0 if metric["higher_is_better"] else -1.0)
 
 
