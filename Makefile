@@ -5,17 +5,25 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PANEL  := quanttaas_jupyter/labextension/package.json
 
-.PHONY: demo test lint bench clean
+.PHONY: demo docs test lint bench clean
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	touch $@
+
+# What the demo needs and no more.
+$(VENV)/.demo: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e '.[lab,examples]' torch==$(TORCH)
+	touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet -e '.[test]' torch==$(TORCH)
 	# An editable install leaves out what lies outside of Python: the panel and its routes.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-builder develop --overwrite .
 	ln -sf $(CURDIR)/labextension/jupyter-config/jupyter_server_config.d/*.json $(VENV)/etc/jupyter/jupyter_server_config.d/
-	touch $@
+	touch $@ $(VENV)/.demo
 
 labextension/node_modules: labextension/yarn.lock $(VENV)/.installed
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
@@ -26,7 +34,7 @@ $(PANEL): $(shell find labextension/src labextension/style labextension/schema -
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build
 	touch $@
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py --out artifacts
 
 lint: $(VENV)/.installed labextension/node_modules
@@ -42,6 +50,10 @@ test: lint $(PANEL)
 	$(BIN)/python -m pytest tests
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
+
+# Warnings are errors; the site lands in artifacts/site.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Two hours and a half on two cores; needs npm, and Debian's dataset-fashion-mnist.
 bench: $(VENV)/.installed

@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.studies import records as studies
+from quanttaas_jupyter.study_store import records as studies
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = [
