@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PANEL  := quanttaas_jupyter/labextension/package.json
 
-.PHONY: demo docs test lint bench clean
+.PHONY: check demo docs test lint bench clean
 
 $(VENV)/.torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,11 +43,19 @@ lint: $(VENV)/.installed labextension/node_modules
 	$(BIN)/mypy
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint
 
+# For every change: what is fast.
+check: lint
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup -m "not slow and not browser"
+
+# Two workers share the tests: one has those on a Ray cluster, which wait more than they compute. The browser has the
+# machine to itself.
 # The browser tests need Chromium: a system's own, else the one that Playwright brings.
 test: lint $(PANEL)
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup -m "not browser"
+	$(BIN)/python -m pytest tests -m browser
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
 

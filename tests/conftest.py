@@ -16,6 +16,17 @@ from tests.loopback import loopback, ray_head  # noqa: F401 (fixtures)
 from tests.networks import Digits, train_digits
 
 
+_ON_RAY = {"loopback", "ray_head"}
+_STARTS_RAY = {"test_clusters.py"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests of a file on one worker of pytest-xdist, and on one all that see the Ray nodes of this machine."""
+    names = set(getattr(item, "fixturenames", ()))
+    is_on_ray = names & _ON_RAY or item.path.name in _STARTS_RAY
+    item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     place = tmp_path / "quanttaas"

@@ -1,4 +1,7 @@
-"""Fingerprints of code: what a result depends on, read from the import statements of this package.
+"""Fingerprints of code: hashes of the source and library versions that a result depends on.
+
+A cached result is stale when the code that made it, or a library that this code uses, has changed. The code that
+counts follows from the import statements, also those inside functions; no list is maintained by hand.
 
 A cached result is stale when the code that made it, or a library that this code uses, has changed. Which code that is
 follows from the imports, those inside functions included; no list is kept by hand.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +27,10 @@ _IMPORTING_CALLS = ("import_module", "optional")
 
 @dataclass(frozen=True)
 class Imports:
-    """What one module imports.
+    """Imports of one module.
 
     Attributes:
-        own: Names of modules of this package.
+        own: Names of modules of this package, and of the importing module's package where that is another.
         libraries: Names of top-level modules of other packages, the standard library's left out.
     """
 
@@ -36,11 +40,11 @@ class Imports:
 
 @lru_cache(maxsize=512)
 def fingerprint(module: str, root: Path = _ROOT) -> str:
-    """Return a hash of a module's source, of all it reaches by imports, and of the versions of their libraries.
+    """Return a hash of a module's source, the source of all modules it imports, and the versions of their libraries.
 
     Args:
-        module: Dotted name of a module of this package.
-        root: Folder of the package.
+        module: Dotted name of a module of this package, or of another that plugs a technique in.
+        root: Folder of this package.
     """
     reached = sorted(reachable(module, root))
     libraries = sorted({name for each in reached for name in imports_of(each, root).libraries})
@@ -51,7 +55,7 @@ def fingerprint(module: str, root: Path = _ROOT) -> str:
 
 @lru_cache(maxsize=512)
 def reachable(module: str, root: Path = _ROOT) -> frozenset[str]:
-    """Return the names of a module and of all modules of this package that it reaches by imports."""
+    """Return the names of a module and of all modules of its package and of this one that it reaches by imports."""
     reached = {module}
     waiting = [module]
     while waiting:
@@ -63,22 +67,23 @@ def reachable(module: str, root: Path = _ROOT) -> frozenset[str]:
 
 @lru_cache(maxsize=512)
 def imports_of(module: str, root: Path = _ROOT) -> Imports:
-    """Return what a module of this package imports when it runs; imports for type checkers alone do not count."""
+    """Return the imports of a module; imports under ``TYPE_CHECKING`` do not count."""
     file = _file_of(module, root)
     own: set[str] = set()
     libraries: set[str] = set()
+    home = module.partition(".")[0]
     for name in _imported_names(ast.parse(file.read_bytes()), _package_of(module, file)):
         top = name.partition(".")[0]
-        if top == _PACKAGE:
+        if top in (_PACKAGE, home):
             own.add(_longest_module(name, root))
         elif top not in sys.stdlib_module_names:
             libraries.add(top)
-    return Imports(frozenset(own - {_PACKAGE, module}), frozenset(libraries))
+    return Imports(frozenset(own - {_PACKAGE, home, module}), frozenset(libraries))
 
 
 @lru_cache(maxsize=256)
 def version_of(distribution: str) -> str:
-    """Return the installed version of a distribution, or an empty string."""
+    """Return the installed version of a distribution, or an empty string if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -97,7 +102,7 @@ def _providers() -> dict[str, list[str]]:
 
 
 def _imported_names(tree: ast.AST, package: str) -> Iterator[str]:
-    """Yield absolute dotted names; of ``from a import b`` it is ``a.b``, which may be a module or something in one."""
+    """Yield absolute dotted names; ``from a import b`` yields ``a.b``, where ``b`` may be a module or an attribute."""
     for node in _running_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -132,14 +137,27 @@ def _package_of(module: str, file: Path) -> str:
 
 
 def _longest_module(name: str, root: Path) -> str:
-    while name != _PACKAGE and not _file_of(name, root).is_file():
+    while "." in name and not _file_of(name, root).is_file():
         name = name.rpartition(".")[0]
     return name
 
 
 def _file_of(module: str, root: Path) -> Path:
-    path = root.joinpath(*module.split(".")[1:])
+    top, *rest = module.split(".")
+    path = (root if top == _PACKAGE else _home_of(top)).joinpath(*rest)
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _home_of(package: str) -> Path:
+    """Return the folder of another package, or the path of a module that stands alone, without its ending."""
+    spec = importlib.util.find_spec(package) if package not in sys.builtin_module_names else None
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            f"no source file of {package!r} was found: put the technique into a module that workers import"
+        )
+    return Path(spec.origin).with_suffix("")
 
 
 @lru_cache(maxsize=512)

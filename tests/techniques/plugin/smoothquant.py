@@ -1,0 +1,27 @@
+"""A technique in another package: what ``int8-smoothquant`` needs to be one is here and nowhere else."""
+
+from __future__ import annotations
+
+from quanttaas_jupyter.core.catalogue import Technique
+from quanttaas_jupyter.techniques.quantize import QUANTIZERS, Quantized, QuantizeJob, modelopt_scales, onnx_gpu
+
+NAME = "int8-smoothquant"
+RUNTIME = "onnxruntime-cuda"
+
+
+@QUANTIZERS.register(
+    (NAME, RUNTIME),
+    Technique(
+        help="a new name, from another package",
+        order=10,
+        color="#FFC14D",
+        starts={"linear": 2},
+        is_trainable=True,
+        makes_integers=True,
+    ),
+    needs=("module",),
+    extra="modelopt",
+)
+def quantize(job: QuantizeJob) -> Quantized:
+    """Write ``int8`` after ModelOpt's SmoothQuant."""
+    return onnx_gpu.by_scales(job, "int8", modelopt_scales.by_smoothquant, job.target)
