@@ -1,4 +1,4 @@
-"""What techniques say of themselves: recipe, form, completion, charts, search and documentation read it here.
+"""Catalogue of techniques: the descriptions that recipe, form, completion, charts, search and documentation read.
 
 A technique describes itself where it is registered (``techniques.registry``). Those of this package are loaded on the
 first look; one of another package counts from the moment its module is imported.
@@ -18,13 +18,14 @@ KINDS: tuple[Kind, ...] = ("prune", "recover", "quantize", "runtime")
 UNKNOWN_COLOR = "#808080"
 UNKNOWN_MARKER = "cross"
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", UNKNOWN_MARKER)
-"""What every view can draw; runtimes that are compared take them in this order."""
+"""Markers that every view can draw; charts that compare runtimes assign them in this order."""
 LAST = 100
+"""Default ``order`` of a technique; a plain choice, larger than that of any technique in this package."""
 
 
 @dataclass(frozen=True)
 class Technique:
-    """What a technique says of itself.
+    """Description of one technique.
 
     Attributes:
         help: One line for forms and documentation: what it does, and what for.
@@ -62,10 +63,10 @@ _DESCRIBED: dict[Kind, dict[str, Technique]] = {kind: {} for kind in KINDS}
 
 
 def describe(kind: Kind, name: str, technique: Technique) -> None:
-    """Add a technique.
+    """Add the description of a technique to the catalogue.
 
     Raises:
-        ValueError: Another description of this name is there already, or its marker is none of ``MARKERS``.
+        ValueError: The name already has another description, or the marker is not in ``MARKERS``.
     """
     if technique.marker and technique.marker not in MARKERS:
         raise ValueError(f"{kind} {name!r}: marker {technique.marker!r} is none of {', '.join(MARKERS)}")
@@ -75,22 +76,22 @@ def describe(kind: Kind, name: str, technique: Technique) -> None:
 
 
 def forget(kind: Kind, name: str) -> None:
-    """Remove a technique."""
+    """Remove a technique from the catalogue."""
     del _DESCRIBED[kind][name]
 
 
 def techniques(kind: Kind) -> dict[str, Technique]:
-    """Return all techniques of a kind by name, in the order of lists."""
+    """Return all techniques of a kind by name, sorted by their ``order``."""
     # Found by name: techniques are plug-ins, which know this module and which nothing here knows.
     importlib.import_module(f"{__name__.partition('.')[0]}.techniques").load()
     return dict(sorted(_DESCRIBED[kind].items(), key=lambda item: (item[1].order, item[0])))
 
 
 def names(kind: Kind) -> tuple[str, ...]:
-    """Return the names that recipes may use for a kind of technique, in the order of lists."""
+    """Return the names that recipes may use for a kind of technique, sorted by their ``order``."""
     return tuple(name for name, technique in techniques(kind).items() if technique.is_listed)
 
 
 def find(kind: Kind, name: str) -> Technique | None:
-    """Return what is known of a technique, or None."""
+    """Return the description of a technique, or None if the catalogue has no such name."""
     return techniques(kind).get(name)

@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class EngineConfig(BaseModel):
-    """The resident engine of this machine.
+    """Options of the resident engine on this machine.
 
     Attributes:
         slots: Stages that run at once; None for one a physical core, as far as memory allows.
@@ -51,7 +51,7 @@ class EngineConfig(BaseModel):
 
 
 class SlotConfig(BaseModel):
-    """What one stage on a cluster gets.
+    """Resources of one slot on a cluster, where one stage runs at a time.
 
     Attributes:
         cpus: Processors, and threads of the stage.
@@ -67,7 +67,7 @@ class SlotConfig(BaseModel):
 
 
 class Prices(BaseModel):
-    """What a cluster costs an hour: each node, and beside it each of its processors and GPUs."""
+    """Prices of a cluster for one hour: of a node, of a processor and of a GPU, which add up."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,7 +77,7 @@ class Prices(BaseModel):
 
 
 class ClusterConfig(BaseModel):
-    """A Ray cluster.
+    """Address, store and limits of a Ray cluster.
 
     Attributes:
         address: Of the Jobs API: ``http://HOST:8265``, or ``vertex_ray://...``.
@@ -110,7 +110,7 @@ class ClusterConfig(BaseModel):
 
 
 class Config(BaseModel):
-    """Where studies live and run, where the engine keeps its lock and log, and how it runs."""
+    """Configuration of the package: store, clusters, and the options of the engine on this machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -122,17 +122,18 @@ class Config(BaseModel):
 
 
 def config_path() -> Path:
-    """Where the configuration file is, or would be."""
+    """Return the path of the configuration file, whether it exists or not."""
     named = os.environ.get("QUANTTAAS_CONFIG")
     return Path(named) if named else Path(platformdirs.user_config_dir(_APP)) / "config.yaml"
 
 
 def load_config() -> Config:
-    """Read the file (if there is one) and the environment: ``QUANTTAAS_STORE``, ``QUANTTAAS_CLUSTER``,
-    ``QUANTTAAS_RUNTIME_DIR``, ``QUANTTAAS_SLOTS``.
+    """Read the configuration file, if it exists, and let environment variables override it.
+
+    The variables are ``QUANTTAAS_STORE``, ``QUANTTAAS_CLUSTER``, ``QUANTTAAS_RUNTIME_DIR`` and ``QUANTTAAS_SLOTS``.
 
     Raises:
-        QuantTaaSError: The file is broken; the sentence names it.
+        QuantTaaSError: The file is not valid; the message names the file and the wrong value.
     """
     variables = tuple(os.environ.get(f"QUANTTAAS_{name}") for name in ("STORE", "CLUSTER", "RUNTIME_DIR", "SLOTS"))
     path = config_path()
@@ -140,7 +141,7 @@ def load_config() -> Config:
 
 
 def save_cluster(name: str, cluster: ClusterConfig | None) -> None:
-    """Write a cluster into the file, or take it out (None); the rest of the file's values stay, its comments do not.
+    """Write a cluster into the configuration file, or remove it (None); other values stay, comments are lost.
 
     Raises:
         QuantTaaSError: The name is malformed, or the file is broken or cannot be written.

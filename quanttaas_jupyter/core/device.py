@@ -1,4 +1,4 @@
-"""What a stage runs on, as far as it decides how fast and what it computes."""
+"""Description of the hardware that a stage runs on: two equal descriptions mean comparable measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of machine: measurements made on two of the same kind may be compared.
+    """Kind of hardware: measurements made on two devices of the same kind may be compared.
 
     Attributes:
         machine: Architecture of the processor, such as ``x86_64``, and whether its int8 sums may saturate.
@@ -28,34 +28,34 @@ class Device:
     gpu: str = ""
 
     def dump(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the fields as a JSON-serializable dict."""
         return asdict(self)
 
 
 @lru_cache(maxsize=1)
 def this_device() -> Device:
-    """The machine of this process."""
+    """Return the description of the machine that this process runs on."""
     return Device(_architecture(), _cpu_name(), physical_cores(), _gpu_name())
 
 
 def physical_cores() -> int:
-    """Physical cores of this machine, at least one."""
+    """Return the number of physical cores of this machine, at least one."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 def _architecture() -> str:
-    """The architecture; x86 without VNNI is one of its own, since it may compute other numbers in int8."""
+    """Return the processor's architecture; x86 without VNNI is marked, since its int8 arithmetic may saturate."""
     name, flags = platform.machine(), _told_by_linux("flags")
     return f"{name} without VNNI" if name == "x86_64" and flags and "vnni" not in flags else name
 
 
 def _cpu_name() -> str:
-    """The processor's name, as precisely as the system tells."""
+    """Return the processor's name, as precisely as the operating system reports it."""
     return _told_by_linux("model name") or platform.processor() or platform.machine()
 
 
 def _told_by_linux(field: str) -> str:
-    """What stands in a field for the first processor; empty elsewhere."""
+    """Return a field of the first processor in ``/proc/cpuinfo``; an empty string on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
@@ -64,7 +64,10 @@ def _told_by_linux(field: str) -> str:
 
 
 def _gpu_name() -> str:
-    """Names and driver of the NVIDIA GPUs, asked of the driver's own files: importing a framework takes seconds."""
+    """Return names and driver version of the NVIDIA GPUs, or an empty string.
+
+    Read from the driver's files in ``/proc``, because importing a framework takes seconds.
+    """
     try:
         driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
         names = [

@@ -1,14 +1,14 @@
-"""Errors for a person's mistakes: each fits in a few lines and says what to change."""
+"""Errors that a user can fix; each message is short and says what to change."""
 
 from __future__ import annotations
 
 
 class QuantTaaSError(Exception):
-    """Base of every error that a person can mend."""
+    """Base class of all errors that a user can fix."""
 
 
 class RecipeError(QuantTaaSError, ValueError):
-    """The recipe asks for something unknown, impossible or not built yet."""
+    """The recipe asks for something unknown, impossible or not implemented yet."""
 
 
 class ModelError(QuantTaaSError, TypeError):
@@ -36,7 +36,7 @@ class ClusterError(QuantTaaSError, ConnectionError):
 
 
 class NotFound(QuantTaaSError, KeyError):
-    """No such study, trial or blob."""
+    """The study, trial or blob does not exist."""
 
     def __str__(self) -> str:
         # KeyError would show the repr of the sentence.
@@ -44,16 +44,16 @@ class NotFound(QuantTaaSError, KeyError):
 
 
 class NotTrusted(QuantTaaSError, PermissionError):
-    """The action would run code of somebody else; it needs ``trusted=True``."""
+    """The action would run another person's code; it needs ``trusted=True``."""
 
 
 class StudyIsBusy(QuantTaaSError):
-    """What was asked waits until the study neither runs nor waits for an engine."""
+    """The action is not allowed while the study runs or waits for an engine."""
 
 
 class StudyFailed(QuantTaaSError, RuntimeError):
-    """The study ended without a single measured trial, was cancelled, or was interrupted."""
+    """The study ended without a measured trial, was cancelled, or was interrupted."""
 
 
 class WaitTimeout(QuantTaaSError, TimeoutError):
-    """The study had not ended when the time given to ``wait`` was over."""
+    """The study did not end within the time given to ``wait``."""

@@ -1,4 +1,4 @@
-"""Why a stage failed, in words that a person can act on."""
+"""Errors of stages, and their translation into a reason and a hint that a user can act on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ class StageError(Exception):
 
 
 def optional(module: str, extra: str) -> Any:
-    """Import a module that only an extra of ours brings. Raises StageError with the pip command."""
+    """Import a module that only an optional extra of this package installs.
+
+    Raises:
+        StageError: The module cannot be imported; the hint is the pip command.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -29,7 +33,7 @@ def optional(module: str, extra: str) -> Any:
 
 
 def explain(error: BaseException) -> dict[str, str]:
-    """``reason`` and ``hint`` of any exception."""
+    """Return an exception as ``reason`` and ``hint``, both without a traceback."""
     if _is_out_of_memory(error) or _is_out_of_memory(error.__cause__):
         return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
     if isinstance(error, StageError):

@@ -1,4 +1,4 @@
-"""Which trials are worth a look: the Pareto frontier and the best under a goal."""
+"""Selection of trials: the Pareto frontier, and the best trial under a goal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AXES = {"size": "size_bytes", "latency": "latency_ms"}
 def pareto(
     trials: Iterable[TrialState], x: str = "size", y: str = "metric", higher_is_better: bool = True
 ) -> list[TrialState]:
-    """Trials that no other beats in both numbers, sorted by ``x``.
+    """Return the trials that no other beats in both numbers, sorted by ``x``.
 
     Args:
         trials: Trials; those without both numbers are passed over.
@@ -37,7 +37,7 @@ def pareto(
 
 
 def best_trial(trials: Iterable[TrialState], max_drop: float = 0.01, minimize: str = "size") -> TrialState | None:
-    """The smallest or fastest trial whose ``drop`` is at most ``max_drop`` (metric's own unit), or None.
+    """Return the smallest or fastest trial whose ``drop`` is at most ``max_drop`` (in the metric's unit), or None.
 
     Where a search was guided by a half of the data, a trial must meet the goal on both halves.
     """
@@ -53,6 +53,6 @@ def best_trial(trials: Iterable[TrialState], max_drop: float = 0.01, minimize: s
 
 
 def is_uncertain(trial: TrialState, max_drop: float) -> bool:
-    """Whether the drop meets the goal while the end of its interval does not."""
+    """Return whether the drop meets the goal while the upper end of its confidence interval does not."""
     drop, high = trial.metrics.get("drop"), trial.metrics.get("drop_high")
     return drop is not None and high is not None and drop <= max_drop < high

@@ -1,7 +1,7 @@
-"""Recipe: what to try, validated.
+"""Recipe: the configurations that a study tries, validated.
 
-A recipe is YAML or a mapping. Known keys and values are those of ``Recipe``; a value that is known but that no
-technique implements for a runtime is refused at submission (``techniques.availability``), with a sentence.
+A recipe is YAML or a mapping. Its keys and values are the fields of ``Recipe``. A value that is valid, but that no
+technique implements for the chosen runtime, is refused at submission (``techniques.availability``).
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class _Part(BaseModel):
 
 
 class Prune(_Part):
-    """One pruning: ``amount`` is the share of the model's parameters removed, in [0, 1).
+    """One pruning: ``amount`` is the share of the model's parameters to remove, in [0, 1).
 
-    The rest belongs to structured pruning: ``importance`` ranks channels, ``scope`` compares them over all layers
-    (``global``) or in each (``layer``), ``spread`` says how strongly the measured sensitivity of layers shapes their
-    amounts.
+    The other options belong to structured pruning. ``importance`` ranks channels. ``scope`` compares them over all
+    layers (``global``) or within each layer (``layer``). ``spread`` says how strongly the measured sensitivity of a
+    layer changes its amount.
     """
 
     method: str = "structured"
@@ -117,7 +117,7 @@ class Prune(_Part):
 
     @property
     def name(self) -> str:
-        """The part of a trial's name that says this pruning; empty where nothing is pruned."""
+        """The part of a trial's name that describes this pruning; empty if nothing is pruned."""
         if self.amount == 0:
             return ""
         if follows_pattern(self.method):
@@ -127,10 +127,10 @@ class Prune(_Part):
 
 
 class Recover(_Part):
-    """What follows pruning. ``epochs`` and ``lr`` belong to the methods that train.
+    """Recovery of accuracy after pruning; ``epochs`` and ``lr`` apply to methods that train.
 
-    ``callable`` stands for a function of the notebook, ``recover(model, teacher, batches)``, which travels beside the
-    recipe; ``name`` is what it is called.
+    The method ``callable`` stands for a function of the notebook, ``recover(model, teacher, batches)``, which is
+    uploaded separately from the recipe; ``name`` is the function's name.
     """
 
     method: str
@@ -153,29 +153,31 @@ class Recover(_Part):
 
 
 class Goal(_Part):
-    """What the best trial is: the smallest or fastest whose ``drop`` is at most ``max_drop``."""
+    """Goal of a study: the smallest or fastest trial whose ``drop`` is at most ``max_drop``."""
 
     minimize: Literal["size", "latency"] = "size"
     max_drop: float = Field(default=0.01, ge=0, strict=True, allow_inf_nan=False)
 
 
 class Latency(_Part):
-    """How latency is measured. ``threads`` None means all physical cores."""
+    """Options of the latency measurement; ``threads`` None means all physical cores."""
 
     batch: int = Field(default=1, ge=1, strict=True)
     threads: int | None = Field(default=None, ge=1, strict=True)
 
 
 class Budget(_Part):
-    """When to stop: after so many trials, or so many minutes."""
+    """Limits of a study: a number of trials, or minutes."""
 
     trials: int | None = Field(default=None, ge=1, strict=True)
     minutes: float | None = Field(default=None, gt=0, strict=True, allow_inf_nan=False)
 
 
 GRID_PRUNE = (Prune(amount=0.0), Prune(amount=0.3), Prune(amount=0.5))
+"""Prunings of ``search: grid`` where the recipe names none; chosen, not tuned."""
 GRID_QUANTIZE = ("none", "fp16", "int8")
 AUTO_PRUNE = (Prune(amount=0.0), Prune(amount=0.97))
+"""Bounds of ``search: auto`` where the recipe names none; chosen, not tuned. A higher one allows smaller models."""
 
 
 def proposed_quantizations() -> tuple[str, ...]:
@@ -184,12 +186,12 @@ def proposed_quantizations() -> tuple[str, ...]:
 
 
 class Recipe(_Part):
-    """What to try, validated. ``Recipe.parse`` accepts YAML, a path, a mapping or a Recipe.
+    """Configurations to try, validated. ``Recipe.parse`` accepts YAML, a path, a mapping or a Recipe.
 
-    ``targets`` are GPU architectures that engines are built for ahead of time, where no GPU is at hand.
+    ``targets`` are GPU architectures, such as SM89, that TensorRT engines are built for ahead of time, without a GPU.
 
-    Under ``search: grid`` every pruning meets every quantization. Under ``search: auto``, the default where neither is
-    named, ``prune`` bounds the amounts and ``quantize`` lists what may be proposed.
+    Under ``search: grid`` each pruning is combined with each quantization. Under ``search: auto``, the default if the
+    recipe names neither, ``prune`` bounds the amounts and ``quantize`` lists the quantizations that may be proposed.
     """
 
     prune: tuple[Prune, ...] = AUTO_PRUNE
@@ -209,7 +211,7 @@ class Recipe(_Part):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_search(cls, values: Any) -> Any:
-        """Who names prunings or quantizations wants all their combinations; who names none wants a search."""
+        """Fill in the search: a grid if the recipe names prunings or quantizations, otherwise the automatic search."""
         if not isinstance(values, Mapping):
             return values
         is_named = "prune" in values or "quantize" in values
@@ -270,7 +272,7 @@ class Recipe(_Part):
         """Read a recipe from YAML text, a file, a mapping, or None for the default.
 
         Raises:
-            RecipeError: One sentence: what is wrong, what was expected.
+            RecipeError: The recipe is not valid; one sentence says what is wrong and what was expected.
         """
         if source is None:
             return cls()
@@ -293,7 +295,7 @@ class Recipe(_Part):
             raise RecipeError(_sentence(error.errors()[0])) from None
 
     def to_yaml(self) -> str:
-        """The recipe as YAML that ``parse`` reads back; values at their default are left out."""
+        """Return the recipe as YAML that ``parse`` reads back; default values are left out."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         if self.quantize == proposed_quantizations():
             values.pop("quantize", None)
@@ -310,7 +312,7 @@ class Recipe(_Part):
 
 
 def recover_function(source: Any) -> Callable[..., Any] | None:
-    """The function that a recipe given as a mapping names under ``recover``, or None."""
+    """Return the function that a recipe given as a mapping names under ``recover``, or None."""
     value = source.get("recover") if isinstance(source, Mapping) else None
     return value if callable(value) else None
 
@@ -328,11 +330,11 @@ def _short_pruning(item: Prune) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of version 1.2: in 1.1 ``2:4`` is 124 (sexagesimal) and ``1e-3`` is a word."""
+    """YAML loader with the numbers of version 1.2: in 1.1 ``2:4`` is 124 (sexagesimal) and ``1e-3`` is a string."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes words that either version of YAML takes for a number."""
+    """YAML dumper that quotes strings which version 1.1 or 1.2 of YAML would read as a number."""
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
@@ -352,7 +354,11 @@ for _yaml in (_Loader, _Dumper):
 
 
 def from_yaml(text: str) -> Any:
-    """What a recipe's YAML says, not yet validated. Raises RecipeError."""
+    """Read the YAML of a recipe without validating it; an empty text gives an empty mapping.
+
+    Raises:
+        RecipeError: The text is not valid YAML.
+    """
     try:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -373,7 +379,7 @@ def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> N
 
 
 def complaints(values: Mapping[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
-    """All that is wrong with a recipe: where, and a sentence; nothing where it is right."""
+    """Return all errors of a recipe, each as its location and a sentence; an empty list if it is valid."""
     try:
         Recipe.model_validate(dict(values))
     except ValidationError as error:
@@ -382,7 +388,7 @@ def complaints(values: Mapping[str, Any]) -> list[tuple[tuple[int | str, ...], s
 
 
 def inline(value: Any) -> str:
-    """A value of a recipe on one line of YAML."""
+    """Return a value of a recipe as one line of YAML."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf)
     return str(text).removesuffix("...\n").strip()
 

@@ -37,12 +37,13 @@ Event = Mapping[str, Any]
 Metrics = Mapping[str, "float | int | None"]
 
 LOG_LINES = 200
+"""Number of log lines that a state keeps; chosen, not tuned. More lines make each update of a view slower."""
 ENDED = ("finished", "cancelled", "failed")
 
 
 @dataclass(frozen=True)
 class TrialState:
-    """One configuration. ``status`` is waiting, measured, finished, failed, cut (given up early) or cancelled."""
+    """One trial; ``status`` is waiting, measured, finished, failed, cut (stopped early by a search) or cancelled."""
 
     name: str
     config: Mapping[str, Any]
@@ -54,13 +55,13 @@ class TrialState:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is the unchanged model in its runtime."""
+        """Whether this trial is the baseline: the unchanged model in its runtime."""
         return not self.config.get("prune") and self.config.get("quantize") == "none"
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of the study's log: ``time`` in seconds since the epoch."""
+    """One line of a study's log; ``time`` is in seconds since the epoch."""
 
     time: float
     text: str
@@ -69,11 +70,11 @@ class LogLine:
 
 @dataclass(frozen=True)
 class StudyState:
-    """All that a view needs to draw a study.
+    """State of a study: all data that a view needs to draw it.
 
-    ``status`` is queued, running, finished, cancelled, failed or interrupted; the fold itself never says
-    interrupted: that needs the lease (see ``with_lease``). ``unreachable_since`` is set by a reader that lost the
-    store, in seconds since the epoch; ``sent`` (0 to 1) by one that submits. Times are seconds since the epoch.
+    ``status`` is queued, running, finished, cancelled, failed or interrupted. The fold never sets ``interrupted``,
+    because that depends on the lease (see ``with_lease``). A reader that lost the connection to the store sets
+    ``unreachable_since``; a client that uploads sets ``sent``, from 0 to 1. All times are in seconds since the epoch.
     """
 
     id: str
@@ -112,22 +113,22 @@ class StudyState:
 
     @property
     def done(self) -> int:
-        """Trials that ended well."""
+        """Number of trials that finished with a result."""
         return self._count("finished")
 
     @property
     def failed(self) -> int:
-        """Trials that failed."""
+        """Number of trials that failed."""
         return self._count("failed")
 
     @property
     def cut(self) -> int:
-        """Trials that a search gave up early."""
+        """Number of trials that a search stopped early."""
         return self._count("cut")
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come unless somebody resumes the study."""
+        """Whether the study has ended; only a resume can produce more events."""
         return self.status in ENDED
 
     def _count(self, status: str) -> int:
@@ -142,10 +143,10 @@ def fold(events: Iterable[Event], state: StudyState) -> StudyState:
 
 
 def apply(state: StudyState, event: Event) -> StudyState:
-    """The state after one event.
+    """Return the state after one event.
 
-    An event already folded, or one behind a gap, changes nothing; an unknown type only moves ``seq``, so that an
-    older reader follows a newer engine.
+    An event that was already applied, or that comes after a gap, changes nothing. An unknown type only increases
+    ``seq``, so that an older reader can follow a newer engine.
     """
     if event["seq"] != state.seq + 1:
         return state
@@ -155,7 +156,7 @@ def apply(state: StudyState, event: Event) -> StudyState:
 
 
 def with_lease(state: StudyState, lease_until: float | None, queued: bool, now: float) -> StudyState:
-    """Settle what events alone cannot say: running, interrupted, or waiting in the queue.
+    """Return the state with the status that events alone cannot tell: running, interrupted or queued.
 
     Args:
         state: The folded events.
@@ -177,7 +178,7 @@ def with_lease(state: StudyState, lease_until: float | None, queued: bool, now: 
 
 
 def seconds_left(state: StudyState) -> float | None:
-    """Estimated seconds until the study ends, from the mean duration of the stages seen; None when unknown."""
+    """Return the estimated seconds until the study ends, from the mean durations of finished stages, or None."""
     if state.status != "running" or not state.stage_seconds or not state.slots:
         return None
     counts = sum(count for count, _ in state.stage_seconds.values())

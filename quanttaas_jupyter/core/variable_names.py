@@ -1,4 +1,4 @@
-"""What a person may write where a variable of the notebook is meant."""
+"""Parsing of variable names in magics: a name, an attribute or an item, and nothing that runs code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _SIMPLE = 'give a name such as model, loaders["test"] or config.model, and put a
 
 
 class MagicError(QuantTaaSError, ValueError):
-    """The line of a magic names something that is not there, or cannot be read."""
+    """The line of a magic cannot be read, or names a variable that does not exist."""
 
 
 def parse(text: str) -> ast.expr:
-    """A name, or names with attributes, constant indices and commas, as a syntax tree.
+    """Parse a name, with attributes, constant indices and commas allowed, into a syntax tree.
 
     Raises:
-        MagicError: It is none of these: an expression that would run code.
+        MagicError: The text is anything else, such as an expression that would run code.
     """
     try:
         expression = ast.parse(text.strip(), mode="eval").body
@@ -31,7 +31,11 @@ def parse(text: str) -> ast.expr:
 
 
 def check_variable(name: str) -> None:
-    """Raise MagicError for what cannot be the name of a new variable."""
+    """Check that a name can be given to a new variable.
+
+    Raises:
+        MagicError: It is not an identifier, or it is a Python keyword.
+    """
     if not name.isidentifier() or keyword.iskeyword(name):
         raise MagicError(f"-o {name}: a variable's name has letters, digits and _ only, such as study")
 

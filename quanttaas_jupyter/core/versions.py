@@ -1,4 +1,4 @@
-"""What must agree between a kernel and the machines that work for it."""
+"""Versions that must match between a kernel and the machines of a cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def versions() -> dict[str, str]:
-    """``python``, ``torch``, ``quanttaas``, ``source`` (digest of this package's code) and ``machine``."""
+    """Return ``python``, ``torch``, ``quanttaas``, ``source`` (digest of this package's code) and ``machine``."""
     return {
         "python": platform.python_version(),
         "torch": _version("torch"),
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def source() -> str:
-    """SHA-256 of this package's source."""
+    """Return the SHA-256 digest of this package's Python source."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -39,18 +39,18 @@ def source() -> str:
 
 @lru_cache(maxsize=1)
 def machine() -> str:
-    """Names this machine until it is started anew."""
+    """Return a name of this machine that changes with each reboot."""
     boot = _BOOT.read_text(encoding="utf-8").strip() if _BOOT.exists() else ""
     return f"{socket.gethostname()}:{boot}"
 
 
 def minor(value: str) -> str:
-    """``3.11`` of ``3.11.7``."""
+    """Return the first two parts of a version, such as ``3.11`` of ``3.11.7``."""
     return ".".join(value.split(".")[:2])
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    """What keeps a study of this kernel from running there, apart from the version of Python.
+    """Return one sentence for each version, except Python's, that keeps a kernel's study from running on a cluster.
 
     Args:
         here: ``versions()`` of the kernel.
