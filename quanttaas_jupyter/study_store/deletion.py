@@ -1,4 +1,4 @@
-"""Deleting a study: its folder at once, then what no other study needs."""
+"""Deletion of studies: the study's folder at once, and later the blobs and cache entries that no study needs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from .lease import read_lease
 from .records import dequeue, read_study, read_study_bytes
 
 GRACE_SECONDS = 24 * 3600.0
+"""Age in seconds below which ``sweep`` keeps unreferenced blobs; longer than any submission, chosen, not tuned."""
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 
 class Weight(NamedTuple):
-    """Bytes of a study: in its own folder, and in the blobs that it names, which others may share."""
+    """Size of a study in bytes: its own folder, and the blobs that it refers to, which other studies may share."""
 
     folder: int
     blobs: int
 
 
 def weigh(store: Store, study: str) -> Weight:
-    """How much a study keeps in the store. Raises NotFound."""
+    """Return how many bytes a study takes in the store.
+
+    Raises:
+        NotFound: There is no such study.
+    """
     read_study_bytes(store, study)
     names = _named_by(store, [study])
     stages = [name for name in store.list("cache") if name.removesuffix(".json") in names]
@@ -36,16 +41,16 @@ def weigh(store: Store, study: str) -> Weight:
 
 
 def delete_study(store: Store, study: str, grace: float = GRACE_SECONDS) -> int:
-    """Remove a study, then what no other needs: ``remove_study``, then ``sweep``; returns the bytes that swept."""
+    """Remove a study and what no other study needs; return the bytes that the sweep freed."""
     remove_study(store, study)
     return sweep(store, grace)
 
 
 def remove_study(store: Store, study: str) -> int:
-    """Remove a study's folder; its blobs stay until a sweep. Returns the bytes freed.
+    """Remove a study's folder and return the bytes freed; its blobs stay until a sweep.
 
     Raises:
-        StudyIsBusy: It is running.
+        StudyIsBusy: The study is running.
         NotFound: There is no such study.
     """
     record = read_study(store, study)
@@ -57,17 +62,17 @@ def remove_study(store: Store, study: str) -> int:
     last = f"studies/{study}/study.json"
     for _ in store.each(store.delete, [key for key in store.walk(f"studies/{study}") if key != last]):
         pass
-    # Only now: until here a deletion that was cut off can be asked for again.
+    # Last, so that an interrupted deletion can be repeated.
     store.delete(last)
     return freed
 
 
 def sweep(store: Store, grace: float = GRACE_SECONDS) -> int:
-    """Remove blobs that no study refers to, and cache entries that need them; returns the bytes freed.
+    """Remove blobs that no study refers to, and cache entries without a study; return the bytes freed.
 
     Args:
         store: The store.
-        grace: What is younger than this many seconds stays: a study being submitted may count on it.
+        grace: Age in seconds below which everything is kept: a study being submitted may rely on it.
     """
     wanted = _named_by(store, store.list("studies"))
     entries = {name: store.read(f"cache/{name}").decode() for name in store.list("cache")}
@@ -90,7 +95,7 @@ def sweep(store: Store, grace: float = GRACE_SECONDS) -> int:
 
 
 def _named_by(store: Store, studies: Iterable[str]) -> set[str]:
-    """Digests that studies name: of blobs, and of stages whose results lie in the cache."""
+    """Return the digests that studies refer to: of blobs, and of stages with results in the cache."""
     named: set[str] = set()
     for study in studies:
         keys = [key for key in store.walk(f"studies/{study}") if key.endswith("study.json") or "/events/" in key]

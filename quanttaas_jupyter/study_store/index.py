@@ -1,4 +1,4 @@
-"""The summaries of all studies of a store, kept up to date by reading little."""
+"""Index of the summaries of all studies in a store, updated with few reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from ..store.base import Store
 from .records import read_summary, settled_summary
 
 _TURN = 8
+"""Studies at rest that are read again at each update; chosen, not tuned. More find a resume elsewhere sooner."""
 _SUSPECT_SECONDS = 60.0
+"""Seconds for which a suspected study is read at each update; longer than an engine takes to claim it, not tuned."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is known of a study: its summary as written, with lease and queue, and the stamp of the file."""
+    """Known state of a study: its summary as written, its summary as lease and queue correct it, and its stamp."""
 
     written: dict[str, Any] | None
     present: dict[str, Any] | None
@@ -24,20 +26,20 @@ class _Entry:
 
     @property
     def is_live(self) -> bool:
-        """Whether it may change from one moment to the next."""
+        """Whether the study is queued or running, so that its summary may change at any time."""
         return self.present is not None and self.present["status"] in ("queued", "running")
 
     @property
     def has_ended(self) -> bool:
-        """Whether its summary says that nothing more comes."""
+        """Whether the written summary says that the study has ended."""
         return self.written is not None and self.written["status"] in ENDED
 
 
 class StudyIndex:
-    """The summaries of a store; one thread looks at a time, others may suspect.
+    """Index of the summaries in a store; only one thread may call ``look``, any thread may call ``suspect``.
 
-    A store that tells what changed is asked for that alone. Of others the studies that are queued or running are read
-    at every look, the rest a few at a time in turns, so that what somebody resumed elsewhere shows up after a while.
+    In a store with stamps, only changed summaries are read. In other stores, queued and running studies are read at
+    each update, and the rest a few at a time in turns, so that a study resumed elsewhere shows up after some updates.
     """
 
     def __init__(self, store: Store) -> None:
@@ -47,10 +49,14 @@ class StudyIndex:
         self._turn = 0
 
     def look(self) -> list[dict[str, Any]]:
-        """Summaries of all studies as they stand, newest first. Raises StoreError; then nothing is forgotten."""
+        """Return the current summaries of all studies, newest first.
+
+        Raises:
+            StoreError: The store cannot be read; the index keeps what it knows.
+        """
         names = list(self._store.list("studies"))
         now = time.monotonic()
-        # A copy: another thread may add one meanwhile.
+        # A copy, since another thread may add one during the loop.
         for name, until in dict(self._suspects).items():
             if until < now:
                 self._suspects.pop(name, None)
@@ -61,7 +67,7 @@ class StudyIndex:
         return sorted(present, key=lambda summary: -float(summary["created"]))
 
     def suspect(self, study: str) -> None:
-        """Read a study at every look for a while: something was done to it."""
+        """Read a study at each update for a while, because it was just submitted, resumed or cancelled."""
         self._suspects[study] = time.monotonic() + _SUSPECT_SECONDS
 
     def _due(self, names: list[str]) -> set[str]:

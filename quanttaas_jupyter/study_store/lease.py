@@ -1,4 +1,4 @@
-"""Who drives a study, until when: one lease a study, taken and renewed by compare-and-swap."""
+"""Lease of a study: the right of one engine to drive it for a limited time, taken and renewed by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from ..core.errors import StoreError
 from ..store.base import MissingKey, Store
 
 SECONDS = 30.0
+"""Seconds for which a lease is held; chosen, not tuned. A longer one delays the takeover from a dead engine."""
 RENEW_EVERY = 10.0
+"""Seconds between renewals, a third of ``SECONDS``, so that two renewals may fail before the lease runs out."""
 
 
 @dataclass(frozen=True)
 class LeaseInfo:
-    """What a lease says: ``until`` in seconds since the epoch."""
+    """Content of a lease; ``until`` is in seconds since the epoch."""
 
     owner: str
     engine: str
     until: float
 
     def is_held(self, now: float) -> bool:
-        """Whether the lease still runs."""
+        """Return whether the lease has not run out."""
         return self.until > now
 
 
 class Lease:
-    """A lease that this process holds. ``renew`` and ``release`` say whether it was still ours."""
+    """Lease held by this process; ``renew`` and ``release`` return whether no other engine has taken it."""
 
     def __init__(self, store: Store, study: str, owner: str, engine: str) -> None:
         self._store, self._key = store, lease_key(study)
@@ -39,7 +41,7 @@ class Lease:
         self.is_lost = False
 
     def take(self) -> bool:
-        """Take the lease if nobody holds it."""
+        """Take the lease if no engine holds it, and return whether that worked."""
         now = time.time()
         try:
             present: bytes | None = self._store.read(self._key)
@@ -51,17 +53,17 @@ class Lease:
         return self._write(present, now + SECONDS)
 
     def renew(self) -> bool:
-        """Hold the lease for another ``SECONDS``; False if another engine took it meanwhile."""
+        """Hold the lease for another ``SECONDS``; return False if another engine has taken it."""
         return self._write(self._bytes, time.time() + SECONDS)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Renew the lease from a thread of its own: work, or a slow store, must not let it run out."""
+        """Renew the lease from a separate thread, so that long work or a slow store cannot let it run out."""
         over = threading.Event()
 
         def renew() -> None:
             while not over.wait(RENEW_EVERY):
-                # A store that is out of reach may be back before the lease has run out.
+                # An unreachable store may answer again before the lease runs out.
                 with suppress(StoreError):
                     if not self.renew():
                         self.is_lost = True
@@ -76,7 +78,7 @@ class Lease:
             thread.join()
 
     def release(self) -> bool:
-        """Give the lease back: it ends now."""
+        """Give the lease back at once, and return whether it was still held."""
         return self._write(self._bytes, 0.0)
 
     def _write(self, expected: bytes | None, until: float) -> bool:
@@ -88,7 +90,7 @@ class Lease:
 
 
 def read_lease(store: Store, study: str) -> LeaseInfo | None:
-    """The lease of a study, held or run out; None if there was none."""
+    """Return the lease of a study, held or run out, or None if the study never had one."""
     try:
         return _parse(store.read(lease_key(study)))
     except MissingKey:
@@ -96,7 +98,7 @@ def read_lease(store: Store, study: str) -> LeaseInfo | None:
 
 
 def lease_key(study: str) -> str:
-    """The key of a study's lease."""
+    """Return the store key of a study's lease."""
     return f"studies/{study}/lease.json"
 
 

@@ -1,12 +1,12 @@
-"""Studies in a store: what was asked, the event log, the queue, the summary.
+"""Records of studies in a store: the submitted record, the event log, the queue and the summary.
 
 Layout::
 
-    studies/<id>/study.json          what was asked
-    studies/<id>/lease.json          who drives it
-    studies/<id>/events/<seq>.json   append-only
-    studies/<id>/summary.json        a rebuildable digest
-    studies/<id>/cancel              present: stop
+    studies/<id>/study.json          the record as submitted
+    studies/<id>/lease.json          the engine that drives the study
+    studies/<id>/events/<seq>.json   append-only event log
+    studies/<id>/summary.json        a digest, rebuildable from the events
+    studies/<id>/cancel              present: the engine shall stop
     queue/<cluster>/<id>             waiting for an engine
 """
 
@@ -30,11 +30,15 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}[a-z0-9]")
 
 
 class LogTaken(Exception):
-    """Another engine wrote this event: the lease is lost."""
+    """Another engine wrote this event, so the lease is lost."""
 
 
 def checked_id(study: str) -> str:
-    """The id itself if it is of the strict form; a QuantTaaSError otherwise."""
+    """Return the id of a study if it is valid.
+
+    Raises:
+        QuantTaaSError: The id is not made of lower-case letters, digits and dashes.
+    """
     if not isinstance(study, str) or not _ID.fullmatch(study):
         raise QuantTaaSError(
             f"{study!r} is no valid id of a study: ids are lower-case letters, digits and dashes; "
@@ -44,7 +48,11 @@ def checked_id(study: str) -> str:
 
 
 def create_study(store: Store, study: str, record: dict[str, Any]) -> str:
-    """Write ``study.json``; returns its SHA-256. Raises QuantTaaSError if the id is taken."""
+    """Write ``study.json`` and return its SHA-256 digest.
+
+    Raises:
+        QuantTaaSError: The id is taken, or not valid.
+    """
     data = _dump(record)
     if not store.create(f"studies/{checked_id(study)}/study.json", data):
         raise QuantTaaSError(f"study {study} exists already")
@@ -52,12 +60,20 @@ def create_study(store: Store, study: str, record: dict[str, Any]) -> str:
 
 
 def read_study(store: Store, study: str) -> dict[str, Any]:
-    """What was asked. Raises NotFound."""
+    """Return the record of a study as it was submitted.
+
+    Raises:
+        NotFound: There is no such study.
+    """
     return dict(json.loads(read_study_bytes(store, study)))
 
 
 def read_study_bytes(store: Store, study: str) -> bytes:
-    """``study.json`` as it stands in the store. Raises NotFound."""
+    """Return the bytes of ``study.json``.
+
+    Raises:
+        NotFound: There is no such study.
+    """
     try:
         return store.read(f"studies/{checked_id(study)}/study.json")
     except MissingKey:
@@ -65,17 +81,17 @@ def read_study_bytes(store: Store, study: str) -> bytes:
 
 
 def enqueue(store: Store, cluster: str, study: str, ticket: dict[str, Any]) -> None:
-    """Let a study wait for an engine of the cluster."""
+    """Put a study into the queue of a cluster's engine."""
     store.replace(_queue_key(cluster, study), _dump(ticket))
 
 
 def dequeue(store: Store, cluster: str, study: str) -> None:
-    """Take a study out of the queue."""
+    """Remove a study from the queue."""
     store.delete(_queue_key(cluster, study))
 
 
 def read_ticket(store: Store, cluster: str, study: str) -> dict[str, Any] | None:
-    """The queue entry of a study, or None."""
+    """Return the queue entry of a study, or None if it is not queued."""
     try:
         return dict(json.loads(store.read(_queue_key(cluster, study))))
     except MissingKey:
@@ -83,32 +99,32 @@ def read_ticket(store: Store, cluster: str, study: str) -> dict[str, Any] | None
 
 
 def ask_to_cancel(store: Store, study: str) -> None:
-    """Leave the sign that makes the engine stop a study."""
+    """Write the mark that makes the engine stop a study."""
     store.replace(_cancel_key(study), b"{}")
 
 
 def is_cancelled(store: Store, study: str) -> bool:
-    """Whether the sign is there."""
+    """Return whether the study has a cancel mark."""
     return store.size(_cancel_key(study)) is not None
 
 
 def clear_cancel(store: Store, study: str) -> None:
-    """Remove the sign; only the holder of the lease does that."""
+    """Remove the cancel mark; only the holder of the lease may do that."""
     store.delete(_cancel_key(study))
 
 
 class EventWriter:
-    """Appends events; only the holder of the lease may have one."""
+    """Writer of a study's event log; only the holder of the lease may have one."""
 
     def __init__(self, store: Store, study: str) -> None:
         self._store, self._study = store, study
         self.state = fold(read_events(store, study), StudyState(id=study))
 
     def append(self, type_: str, **values: Any) -> None:
-        """Write one event.
+        """Write one event, and apply it to ``state``.
 
         Raises:
-            LogTaken: Another engine wrote an event in its place.
+            LogTaken: Another engine wrote an event with the same number.
         """
         seq = self.state.seq + 1
         event = {"seq": seq, "time": time.time(), "type": type_, **values}
@@ -118,12 +134,12 @@ class EventWriter:
         self.state = fold([json.loads(data)], self.state)
 
     def write_summary(self, record: dict[str, Any]) -> None:
-        """Replace the digest that lists of studies read."""
+        """Replace the summary that lists of studies read."""
         self._store.replace(f"studies/{self._study}/summary.json", _dump(summary_of(record, self.state)))
 
 
 def read_events(store: Store, study: str, after: int = 0, most: int | None = None) -> Iterator[Event]:
-    """Events behind ``after``, in order, up to the first gap, or ``most`` of them."""
+    """Yield the events after number ``after``, in order, up to the first gap, and at most ``most`` of them."""
     names = []
     listed = islice(store.list(f"studies/{study}/events", after=f"{after:08d}.json"), most)
     for expected, name in enumerate(listed, after + 1):
@@ -138,7 +154,7 @@ def read_events(store: Store, study: str, after: int = 0, most: int | None = Non
 
 
 def initial_state(record: dict[str, Any]) -> StudyState:
-    """The state before the first event."""
+    """Return the state of a study before its first event."""
     return StudyState(
         id=record["id"],
         name=record["name"],
@@ -152,14 +168,14 @@ def initial_state(record: dict[str, Any]) -> StudyState:
 
 
 def settled(store: Store, state: StudyState) -> StudyState:
-    """The state with what lease and queue say about it."""
+    """Return the state with the status that the study's lease and queue entry give it."""
     lease = read_lease(store, state.id)
     queued = store.size(_queue_key(state.cluster, state.id)) is not None
     return with_lease(state, lease.until if lease else None, queued, time.time())
 
 
 def list_summaries(store: Store) -> list[dict[str, Any]]:
-    """Summaries of all studies as they stand, newest first; a missing one is rebuilt from the events."""
+    """Return the current summaries of all studies, newest first; a missing one is rebuilt from the events."""
     written = store.each(lambda study: _present_summary(store, study), store.list("studies"))
     return sorted(filter(None, written), key=lambda summary: -float(summary["created"]))
 
@@ -170,7 +186,11 @@ def _present_summary(store: Store, study: str) -> dict[str, Any] | None:
 
 
 def read_summary(store: Store, study: str) -> dict[str, Any] | None:
-    """The summary as it was written last, or rebuilt; None where the record is missing or broken. Raises StoreError."""
+    """Return the summary as last written, or rebuilt from the events; None if the record is missing or broken.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
     try:
         try:
             return dict(json.loads(store.read(f"studies/{study}/summary.json")))
@@ -184,12 +204,12 @@ def read_summary(store: Store, study: str) -> dict[str, Any] | None:
 
 
 def settled_summary(store: Store, summary: dict[str, Any], is_resting: bool = True) -> dict[str, Any]:
-    """The summary with what lease and queue say about it.
+    """Return the summary with the status that the study's lease and queue entry give it.
 
     Args:
         store: The store.
-        summary: As it was written.
-        is_resting: An ended study is taken for what its summary says; else lease and queue are looked at all the same.
+        summary: The summary as written.
+        is_resting: Whether to trust the summary of an ended study without reading its lease and queue entry.
     """
     if summary["status"] in ENDED and is_resting:
         return summary

@@ -1,4 +1,4 @@
-"""Results of finished stages, by key; a missing blob makes an entry a miss."""
+"""Cache of the results of finished stages, by key; an entry with a missing blob counts as a miss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..store.base import MissingKey, Store
 
 
 def find(store: Store, key: str) -> dict[str, Any] | None:
-    """The result of a stage, if it and all its blobs are there."""
+    """Return the result of a stage if the entry and all its blobs exist, otherwise None."""
     try:
         result = dict(json.loads(store.read(f"cache/{key}.json")))
     except (MissingKey, ValueError):
@@ -20,11 +20,11 @@ def find(store: Store, key: str) -> dict[str, Any] | None:
 
 
 def find_all(store: Store, keys: Iterable[str]) -> dict[str, dict[str, Any] | None]:
-    """``find`` for many stages."""
+    """Return the results of many stages by key, with None for misses; see ``find``."""
     wanted = list(dict.fromkeys(keys))
     return dict(zip(wanted, store.each(lambda key: find(store, key), wanted), strict=True))
 
 
 def keep(store: Store, key: str, result: dict[str, Any]) -> None:
-    """Remember the result of a stage."""
+    """Write the result of a stage into the cache."""
     store.replace(f"cache/{key}.json", json.dumps(result, separators=(",", ":"), allow_nan=False).encode())
