@@ -1,4 +1,4 @@
-"""Where bytes live. ``open_store`` turns a URI or a folder into a store."""
+"""Stores of bytes in a folder or a bucket; ``open_store`` opens the one that a URI or a folder names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["MissingKey", "Store", "open_store"]
 
 
 def open_store(uri: str | Path | None = None) -> Store:
-    """The store at ``uri``: a folder, ``file://`` or ``gs://`` URI; None for the configured default.
+    """Open the store at ``uri``: a folder, a ``file://`` or ``gs://`` URI, or None for the configured default.
 
     Blobs from a bucket are kept in a folder of this machine; ``QUANTTAAS_CACHE`` names another one.
 
@@ -31,7 +31,7 @@ def open_store(uri: str | Path | None = None) -> Store:
     try:
         return _opened(address)
     except (ValueError, RuntimeError) as error:
-        # A home of nobody, brackets that are no address.
+        # ValueError: brackets that are no IPv6 address; RuntimeError: the home folder of an unknown user.
         raise StoreError(f"{address!r} is no store: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""Where bytes live: a flat space of keys with exclusive creation, listing from an offset and one compare-and-swap."""
+"""Interface of a store: a flat space of keys with exclusive creation, listing from an offset, and compare-and-swap."""
 
 from __future__ import annotations
 
@@ -17,31 +17,39 @@ from ..core.errors import QuantTaaSError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Bytes sent, bytes in all.
+# Called with the bytes sent so far and the total in bytes.
 Progress = Callable[[int, int], None]
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
 class MissingKey(LookupError):
-    """Nothing is stored under this key."""
+    """The store holds no bytes under this key."""
 
 
 class Store(ABC):
-    """A store. Keys are ``/``-separated, of letters, digits, ``.``, ``_`` and ``-``; no part starts with a dot."""
+    """Interface of a store.
+
+    Keys are separated by ``/`` and consist of letters, digits, ``.``, ``_`` and ``-``; no part starts with a dot. All
+    methods raise StoreError when the store cannot be reached, read or written.
+    """
 
     uri: str
 
     def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """What ``act`` gives for every item, in order; several at once where the store answers slowly."""
+        """Apply ``act`` to each item and yield the results in order; a slow store runs several calls at once."""
         return map(act, items)
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The bytes under a key. Raises MissingKey, StoreError."""
+        """Return the bytes under a key.
+
+        Raises:
+            MissingKey: The store holds nothing under this key.
+        """
 
     def read_if_there(self, key: str) -> bytes | None:
-        """The bytes under a key, or None. Raises StoreError."""
+        """Return the bytes under a key, or None if there are none."""
         try:
             return self.read(key)
         except MissingKey:
@@ -52,75 +60,83 @@ class Store(ABC):
         """Write a key that does not exist yet, whole or not at all.
 
         Returns:
-            True if it was created, or holds these very bytes already (an earlier try of ours came through);
-            False if it holds something else.
+            True if the key was created, or if it already holds these bytes (from an earlier attempt); False if it holds
+            other bytes.
         """
 
     @abstractmethod
     def replace(self, key: str, data: bytes) -> None:
-        """Write a key, whole or not at all, whatever it held."""
+        """Write a key, whole or not at all, and overwrite what it held."""
 
     @abstractmethod
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Write a key only while it holds ``expected`` (None: while it does not exist); whether it was written."""
+        """Write a key if it holds ``expected`` (None: if it does not exist), and return whether it was written."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove a key; removing what is not there is no error."""
+        """Remove a key; a missing key is no error."""
 
     @abstractmethod
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
-        """Names directly under ``prefix`` (keys and folders) that sort behind ``after``, in order."""
+        """Yield the names of keys and folders directly under ``prefix`` that sort after ``after``, in sorted order."""
 
     @abstractmethod
     def walk(self, prefix: str) -> Iterator[str]:
-        """All keys under ``prefix``, at any depth."""
+        """Yield all keys under ``prefix``, at any depth."""
 
     @abstractmethod
     def size(self, key: str) -> int | None:
-        """Bytes under a key, or None where nothing is stored."""
+        """Return the number of bytes under a key, or None if the key does not exist."""
 
     @abstractmethod
     def age(self, key: str) -> float | None:
-        """Seconds since a key was written, or None where nothing is stored."""
+        """Return the seconds since a key was written or touched, or None if the key does not exist."""
 
     @abstractmethod
     def weight(self, prefix: str) -> int:
-        """Bytes under all keys below ``prefix``."""
+        """Return the total number of bytes under all keys below ``prefix``."""
 
     def stamp(self, key: str) -> str | None:
-        """What changes whenever the bytes under a key do: empty where nothing is stored, None where only reading tells.
+        """Return a string that changes whenever the bytes under a key change; an empty one if the key does not exist.
 
-        Stores for which it would cost as much as reading do not tell.
+        Returns None in stores that could not tell without a request as expensive as reading the key.
         """
         return None
 
     @abstractmethod
     def touch(self, key: str) -> None:
-        """Make a key young again, so that a sweep leaves it."""
+        """Set the age of a key to zero, so that ``sweep`` keeps it."""
 
     @abstractmethod
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
-        """Like ``create`` for a file or bytes of any size; an existing key is left as it is and counts as created.
+        """Write a file or bytes of any size under a key; an existing key is left unchanged and counts as created.
 
         Args:
             key: The key.
             source: A file, or the bytes themselves; neither is copied in memory.
-            progress: Called with bytes sent and bytes in all; an upload that begins anew starts at 0 again.
+            progress: Called with the bytes sent and the total in bytes; a restarted upload begins at 0 again.
         """
 
     @abstractmethod
     def as_file(self, key: str) -> AbstractContextManager[Path]:
-        """The bytes under a key as a read-only file on this machine. Raises MissingKey, StoreError."""
+        """Return a context manager that yields the bytes under a key as a read-only local file.
+
+        Raises:
+            MissingKey: The store holds nothing under this key.
+        """
 
     def download(self, key: str, path: Path) -> None:
-        """Write the bytes under a key to a file. Raises MissingKey, StoreError."""
+        """Write the bytes under a key to a local file.
+
+        Raises:
+            MissingKey: The store holds nothing under this key.
+        """
         with self.as_file(key) as source:
             shutil.copyfile(source, path)
 
 
 class Together:
-    """The progress of several uploads at once, told as one; ``total`` is what they come to in bytes."""
+    """Sum of the progress of several concurrent uploads; ``total`` is the sum of their sizes in bytes."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._total, self._progress = total, progress
@@ -128,7 +144,7 @@ class Together:
         self._lock = threading.Lock()
 
     def part(self) -> Progress:
-        """What one of the uploads tells."""
+        """Return a progress callback for one of the uploads."""
         before = 0
 
         def tell(done: int, _: int) -> None:
@@ -142,29 +158,29 @@ class Together:
 
 
 class Counted:
-    """A stream that tells ``progress`` how far it was read."""
+    """Readable stream that calls ``progress`` with the number of bytes read."""
 
     def __init__(self, stream: BinaryIO, total: int, progress: Progress | None) -> None:
         self._stream, self._total, self._progress = stream, total, progress
 
     def read(self, size: int = -1) -> bytes:
-        """Whoever asks for more has sent what he got before."""
+        """Report the current position, then read; a client asks for more only after it has sent the previous bytes."""
         if self._progress is not None:
             self._progress(self._stream.tell(), self._total)
         return self._stream.read(size)
 
     def tell(self) -> int:
-        """Where the stream stands."""
+        """Return the position in the stream."""
         return self._stream.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the stream."""
+        """Move to a position in the stream, and return it."""
         return self._stream.seek(offset, whence)
 
 
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, int]]:
-    """A file or bytes as a stream, with its size; bytes are not copied."""
+    """Open a file or bytes as a stream, and yield it with its size in bytes; bytes are not copied."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         total = stream.seek(0, io.SEEK_END)
         stream.seek(0)
@@ -172,7 +188,11 @@ def opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def checked_key(key: str) -> str:
-    """The key itself if it is of the strict form above; a QuantTaaSError otherwise."""
+    """Return the key if it is valid.
+
+    Raises:
+        QuantTaaSError: The key does not have the form that ``Store`` describes.
+    """
     if not _KEY.fullmatch(key):
         raise QuantTaaSError(f"{key!r} is no valid key of a store: use letters, digits, '.', '_', '-' and '/'")
     return key

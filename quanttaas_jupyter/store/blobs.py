@@ -1,4 +1,4 @@
-"""Immutable blobs, named by the SHA-256 of their bytes and shared between studies."""
+"""Blobs: immutable bytes, named by their SHA-256 digest and shared between studies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from .base import Progress, Store
 
 _CHUNK = 1 << 20
-# What is bigger is sent in chunks.
+"""Bytes read at once while a file is hashed; chosen, not tuned."""
 _SMALL = 8 << 20
+"""Bytes up to which a blob is sent in one request, larger ones in chunks; equal to ``gcs.CHUNK``."""
 
 
 def put_file(store: Store, path: Path, progress: Progress | None = None) -> str:
-    """Store a file; returns its SHA-256. What the store has is not sent again."""
+    """Store a file, unless the store already has its bytes, and return its SHA-256 digest."""
     sha = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -24,7 +25,7 @@ def put_file(store: Store, path: Path, progress: Progress | None = None) -> str:
 
 
 def put_bytes(store: Store, data: bytes, progress: Progress | None = None) -> str:
-    """Store bytes; returns their SHA-256. What the store has is not sent again."""
+    """Store bytes, unless the store already has them, and return their SHA-256 digest."""
     name = hashlib.sha256(data).hexdigest()
     if len(data) > _SMALL:
         store.create_from(_key(name), data, progress)
@@ -39,17 +40,25 @@ def put_bytes(store: Store, data: bytes, progress: Progress | None = None) -> st
 
 
 def get_bytes(store: Store, sha: str) -> bytes:
-    """The bytes of a blob. Raises MissingKey."""
+    """Return the bytes of a blob.
+
+    Raises:
+        MissingKey: The store does not hold the blob.
+    """
     return store.read(_key(sha))
 
 
 def blob_file(store: Store, sha: str) -> AbstractContextManager[Path]:
-    """A blob as a read-only file on this machine. Raises MissingKey."""
+    """Return a context manager that yields a blob as a read-only local file.
+
+    Raises:
+        MissingKey: The store does not hold the blob.
+    """
     return store.as_file(_key(sha))
 
 
 def has_blob(store: Store, sha: str) -> bool:
-    """Whether the store holds the blob."""
+    """Return whether the store holds a blob."""
     return store.size(_key(sha)) is not None
 
 

@@ -1,4 +1,4 @@
-"""A store whose blobs are kept in a folder of this machine."""
+"""Local cache of blobs in front of a remote store."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from ..core.errors import StoreError
 from .base import MissingKey, Progress, R, Store, T, opened
 
 BOUND = 20 * 10**9
-# What was used this recently stays: whoever asked for it may be about to open it.
+"""Bytes of blobs that the cache keeps; chosen, not tuned. A smaller bound causes more downloads."""
 YOUNG_SECONDS = 300.0
+"""Seconds since the last use in which a blob is not evicted, since its reader may open it soon; chosen, not tuned."""
 
 _BLOB = re.compile(r"blobs/([0-9a-f]{64})")
 _LOCKS = ".locks"
 _TEMPORARY = ".tmp"
 _ABANDONED_SECONDS = 24 * 3600.0
+"""Seconds after which a temporary file is taken for the leftover of a killed process; longer than any download."""
 _CHUNK = 1 << 20
+"""Bytes copied or hashed at once; chosen, not tuned."""
 
 
 class CachedStore(Store):
-    """Passes everything on to another store; blobs, which never change, are read from the folder once they are there.
+    """Store that reads blobs from a local folder and passes all other calls on to another store.
 
-    The folder may be shared by processes and deleted at any time. A folder that cannot be written costs speed only.
+    Blobs never change, so a copy in the folder is never stale. Several processes may share the folder, and it may be
+    deleted at any time. A folder that cannot be written only costs speed.
 
     Args:
         inner: The store itself.
-        folder: Where blobs are kept.
-        bound: Bytes in the folder beyond which the least recently used blobs go.
+        folder: Folder for the copies of blobs.
+        bound: Bytes in the folder above which the least recently used blobs are evicted.
     """
 
     def __init__(self, inner: Store, folder: Path, bound: int = BOUND) -> None:
@@ -45,9 +49,11 @@ class CachedStore(Store):
         self.uri = inner.uri
 
     def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Apply ``act`` to each item as the inner store does."""
         return self.inner.each(act, items)
 
     def read(self, key: str) -> bytes:
+        """Return the bytes under a key; a blob is read from the folder, and downloaded into it first if necessary."""
         sha = _sha(key)
         stream = self._fetched(sha) if sha else None
         if stream is None:
@@ -56,51 +62,64 @@ class CachedStore(Store):
             return stream.read()
 
     def create(self, key: str, data: bytes) -> bool:
+        """Write a new key to the inner store, and copy a blob into the folder."""
         is_created = self.inner.create(key, data)
         if is_created:
             self._keep(key, data)
         return is_created
 
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        """Write a file or bytes to the inner store, and copy a blob into the folder."""
         is_created = self.inner.create_from(key, source, progress)
         if is_created:
             self._keep(key, source)
         return is_created
 
     def replace(self, key: str, data: bytes) -> None:
+        """Write a key in the inner store, and remove its copy."""
         self._drop(key)
         self.inner.replace(key, data)
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Write a key in the inner store if it holds ``expected``, and remove its copy."""
         self._drop(key)
         return self.inner.swap(key, data, expected)
 
     def delete(self, key: str) -> None:
+        """Remove a key from the inner store and its copy from the folder."""
         self._drop(key)
         self.inner.delete(key)
 
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Yield names of the inner store."""
         return self.inner.list(prefix, after)
 
     def walk(self, prefix: str) -> Iterator[str]:
+        """Yield keys of the inner store."""
         return self.inner.walk(prefix)
 
     def size(self, key: str) -> int | None:
+        """Return the number of bytes under a key of the inner store."""
         return self.inner.size(key)
 
     def age(self, key: str) -> float | None:
+        """Return the age in seconds of a key of the inner store."""
         return self.inner.age(key)
 
     def weight(self, prefix: str) -> int:
+        """Return the total number of bytes below a prefix of the inner store."""
         return self.inner.weight(prefix)
 
     def stamp(self, key: str) -> str | None:
+        """Return the stamp that the inner store gives to a key."""
         return self.inner.stamp(key)
 
     def touch(self, key: str) -> None:
+        """Set the age of a key in the inner store to zero."""
         self.inner.touch(key)
 
     def as_file(self, key: str) -> AbstractContextManager[Path]:
+        """Return a context manager that yields a local file; the copy of a blob is not evicted while it is open."""
         sha = _sha(key)
         if not sha:
             return self.inner.as_file(key)
@@ -109,6 +128,7 @@ class CachedStore(Store):
         return self._opened(sha)
 
     def download(self, key: str, path: Path) -> None:
+        """Write the bytes under a key to a local file; a blob is copied from the folder."""
         if not _sha(key):
             self.inner.download(key, path)
         else:
@@ -129,7 +149,7 @@ class CachedStore(Store):
         return self.folder / sha
 
     def _fetched(self, sha: str) -> BinaryIO | None:
-        """A blob's file in the folder, open for reading, downloaded if need be; None where the folder is no use.
+        """Open the copy of a blob, downloading it if necessary; return None if the folder cannot be used.
 
         Raises:
             MissingKey: The store does not hold the blob.
@@ -153,7 +173,7 @@ class CachedStore(Store):
         return stream
 
     def _held(self, sha: str) -> BinaryIO | None:
-        """The file of a blob, marked as used and as open, if it is there."""
+        """Open the copy of a blob and mark it as used and in use; return None if there is no copy."""
         path = self._path(sha)
         try:
             stream = path.open("rb")
@@ -184,7 +204,7 @@ class CachedStore(Store):
             os.replace(temporary, self._path(sha))
 
     def _keep(self, key: str, source: Path | bytes) -> None:
-        """Put a blob that the store has now into the folder, if that works."""
+        """Copy a blob that the store holds into the folder; failures are ignored."""
         sha = _sha(key)
         if not sha or self._path(sha).exists():
             return
@@ -204,7 +224,7 @@ class CachedStore(Store):
                 self._path(sha).unlink()
 
     def _evict(self) -> None:
-        """Remove the least recently used blobs until the rest fits; never one that is young or open."""
+        """Remove the least recently used blobs until the rest fits ``bound``, but keep those used recently or open."""
         now = time.time()
         with suppress(OSError):
             files = sorted(_files(self.folder), key=lambda file: file[0])
@@ -218,7 +238,7 @@ class CachedStore(Store):
     def _lock(self, sha: str) -> FileLock:
         folder = self.folder / _LOCKS
         folder.mkdir(parents=True, exist_ok=True)
-        # A removed lock file would let two in, so they stay: a bounded number of them.
+        # Lock files are never removed: two processes could then hold the same lock. Three digits bound their number.
         return FileLock(folder / sha[:3])
 
     @contextmanager
@@ -242,7 +262,7 @@ def _sha(key: str) -> str | None:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time of last use, bytes and path of every file directly in a folder."""
+    """Yield the time of last use, the size in bytes and the path of each file directly in a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
@@ -252,7 +272,7 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _holds(path: Path, sha: str) -> bool:
-    """Whether a file has this digest; it is on the disk then, since nobody checks it again."""
+    """Return whether a file has this digest, after flushing it to the disk: its content is not verified again."""
     digest = hashlib.sha256()
     with path.open("rb+") as stream:
         while chunk := stream.read(_CHUNK):
@@ -267,7 +287,7 @@ def _copy(source: BinaryIO, target: io.BufferedWriter) -> None:
 
 
 def _mark_open(stream: BinaryIO) -> None:
-    """Let other processes see that a file is in use; where files that are open cannot be removed that is enough."""
+    """Take a shared lock on a file that is in use; on Windows an open file cannot be removed, so none is needed."""
     with suppress(ImportError, OSError):
         import fcntl
 

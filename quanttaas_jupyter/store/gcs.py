@@ -1,4 +1,4 @@
-"""A store in a bucket of Google Cloud Storage."""
+"""Store in a bucket of Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from ..core.errors import MissingDependency, QuantTaaSError, StoreError
 from .base import Counted, MissingKey, Progress, R, Store, T, checked_key, opened
 
 DEADLINE = 60.0
+"""Seconds for which a failing request is retried; chosen, not tuned. A longer one delays the error message."""
 CHUNK = 8 << 20
+"""Bytes of one upload request, a multiple of 256 KiB; chosen, not tuned. Larger chunks cost more when one is resent."""
 
-# A connection that does not come about is given up earlier than an answer: a host has several addresses.
 _CONNECT_SECONDS, _ANSWER_SECONDS = 30.0, 60.0
+"""Timeouts of one request in seconds; connecting has the shorter one, since a host has several addresses to try."""
 _CONNECTIONS = 16
+"""Concurrent requests of a process; chosen, not tuned."""
 _UPLOADS = 3
-# What the client library sends in one request whatever the size of chunks.
+"""Attempts of an upload whose session is lost or whose bytes arrive damaged; chosen, not tuned."""
 _ONE_REQUEST = 8 << 20
+"""Bytes that google-cloud-storage sends in one request if it knows the size, regardless of the chunk size."""
 _TYPE = "application/octet-stream"
 _TOUCHED = "touched"
 _POOL = "quanttaas-gcs"
 
-# Objects, and full names of folders with their slash.
+# Objects, and full names of folders with a trailing slash.
 _Page = tuple[Sequence[Any], Sequence[str]]
 
 _URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(/.*)?")
@@ -40,15 +44,15 @@ _PERMISSION = re.compile(r"storage\.[a-z]+\.[a-zA-Z]+")
 
 
 class GcsStore(Store):
-    """Keys are objects below ``gs://bucket/prefix``.
+    """Store whose keys are objects below ``gs://bucket/prefix``.
 
-    Creation and swaps are conditional on the object's generation. What is retried may have come through before, so a
-    failed condition is followed by a look at the bytes: one's own are success.
+    Creation and swaps are conditional on the object's generation. A retried request may have succeeded before, so a
+    failed condition is followed by a comparison of the bytes: equal bytes count as success.
 
     Args:
         uri: ``gs://bucket`` or ``gs://bucket/prefix``.
-        deadline: Seconds for which a request that fails for a moment is tried again.
-        chunk: Bytes sent at once of what is bigger; a multiple of 256 KiB.
+        deadline: Seconds for which a request with a transient failure is retried.
+        chunk: Bytes per request of a larger upload; a multiple of 256 KiB.
 
     Raises:
         StoreError: The URI is malformed.
@@ -61,14 +65,17 @@ class GcsStore(Store):
         self._is_bucket_known = False
 
     def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        # What asks from one of the threads would wait for a free one among those that wait like it.
+        """Apply ``act`` to each item on a pool of threads, and yield the results in order."""
+        # A call from one of the pool's threads could wait forever for a free thread.
         is_nested = threading.current_thread().name.startswith(_POOL)
         return map(act, items) if is_nested else _pool(os.getpid()).map(act, items)
 
     def read(self, key: str) -> bytes:
+        """Return the content of the object under a key."""
         return self._load(key)[0]
 
     def create(self, key: str, data: bytes) -> bool:
+        """Write an object that does not exist yet, and return whether it holds ``data``."""
         while not self._write(key, data, generation=0):
             # Deleted between the two: it can be created again.
             with suppress(MissingKey):
@@ -76,15 +83,18 @@ class GcsStore(Store):
         return True
 
     def replace(self, key: str, data: bytes) -> None:
+        """Write an object unconditionally."""
         self._write(key, data, generation=None)
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Write an object if it holds ``expected``, and return whether it was written."""
         present, generation = self._present(key)
         if present != expected:
             return False
         return self._write(key, data, generation) or self._present(key)[0] == data
 
     def delete(self, key: str) -> None:
+        """Remove an object; a missing one is no error."""
         with self._told("delete from"):
             try:
                 self._object(key).delete(**self._patience())
@@ -92,21 +102,25 @@ class GcsStore(Store):
                 self._require_bucket()
 
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Yield the names directly under ``prefix`` that sort after ``after``, fetched page by page."""
         top = self._name(prefix) + "/"
         pages = self._pages(top, "items(name),prefixes,nextPageToken", delimiter="/", start_offset=top + after)
         return _ordered((([item.name for item in items], folders) for items, folders in pages), top, after)
 
     def walk(self, prefix: str) -> Iterator[str]:
+        """Yield all keys under ``prefix``."""
         base = len(self._name(prefix)) - len(prefix)
         for items, _ in self._pages(self._name(prefix) + "/", "items(name),nextPageToken"):
             # The console makes empty objects with a slash at the end look like folders.
             yield from (item.name[base:] for item in items if not item.name.endswith("/"))
 
     def size(self, key: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
         found = self._about(key)
         return None if found is None else int(found.size)
 
     def age(self, key: str) -> float | None:
+        """Return the seconds since an object was written or touched, or None if it does not exist."""
         found = self._about(key)
         if found is None:
             return None
@@ -115,18 +129,21 @@ class GcsStore(Store):
         return max(0.0, time.time() - max(float(found.updated.timestamp()), touched))
 
     def weight(self, prefix: str) -> int:
+        """Return the total size in bytes of all objects below ``prefix``."""
         pages = self._pages(self._name(prefix) + "/", "items(name,size),nextPageToken")
         return sum(int(item.size) for items, _ in pages for item in items)
 
     def touch(self, key: str) -> None:
+        """Write the current time into the metadata of an object; without permission to write, do nothing."""
         found = self._object(key)
         # A custom time may only ever grow, which clocks of several machines do not.
         found.metadata = {_TOUCHED: f"{time.time():.3f}"}
-        # A store that may only be read may still be read; its sweep is somebody else's.
+        # Reading a store must not need permission to write; a reader does not sweep it either.
         with self._told("write to"), suppress(_errors().NotFound, _errors().Forbidden):
             found.patch(**self._patience())
 
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        """Upload a file or bytes, unless the object exists; an existing object is only touched."""
         with opened(source) as (stream, total):
             if self.size(key) is not None:
                 self.touch(key)
@@ -138,11 +155,13 @@ class GcsStore(Store):
         return True
 
     def as_file(self, key: str) -> AbstractContextManager[Path]:
+        """Return a context manager that yields an object as a temporary local file."""
         if self.size(key) is None:
             raise MissingKey(key)
         return self._downloaded(key)
 
     def download(self, key: str, path: Path) -> None:
+        """Download an object into a local file, and verify its checksum."""
         with path.open("wb") as stream, self._told("read"):
             try:
                 self._object(key).download_to_file(stream, checksum="crc32c", **self._patience())
@@ -166,7 +185,11 @@ class GcsStore(Store):
             return _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST")).bucket(self._bucket).blob(name)
 
     def _load(self, key: str) -> tuple[bytes, int]:
-        """The bytes and the generation they belong to, in one request. Raises MissingKey, StoreError."""
+        """Return the bytes of an object and their generation, from one request.
+
+        Raises:
+            MissingKey: The object does not exist.
+        """
         found = self._object(key)
         with self._told("read"):
             try:
@@ -177,14 +200,14 @@ class GcsStore(Store):
         return data, int(found.generation)
 
     def _present(self, key: str) -> tuple[bytes | None, int]:
-        """The bytes and their generation; None and the generation of what does not exist."""
+        """Return the bytes of an object and their generation; None and 0 if it does not exist."""
         try:
             return self._load(key)
         except MissingKey:
             return None, 0
 
     def _about(self, key: str) -> Any:
-        """What the bucket knows about an object, or None where there is none."""
+        """Return the metadata of an object, or None if it does not exist."""
         with self._told("read"):
             found = self._object(key)
             known = found.bucket.get_blob(found.name, **self._patience())
@@ -193,7 +216,7 @@ class GcsStore(Store):
             return known
 
     def _write(self, key: str, data: bytes, generation: int | None) -> bool:
-        """Write while the generation is this one (None: whatever it is); whether the last try did it."""
+        """Write an object if its generation matches (None: always), and return whether the condition held."""
         with self._told("write to"):
             try:
                 self._object(key).upload_from_string(
@@ -207,14 +230,14 @@ class GcsStore(Store):
         return True
 
     def _upload(self, key: str, stream: Counted, total: int) -> None:
-        """Send a stream; one that somebody else stored meanwhile is left as it is.
+        """Upload a stream; an object that another client creates during the upload is left unchanged.
 
-        A chunk that fails for a moment is sent again by the client library. An upload whose session is lost, or that
-        arrived damaged, begins anew.
+        The client library resends a chunk with a transient failure. An upload whose session is lost, or whose bytes
+        arrive damaged, starts over.
         """
         target = self._object(key)
         target.chunk_size = self._chunk
-        # The client library sends in chunks what it does not know the size of.
+        # The client library sends a stream of unknown size in chunks.
         size = total if total <= min(self._chunk, _ONE_REQUEST) else None
         for left in reversed(range(_UPLOADS)):
             stream.seek(0)
@@ -236,7 +259,7 @@ class GcsStore(Store):
                     raise
 
     def _pages(self, prefix: str, fields: str, **options: Any) -> Iterator[_Page]:
-        """Objects and names of folders below a prefix, page by page, each fetched when it is asked for."""
+        """Yield the objects and folder names below a prefix, page by page; each page is fetched on demand."""
         with self._told("list"):
             client = _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST"))
             pages = client.list_blobs(self._bucket, prefix=prefix, fields=fields, **options, **self._patience()).pages
@@ -251,7 +274,7 @@ class GcsStore(Store):
             yield list(page), page.prefixes
 
     def _patience(self) -> dict[str, Any]:
-        """How long requests wait, and what is tried again: every write of this store may be repeated."""
+        """Return timeouts and retry policy of a request; each write of this store may be repeated safely."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         retry = DEFAULT_RETRY.with_delay(initial=0.25, maximum=10.0, multiplier=2.0).with_timeout(self._deadline)
@@ -259,7 +282,11 @@ class GcsStore(Store):
         return {"retry": retry, "timeout": limits}
 
     def _require_bucket(self) -> None:
-        """Tell a missing bucket from a missing object: Google answers 404 to both. Raises StoreError."""
+        """Check that the bucket exists, because Google answers 404 to a missing bucket and a missing object alike.
+
+        Raises:
+            StoreError: The bucket does not exist.
+        """
         if not self._is_bucket_known:
             # Asking for the bucket itself takes a permission that roles/storage.objectUser lacks.
             next(self._pages(f"{self._prefix}/".lstrip("/"), "items(name)", max_results=1), None)
@@ -273,9 +300,9 @@ class GcsStore(Store):
 
     @contextmanager
     def _told(self, action: str) -> Iterator[None]:
-        """Turn what the client library raises into one sentence.
+        """Translate errors of the client library into a StoreError with one sentence.
 
-        The original is not chained: its text holds addresses of uploads, which let anybody write to them.
+        The original error is not chained, because its text may hold an upload URL that lets anybody write to it.
         """
         begun = time.monotonic()
         try:
@@ -291,12 +318,16 @@ class GcsStore(Store):
 
 @lru_cache(maxsize=1)
 def _pool(pid: int) -> ThreadPoolExecutor:
-    """Threads for requests of one process; those of a parent do not live on in a fork."""
+    """Return the thread pool of a process; the threads of a parent do not survive a fork."""
     return ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix=_POOL)
 
 
 def _parts(uri: str) -> tuple[str, str]:
-    """Bucket and prefix. Raises StoreError."""
+    """Split a ``gs://`` URI into bucket and prefix.
+
+    Raises:
+        StoreError: The URI is malformed.
+    """
     match = _URI.fullmatch(uri)
     prefix = ((match[2] or "") if match else "").removeprefix("/").rstrip("/")
     try:
@@ -313,7 +344,7 @@ def _parts(uri: str) -> tuple[str, str]:
 # Sockets and their locks do not survive a fork, and tests speak to several hosts.
 @lru_cache(maxsize=8)
 def _client(pid: int, emulator: str | None) -> Any:
-    """The client of this process, shared by its threads.
+    """Return the storage client of this process, which its threads share.
 
     Raises:
         MissingDependency: google-cloud-storage is not installed.
@@ -336,7 +367,11 @@ def _client(pid: int, emulator: str | None) -> Any:
 
 
 def _errors() -> Any:
-    """The client library's errors. Raises MissingDependency."""
+    """Return the exception module of the client library.
+
+    Raises:
+        MissingDependency: google-cloud-storage is not installed.
+    """
     try:
         from google.api_core import exceptions
     except ImportError:
@@ -351,10 +386,10 @@ def _missing() -> MissingDependency:
 
 
 def _ordered(pages: Iterable[_Page], top: str, after: str) -> Iterator[str]:
-    """Names in order of names, each once.
+    """Yield names in sorted order, each once.
 
     Google sorts a folder by its name with the slash: ``a-b`` and ``a.json`` come before ``a/``. A name is held back
-    while a folder that sorts before it may still come.
+    while a folder that sorts before it may still follow.
     """
     waiting: set[str] = set()
     last = after
@@ -372,25 +407,25 @@ def _ordered(pages: Iterable[_Page], top: str, after: str) -> Iterator[str]:
 
 
 def _is_settled(name: str, end: str) -> bool:
-    """Whether everything that sorts before ``name`` has come once the listing has come to ``end``."""
+    """Return whether no name that sorts before ``name`` can follow once the listing has reached ``end``."""
     return name <= end and all(name[:at] + "/" <= end for at, sign in enumerate(name) if sign in "-.")
 
 
 def _is_session_lost(error: Exception) -> bool:
-    """Whether an upload can only begin anew."""
+    """Return whether an upload has to start over."""
     if isinstance(error, ValueError):
-        # Google kept only a part of a chunk, which the client library takes for a fault of the stream.
+        # Google stored only a part of a chunk, which the client library reports as an error of the stream.
         return "unexpected state" in str(error)
     return getattr(error, "code", None) in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.PERMANENT_REDIRECT)
 
 
 def _is_damaged(error: Exception) -> bool:
-    """Whether bytes differ from their checksum; where the error's class lives depends on the library's version."""
+    """Return whether bytes differ from their checksum; the error's class moved between library versions."""
     return type(error).__name__ == "DataCorruption"
 
 
 def _reason(error: Exception, bucket: str, seconds: float) -> str | None:
-    """What went wrong and what to do, without anything secret; None for an error that is not Google's."""
+    """Return what went wrong and what to do, without secrets; None if the error is not of Google's library."""
     from google.api_core.exceptions import Forbidden, GoogleAPICallError, RetryError, Unauthorized
     from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
     from google.cloud.storage.retry import DEFAULT_RETRY
@@ -429,7 +464,7 @@ def _last_word(error: Any) -> str:
 
 
 def _said(error: Any) -> str:
-    """Google's own sentence: the message of the error also holds the address."""
+    """Return Google's own error message without the request's address, or an empty string."""
     try:
         return str(error.response.json()["error"]["message"])
     except (AttributeError, LookupError, TypeError, ValueError):

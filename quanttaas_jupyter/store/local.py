@@ -1,4 +1,4 @@
-"""A store in a folder of this machine."""
+"""Store in a folder of this machine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LOCKS = ".locks"
 
 
 class LocalStore(Store):
-    """Keys are files below ``root``.
+    """Store whose keys are files below ``root``.
 
-    Whole writes go to a temporary file first; exclusive creation hard-links it into place, which fails if the name is
-    taken. File systems without hard links fall back to a rename under a lock.
+    Bytes are first written to a temporary file. Exclusive creation hard-links it to its name, which fails if the name
+    is taken. File systems without hard links use a rename under a lock instead.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,6 +34,7 @@ class LocalStore(Store):
         self.uri = self.root.as_uri()
 
     def read(self, key: str) -> bytes:
+        """Return the content of the file under a key."""
         try:
             return self._path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -42,10 +43,12 @@ class LocalStore(Store):
             raise self._trouble(error, "read") from error
 
     def create(self, key: str, data: bytes) -> bool:
+        """Write a file that does not exist yet, and return whether it holds ``data``."""
         with self._written(data) as temporary:
             return self._link(temporary, key) or self.read(key) == data
 
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
+        """Copy a file or bytes into the store, unless the key exists; an existing file is only touched."""
         with opened(source) as (stream, total):
             if self.size(key) is not None:
                 self.touch(key)
@@ -57,10 +60,12 @@ class LocalStore(Store):
         return True
 
     def replace(self, key: str, data: bytes) -> None:
+        """Write a file atomically, and overwrite an existing one."""
         with self._written(data) as temporary:
             self._rename(temporary, key)
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Write a file under a lock if it holds ``expected``, and return whether it was written."""
         with self._lock(key):
             try:
                 present: bytes | None = self.read(key)
@@ -72,6 +77,7 @@ class LocalStore(Store):
             return True
 
     def delete(self, key: str) -> None:
+        """Remove a file, and its folder if that is empty then."""
         path = self._path(key)
         try:
             path.unlink(missing_ok=True)
@@ -81,6 +87,7 @@ class LocalStore(Store):
             path.parent.rmdir()
 
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Yield the names directly under ``prefix`` that sort after ``after``, in sorted order."""
         try:
             with os.scandir(self._path(prefix)) as entries:
                 names = [entry.name for entry in entries if entry.name > after]
@@ -91,27 +98,32 @@ class LocalStore(Store):
         return iter(sorted(name for name in names if not name.startswith(".")))
 
     def walk(self, prefix: str) -> Iterator[str]:
+        """Yield all keys under ``prefix``, in no particular order."""
         top = self._path(prefix)
         for folder, _, names in os.walk(top):
             for name in names:
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def size(self, key: str) -> int | None:
+        """Return the size of a file in bytes, or None if it does not exist."""
         try:
             return self._path(key).stat().st_size
         except OSError:
             return None
 
     def age(self, key: str) -> float | None:
+        """Return the seconds since a file was written or touched, or None if it does not exist."""
         try:
             return time.time() - self._path(key).stat().st_mtime
         except OSError:
             return None
 
     def weight(self, prefix: str) -> int:
+        """Return the total size in bytes of all files below ``prefix``."""
         return sum(self.size(key) or 0 for key in self.walk(prefix))
 
     def stamp(self, key: str) -> str:
+        """Return modification time, size and inode of a file as a string; an empty string if it does not exist."""
         try:
             found = self._path(key).stat()
         except OSError:
@@ -120,11 +132,13 @@ class LocalStore(Store):
         return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
 
     def touch(self, key: str) -> None:
-        # A read-only store may still be read; its sweep is somebody else's.
+        """Set the modification time of a file to now; without permission to write, do nothing."""
+        # Reading a store must not need permission to write; a reader does not sweep it either.
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
     def as_file(self, key: str) -> AbstractContextManager[Path]:
+        """Return a context manager that yields the stored file itself."""
         path = self._path(key)
         if not path.is_file():
             raise MissingKey(key)
