@@ -1,4 +1,4 @@
-"""Batches of inputs and targets as they travel: shards of tensors without any code in them."""
+"""Batches of inputs and targets, stored as shards of tensors that hold no code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 64 << 20
-# Shards sent at once; each is packed only when its turn comes.
+"""Bytes of tensors per blob; chosen, not tuned. Smaller shards cost more requests, larger ones more memory."""
 _SENT_AT_ONCE = 4
+"""Shards that are packed and uploaded at the same time; chosen, not tuned."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Leaves of inputs and targets; the first dimension of each is the batch."""
+    """Input and target tensors (leaves) of one batch; the first dimension of each is the batch."""
 
     inputs: list[torch.Tensor]
     targets: list[torch.Tensor]
@@ -36,18 +37,18 @@ class Batch:
 
     @property
     def leaves(self) -> list[torch.Tensor]:
-        """Inputs, then targets."""
+        """Inputs followed by targets."""
         return [*self.inputs, *self.targets]
 
     @property
     def bytes(self) -> int:
-        """What its tensors hold."""
+        """Size of all tensors in bytes."""
         return sum(leaf.numel() * leaf.element_size() for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A data set in memory: batches, and how inputs and targets are nested."""
+    """Data set in memory: its batches, and the structures in which inputs and targets are nested."""
 
     batches: tuple[Batch, ...]
     names: tuple[str, ...]
@@ -61,27 +62,27 @@ class Batches:
 
     @property
     def bytes(self) -> int:
-        """What its tensors hold."""
+        """Size of all tensors in bytes."""
         return sum(batch.bytes for batch in self.batches)
 
     @property
     def has_targets(self) -> bool:
-        """Whether there are labels."""
+        """Whether the data has targets (labels)."""
         return bool(self.batches and self.batches[0].targets)
 
     def is_sliceable(self) -> bool:
-        """Whether every leaf has one row a sample, so that batches may be cut and joined."""
+        """Return whether each leaf has one row per sample, so that batches may be cut and joined."""
         return all(leaf.ndim > 0 and leaf.shape[0] == batch.samples for batch in self.batches for leaf in batch.leaves)
 
     def is_uniform(self) -> bool:
-        """Whether all samples have one shape, so that they may be joined into batches of any size."""
+        """Return whether all samples have the same shape, so that they may be joined into batches of any size."""
         if not self.is_sliceable():
             return False
         shapes = {tuple(tuple(leaf.shape[1:]) for leaf in batch.leaves) for batch in self.batches}
         return len(shapes) == 1
 
     def head(self, samples: int) -> Batches:
-        """About the first ``samples`` samples, at least one batch; batches are cut where they can be."""
+        """Return about the first ``samples`` samples, at least one batch; the last batch is cut if possible."""
         taken: list[Batch] = []
         left = samples
         sliceable = self.is_sliceable()
@@ -93,7 +94,7 @@ class Batches:
         return Batches(tuple(taken), self.names, self.inputs, self.targets)
 
     def rebatched(self, size: int) -> Batches:
-        """Batches of ``size`` samples where samples have one shape; unchanged otherwise."""
+        """Return the samples in batches of ``size``, or unchanged if the samples differ in shape."""
         if not self.is_uniform():
             return self
         whole = self.joined()
@@ -101,7 +102,7 @@ class Batches:
         return Batches(cut, self.names, self.inputs, self.targets)
 
     def joined(self) -> Batch:
-        """All samples as one batch; only where ``is_uniform``."""
+        """Join all samples into one batch; only valid if ``is_uniform``."""
         import torch
 
         columns = zip(*(batch.leaves for batch in self.batches), strict=True)
@@ -110,10 +111,10 @@ class Batches:
         return Batch(leaves[:inputs], leaves[inputs:])
 
     def split(self, share: float, limit: int, seed: int) -> tuple[Batches, Batches]:
-        """Two disjoint parts, the second of about ``share`` of the samples and at most ``limit``.
+        """Split into two disjoint parts, the second with about ``share`` of the samples and at most ``limit``.
 
-        Samples are drawn where batches can be cut, of every class alike where targets are classes; whole batches
-        otherwise.
+        Samples are drawn if batches can be cut, stratified by class if the targets are classes. Otherwise whole batches
+        are drawn.
         """
         import torch
 
@@ -131,7 +132,7 @@ class Batches:
         return self._marked(pairs, False), self._marked(pairs, True)
 
     def _drawn(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Positions of ``count`` samples; classes keep their shares."""
+        """Draw the positions of ``count`` samples, stratified by class if the targets are classes."""
         import torch
 
         order = torch.randperm(self.samples, generator=generator)
@@ -139,7 +140,7 @@ class Batches:
         return order[:count] if classes is None else order[stratified(classes[order], count)]
 
     def _classes(self) -> torch.Tensor | None:
-        """One integer a sample, where the targets are that."""
+        """Return the class of each sample as a tensor of integers, or None if the targets are not classes."""
         import torch
 
         if not self.has_targets or any(
@@ -160,10 +161,10 @@ class Batches:
 
 
 def stratified(classes: torch.Tensor, count: int) -> torch.Tensor:
-    """Positions of about equal shares of every class, the first of each, ``count`` in all.
+    """Return the positions of a stratified selection of ``count`` samples, the first ones of each class.
 
     Args:
-        classes: One integer a sample (n), in the order in which samples are preferred.
+        classes: One integer per sample (n), in the order in which samples are preferred.
         count: How many to take, at most n.
     """
     import torch
@@ -178,7 +179,7 @@ def stratified(classes: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def call(model: Any, structure: Structure, leaves: Sequence[Any]) -> Any:
-    """Call a model the way its inputs are nested: a tuple as positions, a dict as keywords, else one argument."""
+    """Call a model with its inputs unpacked: a tuple as positional arguments, a dict as keywords, else one argument."""
     inputs = unflatten(structure, list(leaves))
     if isinstance(inputs, dict):
         return model(**inputs)
@@ -191,12 +192,12 @@ def write(store: Store, batches: Batches, upload: Callable[[], Progress] | None 
     """Store batches as shards.
 
     Args:
-        store: Where to.
-        batches: What to store.
-        upload: Called for every shard; gives what that shard's upload tells.
+        store: The store.
+        batches: The batches.
+        upload: Called for each shard; returns the progress callback of its upload.
 
     Returns:
-        The reference that ``read`` takes, with a digest of the content.
+        The reference that ``read`` takes: digest of the content, shards, number of samples, and whether it has labels.
     """
 
     def put(part: list[Batch]) -> str:
@@ -213,7 +214,11 @@ def write(store: Store, batches: Batches, upload: Callable[[], Progress] | None 
 
 
 def read(store: Store, reference: dict[str, Any]) -> Batches:
-    """Load batches that ``write`` stored. Raises MissingKey where a blob was deleted."""
+    """Load batches that ``write`` stored.
+
+    Raises:
+        MissingKey: A blob was deleted.
+    """
     parts = [_unpack(blobs.get_bytes(store, sha)) for sha in reference["shards"]]
     first = parts[0]
     joined = tuple(batch for part in parts for batch in part.batches)

@@ -1,9 +1,10 @@
-"""A person's evaluation data -> ``Batches``.
+"""Conversion of a user's evaluation or training data into ``Batches``.
 
-Map-style data sets are read in index order through their ``collate_fn``, in a forked worker under a fixed seed: the
-data is what it was when the cell ran, and the random state of the notebook is not touched. Everything else is read at
-once, its random state put back afterwards. Of too many samples some are drawn, with equal shares of all classes where
-labels are at hand; only of a stream the first ones are taken, and ``Source.note`` says so.
+Map-style data sets are read in index order through their ``collate_fn``, in a forked worker under a fixed seed: later
+changes in the notebook do not affect the data, and reading it does not change the notebook's random state. All other
+data is read at once, and the random state is restored afterwards. If there are too many samples, a seeded selection is
+drawn, stratified by class if the labels are known. Of a stream only the first samples are taken, and ``Source.note``
+says so.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from .batches import Batch, Batches, stratified
 from .structure import Structure, flatten, unflatten
 
 _BATCH = 64
+"""Samples per batch for data that comes without batches; chosen, not tuned."""
 _LABEL_KEYS = ("labels", "label", "targets", "target")
 _WORKER_TIMEOUT = 300
+"""Seconds to wait for a batch from the forked worker; longer for slow storage than any batch should take, not tuned."""
 
 Progress = Callable[[int, "int | None"], None]
 
 
 class Source:
-    """Data on its way: the first batch is there, the rest is read by ``read``.
+    """Data being read: the first batch is available at once, ``read`` reads the rest.
 
     Attributes:
-        total: How many samples there will be; None for a stream.
-        note: What a person should know of the choice of samples, once they are read; mostly empty.
+        total: Number of samples to read; None for a stream.
+        note: Remark for the user about the selection of samples, available after ``read``; mostly empty.
     """
 
     def __init__(self, option: str, items: Iterator[Any], limit: int, total: int | None) -> None:
@@ -45,14 +48,14 @@ class Source:
             raise DataError(f"{option} is empty; give at least one batch of (inputs, targets)")
 
     def first(self) -> Batches:
-        """The first batch."""
+        """Return the first batch."""
         return self._so_far(1)
 
     def read(self, progress: Progress | None = None) -> Batches:
-        """All batches, up to the limit of samples.
+        """Read all batches, up to the limit of samples.
 
         Raises:
-            DataError: Reading failed, or a batch is nested unlike the first.
+            DataError: Reading failed, or a batch is nested differently from the first.
         """
         samples = self._batches[0].samples
         while samples < self._limit and self._read_one():
@@ -93,17 +96,17 @@ class Source:
 
 
 def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
-    """Begin to read data.
+    """Start reading data, and read its first batch.
 
     Args:
         data: A DataLoader, a Dataset, an iterable of ``(inputs, targets)`` batches, or a tuple of tensors or arrays.
-        option: How messages name it, such as ``--data``.
-        max_samples: More samples than this are not read; of map-style data a seeded sample is drawn, with the
-            same share of every class where the labels can be looked up without reading all samples.
-        seed: Seed of that sample, and of random augmentations while reading.
+        option: Name of the data in messages, such as ``--data``.
+        max_samples: Largest number of samples to read. Of larger map-style data a seeded selection is drawn, stratified
+            by class if the labels can be read without reading all samples.
+        seed: Seed of the selection, and of random augmentations during reading.
 
     Raises:
-        DataError: One sentence: what is wrong and what was expected.
+        DataError: The data cannot be used; one sentence says what is wrong and what was expected.
     """
     import torch
 
@@ -134,7 +137,7 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
 
 @contextlib.contextmanager
 def fixed_random_state(seed: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch; put their states back afterwards."""
+    """Seed the random generators of Python, NumPy and torch, and restore their states afterwards."""
     import numpy
     import torch
 
@@ -173,7 +176,7 @@ def _from_arrays(data: Any, option: str, max_samples: int, seed: int) -> tuple[I
 
 
 def _from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int) -> tuple[Iterator[Any], int]:
-    """Batches that lie in a list: of too many samples some of every batch where batches can be cut, else whole ones."""
+    """Read batches from a list; of too many samples draw some of each batch, or whole batches if they cannot be cut."""
     import torch
 
     flat = [flatten(item) for item in items]
@@ -194,7 +197,10 @@ def _from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int
 
 
 def _can_be_cut(batches: Sequence[Sequence[Any]], sizes: Sequence[int]) -> bool:
-    """Whether all leaves have one row a sample, all of one shape: shorter batches of sequences would train worse."""
+    """Return whether all leaves have one row per sample and the same shape.
+
+    Padded sequences of different lengths are not cut, because shorter batches would train worse.
+    """
     if not all(_is_array(leaf) and leaf.ndim for leaves in batches for leaf in leaves):
         return False
     shapes = {tuple(tuple(leaf.shape[1:]) for leaf in leaves) for leaves in batches}
@@ -204,7 +210,7 @@ def _can_be_cut(batches: Sequence[Sequence[Any]], sizes: Sequence[int]) -> bool:
 
 
 def _some_batches(batches: list[Any], sizes: Sequence[int], max_samples: int, seed: int) -> list[Any]:
-    """Whole batches, drawn until there are ``max_samples`` samples, in their order."""
+    """Draw whole batches until they hold ``max_samples`` samples, and return them in their original order."""
     import torch
 
     drawn: list[int] = []
@@ -218,7 +224,7 @@ def _some_batches(batches: list[Any], sizes: Sequence[int], max_samples: int, se
 
 
 def _classes_in(items: Sequence[Any], option: str) -> Any:
-    """The class of every sample of batches in a list, as a tensor; None where targets are something else."""
+    """Return the class of each sample of a list of batches as a tensor, or None if the targets are not classes."""
     import torch
 
     found = []
@@ -239,7 +245,7 @@ def _from_loader(loader: Any, max_samples: int, seed: int) -> tuple[Iterator[Any
     batches = _index_batches(loader, max_samples, seed)
     total = sum(map(len, batches))
     if type(loader.dataset) is TensorDataset:
-        # Nothing random, nothing slow: the tensors are copied at once, so that later changes do not show.
+        # Reading is fast and deterministic: the tensors are copied at once, so that later changes have no effect.
         rows = [loader.dataset[list(batch)] for batch in batches] if _collates_plainly(loader) else None
         if rows is not None:
             return iter(rows), total
@@ -278,7 +284,7 @@ def _chosen(indices: Sequence[int], max_samples: int, seed: int, labels: Any = N
 
 
 def _classes_of(dataset: Any) -> Any:
-    """The class of every sample of a data set that has them at hand, as a tensor; None for others."""
+    """Return the class of each sample of a data set as a tensor, or None if it does not hold them in memory."""
     import torch
     from torch.utils.data import Subset, TensorDataset
 
@@ -339,15 +345,15 @@ def _in_worker(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any
     except StopIteration:
         return iter(())
     except Exception:
-        # Some data sets cannot live in a forked process (CUDA tensors, open handles); an error of the data
-        # set itself comes again, from where its traceback helps.
+        # Some data sets fail in a forked process (CUDA tensors, open handles). An error of the data set itself is
+        # raised again here, with a useful traceback.
         return _read_directly(loader, batches, seed)
     return _chained(first, items)
 
 
 @contextlib.contextmanager
 def _garbage_left_alone() -> Iterator[None]:
-    """A process forked here never collects what this one has not yet.
+    """Keep a process forked inside this context from collecting garbage of this process.
 
     Finalizers of native objects (sessions of OpenVINO or ONNX Runtime) would wait for threads that a fork does not
     copy, and hang or crash.
@@ -365,7 +371,7 @@ def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:
 
 
 def _read_directly(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any]:
-    # All at once: between two items the person's code would see the seeded state.
+    # Read all items at once: between two items the user's code would see the seeded random state.
     with fixed_random_state(seed):
         if loader.batch_size is None and loader.batch_sampler is None:
             items = [loader.collate_fn(loader.dataset[index]) for batch in batches for index in batch]
@@ -384,7 +390,7 @@ def _read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[A
         for item in found:
             items.append(item)
             if samples >= max_samples:
-                # One more than is wanted, so that ``Source`` knows that there was more.
+                # One item too many, so that ``Source`` knows that the stream goes on.
                 break
             leaves, _ = flatten(item)
             samples += _rows(leaves[0][1]) if leaves else 1
@@ -422,7 +428,7 @@ def _inputs_and_targets(item: Any) -> tuple[Any, Any]:
 
 
 def _plain(inputs: Any) -> Any:
-    # Tokenizers hand out mappings of their own classes; a model takes them as keywords all the same.
+    # Tokenizers return mappings of their own classes; a model takes them as keyword arguments like a dict.
     return dict(inputs) if isinstance(inputs, Mapping) else inputs
 
 

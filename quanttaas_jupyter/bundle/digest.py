@@ -1,4 +1,4 @@
-"""Digests of objects that are the same in every kernel.
+"""Digests of objects that are equal in all kernels.
 
 The same class pickles differently in two kernels (file names, line numbers, hash order). These digests cover what the
 object *does*: bytecode, constants, referenced globals, configuration and tensors.
@@ -26,14 +26,14 @@ _IGNORED_MODULE_STATE = frozenset({"training", "_is_full_backward_hook", "_compi
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of what a value is and does: modules, functions, classes, containers, tensors, arrays."""
+    """Return the SHA-256 digest (hex) of a module, function, class, container, tensor, array or other object."""
     walker = _Walker()
     walker.add(value)
     return walker.hexdigest()
 
 
 class _Walker:
-    """Feeds a hash with a canonical walk of an object graph. Each object is walked once, then referred to."""
+    """Canonical walk over an object graph that feeds a hash; an object met again adds only its number."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -41,9 +41,11 @@ class _Walker:
         self._alive: list[Any] = []
 
     def hexdigest(self) -> str:
+        """Return the digest of all values added so far."""
         return self._hash.hexdigest()
 
     def add(self, value: Any) -> None:
+        """Add a value and all that it refers to."""
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             self._text(type(value).__name__, repr(value))
             return
@@ -51,7 +53,7 @@ class _Walker:
             self._text("singleton", repr(value))
             return
         if isinstance(value, (tuple, frozenset, types.CodeType)):
-            # Whether equal constants are one object or two is the compiler's mood; it must not show.
+            # The compiler may or may not merge equal constants into one object; the digest must not depend on it.
             self._compound(value)
             return
         if id(value) in self._seen:
@@ -179,7 +181,7 @@ class _Walker:
         try:
             self._hash.update(cloudpickle.dumps(value))
         except Exception:
-            # Whether it can be sent at all is the pickler's to say, with the member's name.
+            # A value that cannot be pickled is reported later, by the pickling of the model, with the member's name.
             self._text("opaque", type(value).__qualname__)
 
     def _text(self, kind: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A function of the notebook on its way to the engine."""
+"""Functions of the notebook, pickled for the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .local_code import dumps
 
 @dataclass(frozen=True)
 class Function:
-    """A callable with its name, a digest of what it does, and its pickle with the local code it needs."""
+    """Pickled function: its name, a digest of what it does, and its pickle with the local code it needs."""
 
     name: str
     digest: str
@@ -22,10 +22,10 @@ class Function:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Function:
-        """Pickle a callable. Raises what pickling raises."""
+        """Pickle a callable; exceptions of the pickler are not caught."""
         name = getattr(function, "__name__", type(function).__name__)
         return cls(name, digest(function), dumps(function))
 
     def stored(self, store: Store) -> dict[str, str]:
-        """A reference to it: ``name``, ``digest`` and ``blob``."""
+        """Store the pickle, and return a reference with ``name``, ``digest`` and ``blob``."""
         return {"name": self.name, "digest": self.digest, "blob": blobs.put_bytes(store, self.data)}

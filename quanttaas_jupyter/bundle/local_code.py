@@ -1,4 +1,4 @@
-"""Code that exists only here: in the notebook, or in files beside it."""
+"""Pickling of code that is not installed: notebook cells, and Python files next to the notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import cloudpickle
 
 
 def is_local_module(name: str | None) -> bool:
-    """Whether a module's code travels by value: notebook cells, and files outside the installed packages."""
+    """Return whether a module is pickled by value: notebook cells, and files outside the installed packages."""
     if name is None or name == "__main__":
         return True
     if name.partition(".")[0] == "quanttaas_jupyter":
@@ -34,7 +34,7 @@ def is_local_module(name: str | None) -> bool:
 
 @contextlib.contextmanager
 def pickled_by_value() -> Iterator[None]:
-    """Within this context cloudpickle sends the code of local modules along."""
+    """Make cloudpickle include the code of local modules within this context."""
     local = [
         module
         for name, module in list(sys.modules.items())
@@ -53,9 +53,10 @@ def pickled_by_value() -> Iterator[None]:
 
 
 def _import_odd_modules() -> None:
-    """Modules of a class of their own, such as ``torch.classes``, travel by name like all others.
+    """Pickle modules with a class of their own, such as ``torch.classes``, by name like all others.
 
-    cloudpickle sends what a name in the code may mean: ``self.classes`` beside ``torch`` is taken for that module.
+    cloudpickle pickles all that a name in the code may refer to: for code that uses ``torch`` and ``self.classes`` it
+    includes the module ``torch.classes``.
     """
     for name, module in list(sys.modules.items()):
         odd = isinstance(module, types.ModuleType) and type(module) is not types.ModuleType
@@ -69,13 +70,13 @@ def _by_name(module: types.ModuleType) -> tuple[Any, tuple[str]]:
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle a value with the local code it needs."""
+    """Pickle a value together with the local code it needs."""
     with pickled_by_value():
         return bytes(cloudpickle.dumps(value))
 
 
 def loads(data: bytes) -> Any:
-    """Undo ``dumps``. It runs code: only for what this user submitted."""
+    """Unpickle what ``dumps`` returned; this runs code, so only use it on data that this user submitted."""
     return pickle.load(io.BytesIO(data))
 
 

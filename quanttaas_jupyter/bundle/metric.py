@@ -1,8 +1,8 @@
-"""A metric as the person gave it -> a reference that travels.
+"""Conversion of a user's metric into a reference that an engine can resolve.
 
-Names: ``accuracy``, ``r2``, ``agreement``, and the classes of TorchMetrics in any spelling (``F1Score``, ``f1_score``).
-``agreement`` is the share of the original model's classes; of outputs that are no class scores it is their R2 against
-the original model's outputs, 0 at worst.
+Names are ``accuracy``, ``r2``, ``agreement``, and the classes of TorchMetrics in any spelling (``F1Score``,
+``f1_score``). ``agreement`` is the share of samples with the class that the original model predicts. For outputs that
+are not class scores it is their R2 against the original model's outputs, 0 at worst.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PERCENT = ("accuracy", "agreement", "precision", "recall", "f1score", "specific
 
 
 def reference(metric: Any, first: Batches) -> tuple[dict[str, Any], bytes | None]:
-    """Settle the metric.
+    """Resolve the metric.
 
     Args:
         metric: A name, a callable, ``(callable, "max" | "min")``, or None for the default of these targets.
@@ -33,7 +33,7 @@ def reference(metric: Any, first: Batches) -> tuple[dict[str, Any], bytes | None
         pickle, which ``stored`` puts into a store.
 
     Raises:
-        MetricError: It does not exist, or needs labels that are not there.
+        MetricError: The metric does not exist, or needs labels that the data does not have.
     """
     if metric is None:
         return _named(_default(first)), None
@@ -48,12 +48,12 @@ def reference(metric: Any, first: Batches) -> tuple[dict[str, Any], bytes | None
 
 
 def stored(store: Store, found: dict[str, Any], pickled: bytes | None) -> dict[str, Any]:
-    """The reference with the blob of its callable, if it has one."""
+    """Store the pickle of a callable, and return the reference with its blob."""
     return found if pickled is None else {**found, "blob": blobs.put_bytes(store, pickled)}
 
 
 def torchmetrics_class(name: str) -> type | None:
-    """The class of TorchMetrics that a name means, in any spelling."""
+    """Return the TorchMetrics class that a name means, in any spelling, or None."""
     return _torchmetrics().get(_normal(name))
 
 
@@ -134,7 +134,7 @@ def _higher_is_better(cls: type) -> bool | None:
         return bool(direct)
     import torchmetrics.classification as tasks
 
-    # The classes that choose a task on construction say nothing; the ones they choose from do.
+    # A class that chooses its task on construction has no direction of its own; take that of its task classes.
     for task in ("Multiclass", "Binary", "Multilabel"):
         chosen = getattr(tasks, f"{task}{cls.__name__}", None)
         if chosen is not None and chosen.higher_is_better is not None:

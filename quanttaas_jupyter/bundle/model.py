@@ -1,4 +1,4 @@
-"""A model in memory <-> a blob, with a digest that is the same in every kernel."""
+"""Conversion of a model in memory into a blob and back, with a digest that is equal in all kernels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .local_code import pickled_by_value
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """A model as it was when the snapshot was taken.
+    """Copy of a model at the time of submission.
 
     Attributes:
-        data: The pickled module, tensors included; classes of the notebook and of local files by value.
-        digest: SHA-256 of what the model is and does.
-        about: Class name, parameters, bytes: what views show.
+        data: The pickled module with its tensors; classes of the notebook and of local files are included by value.
+        digest: SHA-256 digest of the module's code, configuration and tensors.
+        about: ``class`` name, number of ``params`` and size in ``bytes``, for views.
     """
 
     data: bytes
@@ -31,10 +31,10 @@ class ModelSnapshot:
 
 
 def snapshot(model: Any) -> ModelSnapshot:
-    """Copy a model without touching it: mode, device, gradients and random state stay as they are.
+    """Copy a model without changing it: mode, device, gradients and random state stay as they are.
 
     Raises:
-        ModelError: It is no ``torch.nn.Module``, or it cannot be pickled; the sentence names the member.
+        ModelError: It is no ``torch.nn.Module``, or it cannot be pickled; the message names the member.
     """
     module = unwrapped(model)
     parameters = list(module.parameters())
@@ -47,7 +47,11 @@ def snapshot(model: Any) -> ModelSnapshot:
 
 
 def unwrapped(model: Any) -> Any:
-    """The plain module behind ``torch.compile``, DataParallel and the like. Raises ModelError."""
+    """Return the plain module inside ``torch.compile``, DataParallel or DistributedDataParallel.
+
+    Raises:
+        ModelError: The object is a TorchScript module, a class, or no ``torch.nn.Module``.
+    """
     import torch
 
     if isinstance(model, torch.jit.ScriptModule):
@@ -68,7 +72,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def _folded(module: Any) -> Any:
-    """The module with its parametrizations (weight norm, orthogonal weights, ...) computed: those cannot be pickled."""
+    """Return the module with computed parametrizations (weight norm, orthogonal weights), which cannot be pickled."""
     import torch
     from torch.nn.utils import parametrize
 
@@ -78,7 +82,7 @@ def _folded(module: Any) -> Any:
     for child in filter(parametrize.is_parametrized, list(copied.modules())):
         values = {name: getattr(child, name).detach().clone() for name in child.parametrizations}
         del child.parametrizations
-        # The copy shares its made-up class with the original: ``remove_parametrizations`` would break both.
+        # The copy shares its generated class with the original: ``remove_parametrizations`` would break both.
         child.__class__ = type(child).__bases__[0]
         for name, value in values.items():
             child.register_parameter(name, torch.nn.Parameter(value))
@@ -86,7 +90,11 @@ def _folded(module: Any) -> Any:
 
 
 def dumps(module: Any) -> bytes:
-    """Pickle a module with the local code it needs. Raises ModelError naming the member that cannot travel."""
+    """Pickle a module together with the local code it needs.
+
+    Raises:
+        ModelError: A member cannot be pickled; the message names it.
+    """
     import torch
 
     stream = io.BytesIO()
@@ -104,7 +112,10 @@ def dumps(module: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """Undo ``dumps`` onto the CPU, in eval mode. It runs code: only for what this user submitted."""
+    """Load a pickled module onto the CPU in eval mode.
+
+    This runs code, so only use it on data that this user submitted.
+    """
     import torch
 
     model = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
@@ -112,7 +123,7 @@ def loads(data: bytes) -> Any:
 
 
 class _Pickle:
-    """What ``torch.save`` needs of a pickle module, on cloudpickle."""
+    """Pickle module for ``torch.save`` that uses cloudpickle."""
 
     Pickler = cloudpickle.Pickler
     dump = staticmethod(cloudpickle.dump)

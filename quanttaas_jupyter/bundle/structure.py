@@ -1,8 +1,8 @@
-"""The shape of inputs and outputs: nested tuples, lists and dicts of tensors, as JSON, and leaves apart from it.
+"""Structures of inputs and outputs: how tuples, lists and dicts of tensors are nested, as JSON without the tensors.
 
-JSON forms: ``"tensor"``, ``null``, ``["tuple" | "list", item, ...]``, ``{"dict": {key: item}, "class": name?}``.
-A mapping or named tuple of another class is rebuilt as that class where the class can be imported and made from
-its items; as a plain dict or tuple otherwise.
+JSON forms: ``"tensor"``, ``null``, ``["tuple" | "list", item, ...]``, ``{"dict": {key: item}, "class": name?}``. A
+mapping or named tuple of another class is rebuilt as that class if it can be imported and made from its items, and as a
+plain dict or tuple otherwise.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ TENSOR = "tensor"
 
 
 def flatten(value: Any, name: str = "") -> tuple[list[tuple[str, Any]], Structure]:
-    """Take a nested value apart into named leaves and its structure.
+    """Split a nested value into named leaves and its structure.
 
     Returns:
-        Leaves as (dotted name, leaf) in order, and the JSON structure. Every value that is neither None nor a
-        tuple, list or mapping is a leaf.
+        Leaves as (dotted name, leaf) in order, and the JSON structure. Each value that is neither None nor a tuple,
+        list or mapping is a leaf.
     """
     leaves: list[tuple[str, Any]] = []
     return leaves, _flatten(value, name, leaves)
 
 
 def unflatten(structure: Structure, leaves: list[Any]) -> Any:
-    """Put leaves back into their structure."""
+    """Rebuild a nested value from its structure and its leaves."""
     return _build(structure, iter(leaves))
 
 
@@ -77,7 +77,7 @@ def _class_name(value: Any) -> str:
 
 
 def _importable(name: str | None) -> type | None:
-    # Reading a study must run nobody's code: only classes of these well-known packages are looked up.
+    # Reading a study must not run another person's code: only classes of these well-known packages are imported.
     module, _, qualname = (name or "").partition(":")
     if module.partition(".")[0] not in ("collections", "torch", "transformers") or "." in qualname:
         return None
