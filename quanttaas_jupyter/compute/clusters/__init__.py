@@ -1,4 +1,4 @@
-"""Where a study can run, by name: this machine, and the Ray clusters of the configuration."""
+"""Clusters by name: this machine, and the Ray clusters of the configuration."""
 
 from __future__ import annotations
 
@@ -16,55 +16,63 @@ from .ray import RayCluster
 
 
 class Cluster(Protocol):
-    """A place with a resident engine."""
+    """Interface of a cluster with a resident engine; its methods raise QuantTaaSError."""
 
     name: str
 
     def ensure_engine(self, store: str) -> dict[str, str]:
-        """Start the engine for a store unless it runs; returns its versions. Raises QuantTaaSError."""
+        """Start the engine for a store unless it runs, and return its versions."""
 
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
-        """Raise QuantTaaSError for a store that the cluster cannot reach."""
+        """Check that the cluster can reach a store.
+
+        Args:
+            store: URI of the store.
+            there: Versions of the engine, as ``ensure_engine`` returned them; None while they are not known.
+
+        Raises:
+            QuantTaaSError: The store is a folder that the cluster cannot see.
+        """
 
     def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
-        """Give a study to the engine. Raises QuantTaaSError."""
+        """Submit a study to the engine."""
 
     def see_taken(self, store: Store, study: str) -> None:
-        """Wait until an engine has taken a study, as long as it is worth it. Raises QuantTaaSError."""
+        """Wait until an engine has claimed a study, for a limited time."""
 
     def see_to(self, store: Store, study: str) -> None:
-        """Start an engine for a study of this user that nobody claims. Raises QuantTaaSError."""
+        """Start an engine for a queued study of this user that no engine claims."""
 
     def is_mine(self, store: Store, study: str) -> bool:
-        """Whether the study waits with a ticket of this user."""
+        """Return whether the study is queued with a ticket of this user."""
 
     def engine_log(self, store: str) -> str:
-        """What the engine printed. Raises QuantTaaSError."""
+        """Return the output of the engine."""
 
 
 class ThisMachine:
-    """The engine of this machine, started on demand."""
+    """Cluster of this machine, whose engine is started on demand."""
 
     name = resident.CLUSTER
 
     def ensure_engine(self, store: str) -> dict[str, str]:
-        """Start the engine unless it runs."""
+        """Start the engine unless it runs, and return the versions of this process."""
         resident.start()
         return versions()
 
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
-        """This machine reaches every store."""
+        """Accept each store: this machine reaches all of them."""
 
     def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
-        """Leave a ticket in the engine's folder, and one in the store for those who look at it."""
+        """Write a ticket into the engine's folder, and one into the store's queue for readers of the store."""
         studies.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
         resident.hand_over(store.uri, study, sha256, is_resume)
 
     def see_taken(self, store: Store, study: str) -> None:
-        """The engine of this machine looks into its folder before it ends."""
+        """Return at once: the engine of this machine looks for tickets before it ends."""
 
     def is_mine(self, store: Store, study: str) -> bool:
-        """Whether the engine's folder holds a ticket of the study."""
+        """Return whether the engine's folder holds a ticket of the study."""
         return resident.has_ticket(study)
 
     def see_to(self, store: Store, study: str) -> None:
@@ -73,15 +81,15 @@ class ThisMachine:
             resident.start()
 
     def engine_log(self, store: str) -> str:
-        """What the engine printed, of all stores."""
+        """Return the output of this machine's engine, for all stores."""
         return resident.read_log()
 
 
 def open_cluster(name: str | None = None) -> Cluster:
-    """The cluster of this name; None for the configured default, which is this machine where nothing is configured.
+    """Open the cluster of a name; None for the configured default, or this machine if none is configured.
 
     Raises:
-        ClusterError: No such cluster.
+        ClusterError: No cluster has this name.
     """
     config = load_config()
     wanted = name or config.cluster or resident.CLUSTER
@@ -96,12 +104,12 @@ def open_cluster(name: str | None = None) -> Cluster:
 
 
 def is_configured(name: str) -> bool:
-    """Whether this machine knows how to reach a cluster."""
+    """Return whether a cluster is this machine or in the configuration."""
     return name == resident.CLUSTER or name in load_config().clusters
 
 
 def store_for(cluster: Cluster, store: str | Path | None) -> str | Path | None:
-    """The store that was named, else the cluster's own, else None for the configured default."""
+    """Return the named store, or the cluster's own store, or None for the configured default."""
     if store is None and isinstance(cluster, RayCluster):
         return cluster.config.store
     return store

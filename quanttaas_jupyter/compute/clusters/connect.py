@@ -1,4 +1,4 @@
-"""Starting, connecting, stopping and looking at the clusters of the configuration."""
+"""Operations on clusters of the configuration: start, connect, inspect and stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .ray import RayCluster
 
 @dataclass(frozen=True)
 class Look:
-    """What a cluster has: its nodes, and what they cost an hour; ``trouble`` is a sentence where it is out of reach."""
+    """Resources of a cluster and their price per hour; if it cannot be reached, ``trouble`` holds the reason."""
 
     nodes: int = 0
     cpus: float = 0.0
@@ -28,12 +28,16 @@ class Look:
 
     @property
     def counted(self) -> str:
-        """``1 node with 8 CPUs and 0 GPUs``."""
+        """The resources as text, such as ``1 node with 8 CPUs and 0 GPUs``."""
         return f"{self.nodes} node{'s' * (self.nodes != 1)} with {self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 def configured(name: str) -> RayCluster:
-    """A cluster of the configuration. Raises ClusterError."""
+    """Return a Ray cluster of the configuration.
+
+    Raises:
+        ClusterError: No cluster of this name is configured.
+    """
     clusters = load_config().clusters
     if name not in clusters:
         raise ClusterError(f"no cluster {name!r} is configured; there are {', '.join(clusters) or 'none'}")
@@ -41,7 +45,7 @@ def configured(name: str) -> RayCluster:
 
 
 def look(cluster: RayCluster) -> Look:
-    """What a cluster has; never raises for one that is out of reach."""
+    """Return the resources of a cluster; errors are returned as ``trouble``, not raised."""
     try:
         return _counted(cluster.nodes(), cluster.config)
     except QuantTaaSError as error:
@@ -49,21 +53,21 @@ def look(cluster: RayCluster) -> Look:
 
 
 def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
-    """Start a Ray cluster of this machine and write it into the configuration; see ``head.start``."""
+    """Start a Ray cluster on this machine and write it into the configuration; see ``head.start``."""
     config = head.start(cpus=cpus, token=token)
     save_cluster(head.NAME, config)
     return config
 
 
 def stop(name: str, store: str | None = None) -> bool:
-    """Stop this machine's own cluster, or this user's engine on another one, whose machines stay.
+    """Stop this machine's own cluster, or this user's engine on another cluster, whose machines keep running.
 
     Args:
         name: The cluster.
-        store: Whose engine; the cluster's own store when left out.
+        store: Store of the engine to stop; None for the cluster's own store.
 
     Returns:
-        Whether there was anything to stop.
+        Whether anything was running.
     """
     if name == head.NAME:
         save_cluster(head.NAME, None)
@@ -73,16 +77,16 @@ def stop(name: str, store: str | None = None) -> bool:
 
 
 def connect(name: str, address: str, slot: Mapping[str, Any], **given: Any) -> Look:
-    """Write a cluster into the configuration once it has answered; what the file says beside stays.
+    """Check that a cluster answers, and write it into the configuration; other values in the file stay.
 
     Args:
-        name: What it is called from now on.
-        address: Of its Jobs API.
-        slot: Values of ``SlotConfig`` that change.
-        given: Values of ``ClusterConfig`` that change.
+        name: Name for the cluster.
+        address: Address of its Jobs API.
+        slot: Values of ``SlotConfig`` to change.
+        given: Values of ``ClusterConfig`` to change.
 
     Returns:
-        What the cluster has.
+        The resources of the cluster.
 
     Raises:
         QuantTaaSError: A value is malformed, or the cluster cannot be reached.

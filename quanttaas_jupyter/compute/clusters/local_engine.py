@@ -1,8 +1,8 @@
-"""The resident engine of this machine, as clients see it: its folder, whether it lives, how it is started.
+"""Resident engine of this machine, as clients see it: its folder, its lock, its tickets and its start.
 
-One engine serves a user and environment. Clients hand it studies through tickets in its folder, which only this user
-can write: a ticket carries the SHA-256 of ``study.json``, so that a store shared with others cannot make the engine
-run what this user never asked for.
+One engine serves one user and environment. Clients submit studies through tickets in its folder, which only this user
+can write to. A ticket carries the SHA-256 of ``study.json``, so that other users of a shared store cannot make the
+engine run code that this user never submitted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLUSTER = "local"
 
 
 def folder() -> Path:
-    """The engine's folder: one for each environment and version of this package."""
+    """Return the engine's folder, created if missing; each environment and version of this package has its own."""
     path = Path(load_config().runtime_dir) / _environment()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -39,12 +39,12 @@ def folder() -> Path:
 
 
 def lock() -> FileLock:
-    """The lock that a living engine holds."""
+    """Return the lock that a running engine holds."""
     return FileLock(folder() / "engine.lock")
 
 
 def is_alive() -> bool:
-    """Whether an engine runs."""
+    """Return whether an engine runs."""
     trial = lock()
     try:
         trial.acquire(timeout=0)
@@ -55,7 +55,7 @@ def is_alive() -> bool:
 
 
 def start() -> None:
-    """Start an engine if none runs; in its own session, so that nothing done to a kernel reaches it."""
+    """Start an engine if none runs, in its own session, so that signals to a kernel do not reach it."""
     if is_alive():
         return
     place = folder()
@@ -72,7 +72,7 @@ def start() -> None:
 
 
 def hand_over(store: str, study: str, sha256: str, is_resume: bool = False) -> None:
-    """Leave a ticket for the engine, and start one if none runs."""
+    """Write a ticket for the engine, and start an engine if none runs."""
     ticket = {"store": store, "study": study, "sha256": sha256, "resume": is_resume}
     place = folder() / "inbox"
     temporary = place / f".{uuid.uuid4().hex}"
@@ -82,7 +82,7 @@ def hand_over(store: str, study: str, sha256: str, is_resume: bool = False) -> N
 
 
 def tickets() -> list[dict[str, Any]]:
-    """Tickets that wait in the inbox."""
+    """Return the tickets in the inbox; unreadable ones are removed."""
     found = []
     for path in sorted((folder() / "inbox").iterdir()):
         if path.name.startswith("."):
@@ -95,24 +95,24 @@ def tickets() -> list[dict[str, Any]]:
 
 
 def drop_ticket(study: str) -> None:
-    """Take a ticket out of the inbox."""
+    """Remove a ticket from the inbox."""
     (folder() / "inbox" / study).unlink(missing_ok=True)
 
 
 def has_ticket(study: str) -> bool:
-    """Whether a ticket for the study waits."""
+    """Return whether the inbox holds a ticket for the study."""
     return (folder() / "inbox" / study).exists()
 
 
 def read_log() -> str:
-    """What engines of this environment printed; empty before the first one."""
+    """Return the output of the engines of this environment; an empty string before the first one."""
     path = folder() / "engine.log"
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 @lru_cache(maxsize=1)
 def _environment() -> str:
-    """Names the interpreter and the source of this package, so that an upgrade never meets an engine of before."""
+    """Return a hash of the interpreter and this package's source, so that an upgrade never meets an old engine."""
     root = Path(__file__).resolve().parents[2]
     stamps = sorted((str(p.relative_to(root)), p.stat().st_mtime_ns) for p in root.rglob("*.py"))
     return hashlib.sha256(f"{sys.prefix}{sys.version}{root}{stamps}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine alone: a head on loopback, started as a daemon that outlives the kernel."""
+"""Ray cluster on this machine alone: a head on loopback, started as a daemon that outlives the kernel."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ from ...core.errors import ClusterError, MissingDependency
 NAME = "loopback"
 
 _START_SECONDS = 90.0
-# Ray takes 127.0.0.1 for a mistake and binds to the network instead; Linux has all of 127.0.0.0/8 on loopback.
+"""Seconds to wait for the head to answer; chosen, not tuned. A slow machine needs more."""
+# Ray replaces 127.0.0.1 by an address of the network; on Linux all of 127.0.0.0/8 is loopback.
 _HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 _ENGINE_SECONDS = 5.0
+"""Seconds that engines have to give their studies back before they are killed; chosen, not tuned."""
 _STOP_SECONDS = 15.0
+"""Seconds that the head has to stop before it is killed; chosen, not tuned."""
 _POLL = 0.2
+"""Seconds between two requests to a starting head; chosen, not tuned."""
 
 
 def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
-    """Start a head on loopback unless one of ours runs; returns how to reach it.
+    """Start a head on loopback unless one runs, and return its configuration.
 
     Args:
         cpus: Processors that Ray may use; None for all.
-        token: Whether it asks for a token. Without one everybody who reaches this machine's network can run code as
-            this user: Ray listens on all interfaces.
+        token: Whether the cluster requires a token. Without one, everybody who can reach this machine over the network
+            can run code as this user: Ray listens on all interfaces.
 
     Raises:
         MissingDependency: Ray is not installed.
-        ClusterError: It did not come up; the sentence names its log.
+        ClusterError: The head did not start; the message names its log.
     """
     with FileLock(_folder() / "start.lock"):
         return find() or _started(cpus, token)
@@ -74,13 +78,13 @@ def _started(cpus: int | None, token: bool) -> ClusterConfig:
 
 
 def stop() -> bool:
-    """Stop our head and all that runs on it; whether there was one. Other Ray clusters of this machine stay."""
+    """Stop the head with all processes on it, and return whether one ran; other Ray clusters of this machine stay."""
     values = _values()
     if values is None:
         return False
     head = psutil.Process(values["pid"])
     family = [head, *head.children(recursive=True)]
-    # Engines first: with the cluster gone they could not give their studies back.
+    # Engines first: without the cluster they could not give their studies back.
     engines = [process for process in family if _is_engine(process)]
     for group, patience in ((engines, _ENGINE_SECONDS), ([head], _STOP_SECONDS)):
         for process in group:
@@ -102,13 +106,13 @@ def _is_engine(process: psutil.Process) -> bool:
 
 
 def find() -> ClusterConfig | None:
-    """How to reach our head, if it runs."""
+    """Return the configuration of the running head, or None."""
     values = _values()
     return _config(values) if values else None
 
 
 def gcs_address() -> str | None:
-    """Where further nodes of this machine join our head; None where none runs."""
+    """Return the address at which further nodes of this machine join the head, or None if no head runs."""
     values = _values()
     return str(values["gcs"]) if values else None
 
@@ -116,7 +120,7 @@ def gcs_address() -> str | None:
 def _values() -> dict[str, Any] | None:
     try:
         values: dict[str, Any] = json.loads((_folder() / "head.json").read_text(encoding="utf-8"))
-        # A process id may have been given to another process since.
+        # The system may have given the process id to another process.
         is_ours = psutil.Process(values["pid"]).create_time() == values["begun"]
     except (OSError, ValueError, psutil.Error):
         return None
@@ -155,7 +159,7 @@ def _loopback(ports: list[int], cpus: int | None) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with jobs running the interpreter that runs here, and no other cluster named."""
+    """Return the environment for the head: jobs run this interpreter, and no other Ray cluster is named."""
     others = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
     kept = {name: value for name, value in os.environ.items() if name not in others}
     return {**kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])}
@@ -170,7 +174,7 @@ def _token(folder: Path) -> dict[str, str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of the upper range: Ray keeps the lower one for its workers."""
+    """Return free ports of the ephemeral range; Ray keeps lower ports for its workers."""
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [listener.getsockname()[1] for listener in listeners]
@@ -184,7 +188,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], address: str, log: Path) ->
         if process.poll() is not None:
             break
         with contextlib.suppress(requests.exceptions.RequestException):
-            # Without a token it answers 401: it is up all the same.
+            # A request without a token is answered with 401 or 403, which also means that the head is up.
             if requests.get(f"{address}/api/version", timeout=2).status_code in (200, 401, 403):
                 return
         time.sleep(_POLL)

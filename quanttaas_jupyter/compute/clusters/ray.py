@@ -1,7 +1,7 @@
-"""A Ray cluster as a client sees it: one resident engine for a user and store, submitted through the Jobs API.
+"""Ray cluster as clients see it: one resident engine per user and store, submitted through the Jobs API.
 
-The Jobs API is plain HTTP: it lets the versions of Ray differ, needs no open connection, and a chosen submission id
-makes submitting twice harmless.
+The Jobs API is plain HTTP: the versions of Ray may differ, no connection stays open, and submitting twice is harmless
+because the client chooses the submission id.
 """
 
 from __future__ import annotations
@@ -27,23 +27,28 @@ from ...study_store import records as studies
 from . import tickets
 
 HELLO = "quanttaas engine "
-"""Begins the line in which an engine tells its versions, as JSON."""
+"""Prefix of the line in which an engine prints its versions as JSON."""
 
 _UP = ("PENDING", "RUNNING")
 _HELLO_SECONDS = 180.0
+"""Seconds to wait for a new engine's versions; chosen, not tuned. A node that starts first may need most of it."""
 _POLL = 0.25
+"""Seconds between two requests; chosen, not tuned. Shorter ones load the cluster's dashboard."""
 _LOOK_AGAIN = 5.0
+"""Seconds without a claim after which ``see_taken`` checks that an engine runs; chosen, not tuned."""
 _CLAIM_SECONDS = 60.0
+"""Seconds for which ``see_taken`` waits for a claim; chosen, not tuned."""
 _REACH_SECONDS = 10.0
+"""Timeout in seconds of the first request to an address; chosen, not tuned."""
 _environment = threading.Lock()
 
 
 _hellos: dict[str, dict[str, str]] = {}
-"""What engines told when they started, by job; they stay as they are while they run."""
+"""Versions that engines printed at their start, by job; they do not change while an engine runs."""
 
 
 class RayCluster:
-    """A configured cluster."""
+    """Ray cluster of the configuration."""
 
     def __init__(self, name: str, config: ClusterConfig) -> None:
         self.name, self.config = name, config
@@ -52,17 +57,17 @@ class RayCluster:
         """Start the engine of this user and store unless it runs.
 
         Returns:
-            Its versions (see ``versions``), and as ``engine`` the name that tickets give it.
+            Its versions (see ``versions``), and under ``engine`` its name in tickets.
 
         Raises:
-            ClusterError: The cluster cannot be reached, refuses the token, is no Ray, lacks a package, or cannot reach
-                the store.
+            ClusterError: The cluster cannot be reached, refuses the token, is no Ray cluster, lacks a package, or
+                cannot reach the store.
             MissingDependency: Ray is not installed here.
         """
         client = self._client()
         modes = ("image", "upload") if self.config.package == "auto" else (self.config.package,)
         running = [mode for mode in modes if self._is_up(client, self._job_id(store, mode))]
-        # One that runs was found good before: of those, what was sent along.
+        # A running engine was checked when it started; prefer the one with the uploaded package.
         for mode in running[-1:] or modes:
             job = self._job_id(store, mode)
             if not running:
@@ -76,7 +81,11 @@ class RayCluster:
         raise ClusterError(self._why_not(client, job))
 
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
-        """Raise ClusterError for a store that the cluster cannot reach, given its versions once they are known."""
+        """Check that the cluster can reach a store: a local folder needs an engine on this machine.
+
+        Raises:
+            ClusterError: The store is a folder that the cluster cannot see.
+        """
         is_near = self._is_near if there is None else there["machine"] == machine()
         if store.startswith("file:") and not is_near:
             raise ClusterError(
@@ -86,18 +95,24 @@ class RayCluster:
 
     @property
     def _is_near(self) -> bool:
-        """Whether it may run on this machine: behind this address there may also be a tunnel."""
+        """Whether the cluster may run on this machine: the address is loopback, which may also be a tunnel."""
         return urlparse(self.config.address).hostname in ("127.0.0.1", "localhost", "::1")
 
     def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
-        """Put a signed ticket into the queue of the store, where the engine finds it. Raises like ``ensure_engine``."""
+        """Write a signed ticket into the store's queue, where the engine finds it.
+
+        Raises:
+            ClusterError: As ``ensure_engine``.
+        """
         engine = self.ensure_engine(store.uri)["engine"]
         ticket = {"study": study, "sha256": sha256, "resume": is_resume, "time": time.time()}
         place = {"store": store.uri, "cluster": self.name, "engine": engine}
         studies.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
 
     def see_taken(self, store: Store, study: str) -> None:
-        """Wait until an engine has taken a study, for a minute at most: one may end by itself while data is sent.
+        """Wait until an engine has claimed a study, for a minute at most.
+
+        An engine without work may have ended while the data was uploaded.
 
         Raises:
             ClusterError: As ``ensure_engine``.
@@ -112,21 +127,29 @@ class RayCluster:
             self.see_to(store, study)
 
     def see_to(self, store: Store, study: str) -> None:
-        """Start an engine for a study of this user that nobody claims. Raises like ``ensure_engine``."""
+        """Start an engine for a queued study of this user that no engine claims.
+
+        Raises:
+            ClusterError: As ``ensure_engine``.
+        """
         ticket = studies.read_ticket(store, self.name, study)
         if ticket is None or ticket.get("key") != tickets.public_key():
             return
         if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
-            # The settings or this package are others than when it was handed over.
+            # The settings or this package changed after the ticket was written.
             self.hand_over(store, study, str(ticket["sha256"]), bool(ticket["resume"]))
 
     def is_mine(self, store: Store, study: str) -> bool:
-        """Whether the study waits with a ticket of this user."""
+        """Return whether the study is queued with a ticket of this user."""
         ticket = studies.read_ticket(store, self.name, study)
         return ticket is not None and ticket.get("key") == tickets.public_key()
 
     def engine_log(self, store: str) -> str:
-        """What engines of this user and store printed that the cluster still knows. Raises ClusterError."""
+        """Return the output of all engines of this user and store that the cluster still knows.
+
+        Raises:
+            ClusterError: The cluster cannot be reached.
+        """
         client = self._client()
         found = []
         for job in self._engines(client, store):
@@ -135,7 +158,11 @@ class RayCluster:
         return "\n".join(found)
 
     def stop_engine(self, store: str) -> bool:
-        """End all engines of this user and store; whether one ran. Studies can be resumed. Raises ClusterError."""
+        """Stop all engines of this user and store, and return whether one ran; their studies can be resumed.
+
+        Raises:
+            ClusterError: The cluster cannot be reached.
+        """
         client = self._client()
         running = [job for job in self._engines(client, store) if str(job.status.value) in _UP]
         for job in running:
@@ -143,7 +170,7 @@ class RayCluster:
         return bool(running)
 
     def _engines(self, client: Any, store: str) -> list[Any]:
-        """Jobs of this user and store, the oldest first, also those with settings of before."""
+        """Return the jobs of this user and store, oldest first, including those started with earlier settings."""
         wanted = self._metadata(store)
         with self._words():
             jobs = [job for job in client.list_jobs() if (job.metadata or {}) == wanted]
@@ -153,7 +180,11 @@ class RayCluster:
         return {"quanttaas_store": store, "quanttaas_key": tickets.public_key()}
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Nodes that are up: ``is_head``, ``cpus``, ``gpus``, ``gpu`` (its name, if known). Raises ClusterError."""
+        """Return the running nodes as ``is_head``, ``cpus``, ``gpus`` and ``gpu`` (its name, if known).
+
+        Raises:
+            ClusterError: The cluster cannot be reached.
+        """
         self._client()
         from ray.util.state import StateApiClient
         from ray.util.state.common import ListApiOptions, StateResource
@@ -165,12 +196,12 @@ class RayCluster:
         return [_node(node) for node in nodes if node.get("state") == "ALIVE"]
 
     def _job_id(self, store: str, mode: str) -> str:
-        """One engine for what would change what it does: user, store, this source and the cluster's settings."""
+        """Return the id of the engine's job, a hash of user, store, this source and the cluster's settings."""
         material = [self.name, store, tickets.public_key(), source(), mode, self._options(store, "")]
         return f"quanttaas-{hashlib.sha256(json.dumps(material).encode()).hexdigest()[:20]}"
 
     def _options(self, store: str, job: str) -> str:
-        """What the engine is told; no secret is in it."""
+        """Return the engine's options as JSON; they hold no secret."""
         config = self.config.model_dump(mode="json", include={"slot", "max_slots", "warm_seconds", "prices"})
         engine = load_config().engine.model_dump(mode="json", exclude={"slots"})
         who = {"cluster": self.name, "store": store, "key": tickets.public_key(), "id": job}
@@ -192,14 +223,14 @@ class RayCluster:
         command = f"python -u -m quanttaas_jupyter.engine {shlex.quote(self._options(store, job))}"
         _hellos.pop(job, None)
         with self._words():
-            # An id can be used again only once its ended job is forgotten.
+            # An id can be used again only after its ended job is deleted.
             with contextlib.suppress(RuntimeError):
                 client.delete_job(job)
             try:
                 about = self._metadata(store)
                 client.submit_job(entrypoint=command, submission_id=job, runtime_env=environment, metadata=about)
             except RuntimeError as error:
-                # Another kernel of this user was first, or an answer was lost and this is the second try.
+                # Another kernel of this user was first, or the answer to an earlier attempt was lost.
                 if not self._is_up(client, job):
                     raise ClusterError(f"cluster {self.name!r} took no job: {_first_line(error)}") from None
 
@@ -208,7 +239,7 @@ class RayCluster:
             client.stop_job(job)
 
     def _hello(self, client: Any, job: str) -> dict[str, str] | None:
-        """What an engine tells when it starts; None if it ended without a word."""
+        """Return the versions that an engine prints at its start, or None if it ended without printing them."""
         if job in _hellos:
             return _hellos[job]
         deadline = time.monotonic() + _HELLO_SECONDS
@@ -267,7 +298,7 @@ class RayCluster:
             return JobSubmissionClient(self.config.address, headers=headers)
 
     def _reach(self, headers: dict[str, str]) -> None:
-        """Ray's client waits without end for a host that does not answer, and takes any web server for a cluster."""
+        """Check that a Ray dashboard answers: Ray's client has no timeout, and takes any web server for a cluster."""
         import requests
 
         address = self.config.address
@@ -294,7 +325,7 @@ class RayCluster:
 
     @contextmanager
     def _words(self) -> Iterator[None]:
-        """Errors of the connection as one sentence; RuntimeErrors of the Jobs API pass."""
+        """Translate connection errors into a ClusterError with one sentence; let RuntimeErrors of the Jobs API pass."""
         import requests
 
         try:
@@ -316,7 +347,7 @@ class RayCluster:
 
 @contextmanager
 def _own_address() -> Iterator[None]:
-    """Ray prefers addresses of the environment to the one it is given."""
+    """Hide Ray's environment variables with addresses, which Ray prefers to a given address."""
     with _environment:
         names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
         before = {name: os.environ.pop(name) for name in names if name in os.environ}

@@ -1,7 +1,7 @@
-"""Signed tickets: a store shared with others cannot make an engine run what its user never asked for.
+"""Signed tickets, so that other users of a shared store cannot make an engine run code that its user never submitted.
 
-Every user has a key pair. Tickets in a store's queue are signed with the private key, which never leaves the user's
-machine; the engine that the user starts on a cluster is told the public one and claims only what it verifies (Ed25519;
+Each user has a key pair. Tickets in a store's queue are signed with the private key, which never leaves the user's
+machine. The engine that the user starts on a cluster knows the public key and claims only what it verifies (Ed25519;
 Bernstein et al., "High-speed high-security signatures", 2011). A ticket names the SHA-256 of ``study.json``.
 """
 
@@ -18,20 +18,20 @@ from ...core.errors import MissingDependency
 
 
 def public_key() -> str:
-    """This user's public key in hexadecimal digits; the pair is made on first use."""
+    """Return this user's public key in hexadecimal digits; the key pair is generated on first use."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return str(_private_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex())
 
 
 def sign(ticket: dict[str, Any]) -> dict[str, Any]:
-    """The ticket with ``key`` and ``signature``."""
+    """Return the ticket with ``key`` and ``signature`` added."""
     signed = {**ticket, "key": public_key()}
     return {**signed, "signature": _private_key().sign(_message(signed)).hex()}
 
 
 def is_signed_by(ticket: dict[str, Any], key: str) -> bool:
-    """Whether a ticket was signed with the private key that belongs to ``key``, and is as it was then."""
+    """Return whether a ticket is unchanged since it was signed with the private key that belongs to ``key``."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -63,7 +63,7 @@ def _private_key() -> Any:
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(Ed25519PrivateKey.generate().private_bytes_raw())
-        # Another kernel may have been first: its key stays.
+        # If another kernel was first, its key stays.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
         temporary.unlink()

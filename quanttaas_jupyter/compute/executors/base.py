@@ -1,4 +1,4 @@
-"""Where work runs: an executor takes a stage and gives a future."""
+"""Interface of executors: submit a stage, get a future of its result."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ...core.device import Device
 
 @dataclass(frozen=True)
 class StageCall:
-    """A stage as an executor sees it.
+    """One run of a stage.
 
     Attributes:
-        job: What the worker is given; small JSON.
-        is_measurement: It runs in a worker that builds nothing.
-        is_exclusive: Nothing else runs on the device meanwhile.
+        job: Arguments of the worker; small JSON.
+        is_measurement: Whether it runs in a worker that builds nothing.
+        is_exclusive: Whether nothing else may run on the device at the same time.
         timeout: Seconds after which it counts as hung.
         priority: Smaller goes first.
-        wants_gpu: It gains by a GPU, where there are any.
-        machine: The kind of processor that its result depends on; empty where any will do.
+        wants_gpu: Whether a GPU speeds it up, where there is one.
+        machine: Kind of processor that its result depends on; empty if any will do.
     """
 
     job: dict[str, Any]
@@ -34,44 +34,47 @@ class StageCall:
 
 
 class WorkerDied(RuntimeError):
-    """The process that ran a stage ended before the stage did; ``hint`` says what that mostly comes from."""
+    """The worker process ended before its stage; ``hint`` names the usual cause, ``attempts`` how often to try."""
 
     hint = "probably out of memory; use fewer slots, or a smaller max_samples"
     attempts = 2
 
 
 class NodeLost(WorkerDied):
-    """The machine that ran a stage is gone: no fault of the stage, so it is tried more often."""
+    """The node that ran a stage is gone; not the stage's fault, so it is tried more often."""
 
     hint = "nodes of the cluster keep vanishing; use machines that are not preemptible"
     attempts = 5
 
 
 class StageTimeout(TimeoutError):
-    """A stage ran longer than it may and was stopped."""
+    """A stage ran longer than its timeout and was stopped."""
 
 
 class Executor(Protocol):
-    """Runs stages. Futures end with the stage's result, WorkerDied, StageTimeout or CancelledError."""
+    """Interface of an executor of stages.
+
+    Futures end with the stage's result, WorkerDied, StageTimeout or CancelledError.
+    """
 
     @property
     def slots(self) -> int:
-        """Stages at once, as things stand."""
+        """Number of stages that can run at the same time at present."""
 
     def device(self) -> Device | None:
-        """What measurements are made on; None while no worker is up yet, which this asks for."""
+        """Return the device that measurements run on; None until a first worker is up, which this call requests."""
 
     def waits_for(self) -> str:
-        """What stages wait for that is not there yet, such as "a GPU node"; empty where nothing is missing."""
+        """Return the missing resource that stages wait for, such as "a GPU node", or an empty string."""
 
     def rate(self) -> float:
-        """What it costs an hour as things stand; 0 where no prices are known."""
+        """Return the present cost per hour; 0 if no prices are configured."""
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
-        """Run a stage when there is room for it; ``report`` gets its lines from any thread."""
+        """Queue a stage and return its future; ``report`` is called with progress lines from any thread."""
 
     def stop(self, future: Future[dict[str, Any]]) -> None:
-        """Stop a stage: one that waits is forgotten, one that runs is ended."""
+        """Stop a stage: remove it from the queue, or end its worker."""
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop all stages and workers."""

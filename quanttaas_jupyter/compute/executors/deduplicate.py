@@ -1,4 +1,4 @@
-"""Two studies that need the same stage at the same time get one run of it."""
+"""Deduplication of stages: studies that need the same stage at the same time share one run of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Run:
 
 
 class SharingExecutor:
-    """An executor that hands the future of a running stage to everyone who asks for the same key."""
+    """Executor that runs a stage once for all concurrent requests with the same store and key."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -31,24 +31,24 @@ class SharingExecutor:
 
     @property
     def slots(self) -> int:
-        """Stages at once, as things stand."""
+        """Number of stages that can run at the same time at present."""
         return self._executor.slots
 
     def device(self) -> Device | None:
-        """What measurements are made on."""
+        """Return the device that measurements run on, or None."""
         return self._executor.device()
 
     def waits_for(self) -> str:
-        """What stages wait for that is not there yet."""
+        """Return the missing resource that stages wait for, or an empty string."""
         return self._executor.waits_for()
 
     def rate(self) -> float:
-        """What it costs an hour as things stand."""
+        """Return the present cost per hour."""
         return self._executor.rate()
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[Result]:
-        """Run a stage, or wait for the run of it that is under way."""
-        # Bytes made for one store are not in another.
+        """Run a stage, or join the run of the same stage that is under way."""
+        # The store is part of the key: results in one store are not in another.
         key, outer = (call.job["store"], call.job["key"]), Future[Result]()
         with self._lock:
             run = self._runs.get(key)
@@ -56,18 +56,18 @@ class SharingExecutor:
                 run.waiting[outer] = report
                 return outer
             run = self._runs[key] = _Run(Future(), {outer: report})
-        # Without the lock: the executor has locks of its own. Nobody can stop this run yet, since ``outer`` waits for
-        # it and is known here alone.
+        # Outside the lock, since the executor has locks of its own. The run cannot be stopped yet, because no caller
+        # knows ``outer``.
         try:
             run.inner = self._executor.submit(call, lambda line: self._tell(run, line))
         except Exception as error:
-            # Whoever joined meanwhile must not wait for ever.
+            # Requests that joined the run must end too.
             run.inner.set_exception(error)
         run.inner.add_done_callback(lambda done: self._finish(key, run, done))
         return outer
 
     def stop(self, future: Future[Result]) -> None:
-        """Wait no longer; the stage is stopped once nobody waits for it."""
+        """Cancel one request; the stage is stopped with the last one."""
         with self._lock:
             key, run = next(((k, r) for k, r in self._runs.items() if future in r.waiting), (None, None))
             if key is None or run is None:
@@ -75,14 +75,14 @@ class SharingExecutor:
             del run.waiting[future]
             is_last = not run.waiting
             if is_last:
-                # Whoever asks for the stage from now on gets a run of its own, not this one's end.
+                # Later requests for the stage start a new run instead of joining this cancelled one.
                 del self._runs[key]
         future.cancel()
         if is_last:
             self._executor.stop(run.inner)
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop all stages and workers."""
         self._executor.close()
 
     def _tell(self, run: _Run, line: str) -> None:
@@ -98,6 +98,6 @@ class SharingExecutor:
             waiting = list(run.waiting)
         error = CancelledError() if done.cancelled() else done.exception()
         for outer in waiting:
-            # Whoever stopped waiting meanwhile has a cancelled future.
+            # The future of a cancelled request has ended already.
             with contextlib.suppress(InvalidStateError):
                 outer.set_result(done.result()) if error is None else outer.set_exception(error)

@@ -1,6 +1,6 @@
-"""Stages on this machine: one single-worker process pool per slot and duty, so that a crash costs one stage alone.
+"""Executor on this machine: one process pool with a single worker per slot and duty, so that a crash costs one stage.
 
-Every slot has two workers, one that builds artifacts and one that measures them; only one of them is busy at a time.
+Each slot has two workers, one that builds artifacts and one that measures them. Only one of them is busy at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from ...core.device import Device, this_device
 from .base import StageCall, StageTimeout, WorkerDied
 
 _TICK = 0.1
+"""Seconds between two checks for progress and timeouts; chosen, not tuned. Shorter ones cost processor time."""
 _PATIENCE = 120.0
+"""Seconds that a latency stage waits for the other stages before they wait for it; chosen, not tuned."""
 
 Runner = Callable[[dict[str, Any], int, str], dict[str, Any]]
 
@@ -53,16 +55,16 @@ class _Slot:
 
 
 class LocalExecutor:
-    """Runs stages in worker processes of this machine; latency stages run with every slot idle."""
+    """Executor on worker processes of this machine; latency stages run while all other slots are idle."""
 
     def __init__(self, run: Runner, begin: Callable[[int], None], slots: int, threads: int) -> None:
         """Start with idle slots.
 
         Args:
             run: Runs a job in a worker: ``run(job, threads, progress_path)``.
-            begin: Called once in every new worker with the process id of this one.
-            slots: Stages at once.
-            threads: Threads each stage may use.
+            begin: Called once in each new worker with the process id of this process.
+            slots: Number of stages that run at the same time.
+            threads: Threads that each stage may use.
         """
         self.slots = slots
         self._run, self._begin, self._threads = run, begin, threads
@@ -75,19 +77,19 @@ class LocalExecutor:
         threading.Thread(target=self._loop, name="quanttaas-executor", daemon=True).start()
 
     def device(self) -> Device:
-        """What measurements are made on: this machine."""
+        """Return the device that measurements run on: this machine."""
         return this_device()
 
     def waits_for(self) -> str:
-        """Nothing: workers are processes of this machine."""
+        """Return an empty string: workers are processes of this machine, and nothing is missing."""
         return ""
 
     def rate(self) -> float:
-        """This machine is paid already."""
+        """Return 0: this machine has no price."""
         return 0.0
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
-        """Queue a stage."""
+        """Queue a stage and return its future."""
         job = _Job(call, report, Future(), time.monotonic())
         with self._changed:
             heapq.heappush(self._pending, (call.priority, next(self._counter), job))
@@ -95,7 +97,7 @@ class LocalExecutor:
         return job.future
 
     def stop(self, future: Future[dict[str, Any]]) -> None:
-        """Forget a waiting stage, or end the worker of a running one."""
+        """Remove a waiting stage from the queue, or end the worker of a running one."""
         with self._changed:
             for entry in self._pending:
                 if entry[2].future is future:
@@ -111,7 +113,7 @@ class LocalExecutor:
         future.cancel()
 
     def warm(self, is_wanted: Callable[[], bool]) -> None:
-        """Start workers one after the other while ``is_wanted`` says so, so that the first stages find them."""
+        """Start workers one by one while ``is_wanted`` returns true, so that the first stages need not wait."""
         for duty in ("measure", "build"):
             for slot in self._slots:
                 with self._changed:
@@ -143,14 +145,14 @@ class LocalExecutor:
                 self._stop_hung(running)
                 if not begun:
                     self._changed.wait(_TICK if running or self._pending else None)
-            # Futures end without the lock held: whoever waits for one may hold locks of its own.
+            # Futures end outside the lock, because their callbacks may take other locks.
             for slot, job, future in begun:
                 future.add_done_callback(partial(self._finish, slot, job))
             for slot in running:
                 self._pass_on_progress(slot)
 
     def _next(self) -> _Job | None:
-        """The job to start now, by priority; an exclusive one once nothing else runs or could go before it."""
+        """Return the next job by priority, or None; an exclusive one if nothing runs or is due before it."""
         busy = [slot.job for slot in self._slots if slot.job is not None]
         if any(job.call.is_exclusive for job in busy) or not self._pending:
             return None
@@ -184,7 +186,7 @@ class LocalExecutor:
         try:
             return cast("Future[dict[str, Any]]", self._worker(slot, job.duty).submit(self._run, *arguments))
         except BrokenExecutor:
-            # The worker died while it was idle: that is no fault of this stage.
+            # The worker died while it was idle, which is not this stage's fault.
             self._end_worker(slot, job.duty)
             return cast("Future[dict[str, Any]]", self._worker(slot, job.duty).submit(self._run, *arguments))
 

@@ -1,10 +1,10 @@
-"""Stages on a Ray cluster.
+"""Executor on a Ray cluster.
 
-A slot is what one stage at a time gets: processors and, for trainings, a share of a GPU. Its workers are Ray actors,
-one that builds and one that measures, on the same node; only one of them is busy. Actors rather than tasks: a task
-would run in whatever process is idle, also in the one that built the file it measures, and Ray ends idle processes
-after a second, which costs every later stage the import of its libraries. Nothing here retries; an actor that dies
-ends its stage with WorkerDied or NodeLost. Slots without work give everything back after ``warm_seconds``.
+A slot is the share of a node for one stage at a time: processors and, for trainings, a share of a GPU. Its workers are
+two Ray actors on the same node, one that builds and one that measures; only one of them is busy. Actors rather than
+tasks: a task would run in any idle process, also in the one that built the file it measures, and Ray ends idle
+processes after a second, so that each later stage would import its libraries again. The executor does not retry: an
+actor that dies ends its stage with WorkerDied or NodeLost. Idle slots are given back after ``warm_seconds``.
 """
 
 from __future__ import annotations
@@ -28,17 +28,23 @@ from .ray_slots import Fleet, Job, Slot
 from .ray_worker import Run, StageWorker
 
 _TICK = 0.25
+"""Seconds between two turns of the loop while there is work; chosen, not tuned. Shorter ones load Ray's head."""
 _LOOK_EVERY = 1.0
+"""Seconds between two requests for the list of nodes; chosen, not tuned."""
 _WISH = 2.0
+"""Seconds for which a call of ``device`` keeps a worker requested; longer than its callers wait between two calls."""
 _FORGET_AFTER = 10.0
+"""Seconds without slots after which the device is forgotten, at least; chosen, not tuned."""
 _MOST_FAILED_STARTS = 3
+"""Workers that may fail to start in a row before waiting stages fail; chosen, not tuned."""
 _MOST_RESTARTS = 5
+"""Times that a stage may meet a worker that is already dead before it fails; chosen, not tuned."""
 
 log = logging.getLogger(__name__)
 
 
 class RayExecutor:
-    """Runs stages on the cluster that this process is connected to; a latency stage has its node for itself."""
+    """Executor that runs stages on the connected Ray cluster; a latency stage has its node to itself."""
 
     def __init__(
         self,
@@ -49,15 +55,15 @@ class RayExecutor:
         warm_seconds: float = 60.0,
         prices: Prices | None = None,
     ) -> None:
-        """Hold nothing yet.
+        """Start without slots.
 
         Args:
             run: Runs a job in a worker: ``run(job, threads, report)``.
-            prepare: Called once in every new worker.
-            slot: What a stage gets.
-            max_slots: Stages at once; None for as many as the nodes of the moment hold.
+            prepare: Called once in each new worker.
+            slot: Resources of a slot.
+            max_slots: Largest number of slots; None for as many as the present nodes hold.
             warm_seconds: Seconds without work after which a slot is given back.
-            prices: What nodes cost an hour.
+            prices: Prices of nodes per hour.
         """
         self._run, self._prepare, self._slot = run, prepare, slot
         self._warm, self._prices = warm_seconds, prices or Prices()
@@ -76,7 +82,7 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """Stages at once: what was configured, else what the nodes of the moment hold."""
+        """Number of stages that can run at the same time: the configured limit, or what the present nodes hold."""
         return self._fleet.limit
 
     @property
@@ -88,10 +94,10 @@ class RayExecutor:
         return self._fleet.pending
 
     def device(self) -> Device | None:
-        """The device of the first worker that came up; asks for one where none is.
+        """Return the device of the first worker that started; request a worker if there is none, and return None.
 
         Raises:
-            ClusterError: Workers start and end again, each time.
+            ClusterError: Workers fail to start, repeatedly.
         """
         with self._lock:
             trouble = self._trouble if self._wishes_device() else ""
@@ -103,21 +109,21 @@ class RayExecutor:
             return self._fleet.device
 
     def _wishes_device(self) -> bool:
-        """Whether somebody waits for a device: who does asks again and again, and a cancelled study no more."""
+        """Return whether a caller waits for a device: it then calls ``device`` repeatedly, and stops when cancelled."""
         return self._fleet.device is None and time.monotonic() - self._device_asked < _WISH
 
     def waits_for(self) -> str:
-        """What stages wait for that no node of the moment has."""
+        """Return the resource that stages wait for and that no present node has, or an empty string."""
         return self._waits_for
 
     def rate(self) -> float:
-        """What the nodes of the moment cost an hour."""
+        """Return the cost of the present nodes per hour."""
         prices = self._prices
         resources = [node["Resources"] for node in self._fleet.nodes]
         return float(sum(prices.node + prices.cpu * r.get("CPU", 0) + prices.gpu * r.get("GPU", 0) for r in resources))
 
     def warm(self, is_wanted: Callable[[], bool]) -> None:
-        """Start workers where nodes are, so that the first stages find them; unused, they are given back again."""
+        """Start workers on present nodes, so that the first stages need not wait; unused ones are given back."""
         with self._lock:
             if not is_wanted():
                 return
@@ -125,7 +131,7 @@ class RayExecutor:
                 self._add_slot(has_gpu, anchor="measure")
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
-        """Queue a stage."""
+        """Queue a stage and return its future."""
         job = Job(call, report, Future(), time.monotonic(), next(self._numbers))
         with self._lock:
             self._pending.append(job)
@@ -133,7 +139,7 @@ class RayExecutor:
         return job.future
 
     def stop(self, future: Future[dict[str, Any]]) -> None:
-        """Forget a waiting stage, or end the worker of a running one."""
+        """Remove a waiting stage from the queue, or end the worker of a running one."""
         with self._lock:
             for slot in self._slots:
                 if slot.job is not None and slot.job.future is future:
@@ -141,11 +147,11 @@ class RayExecutor:
                     return
             self._pending[:] = [job for job in self._pending if job.future is not future]
         if not future.cancel():
-            # It was begun before, in a worker that was gone, and waits to begin again.
+            # The stage was started in a worker that was dead, so that its future counts as running.
             _end(future, CancelledError())
 
     def close(self) -> None:
-        """Give everything back."""
+        """End all workers and give all slots back."""
         with self._lock:
             self._closed = True
             for slot in list(self._slots):
@@ -166,14 +172,14 @@ class RayExecutor:
                     self._stop_hung()
                     self._ask_for_lines()
                 except Exception:
-                    # A cluster that is out of reach for a moment must not end the thread that everything waits for.
+                    # A cluster that is unreachable for a moment must not end this thread.
                     log.exception("the cluster could not be looked at")
                 tick = _TICK if self._pending or self._slots else _LOOK_EVERY
             self._wake.wait(tick)
             self._wake.clear()
 
     def _take_news(self) -> None:
-        """What Ray told meanwhile, without the lock held: whoever waits for futures may hold locks of its own."""
+        """Handle Ray's answers outside the lock, because callbacks of futures may take other locks."""
         while not self._news.empty():
             try:
                 self._news.get()()
@@ -181,10 +187,10 @@ class RayExecutor:
                 log.exception("news of the cluster could not be taken")
 
     def _when_done(self, answer: Any, take: Callable[[Future[Any]], None]) -> None:
-        """Take an answer in the loop's thread.
+        """Handle an answer of Ray in the loop's thread.
 
-        Ray calls back from a thread of its own that all its calls need: there nothing may be asked of it, and no lock
-        may be taken that somebody holds who does.
+        Ray calls back from a thread that all its calls need. A callback must therefore neither call Ray nor take a lock
+        that a caller of Ray may hold.
         """
 
         def tell(done: Future[Any]) -> None:
@@ -194,7 +200,7 @@ class RayExecutor:
         answer.future().add_done_callback(tell)
 
     def _look(self) -> None:
-        """Which nodes there are, and what is missing; at most once a second."""
+        """Update the list of nodes and the missing resource, at most once per second."""
         import ray
 
         now = time.monotonic()
@@ -210,12 +216,12 @@ class RayExecutor:
         self._waits_for = self._fleet.missing(self._wishes_device())
 
     def _tell_later(self, news: Callable[[], None]) -> None:
-        """Futures end without the lock held: whoever waits for one may hold locks of its own."""
+        """Queue a callback for the loop, because futures must end outside the lock."""
         self._news.put(news)
         self._wake.set()
 
     def _assign(self) -> None:
-        """Start what can start, by priority; latency stages on nodes that are idle."""
+        """Start the stages that can start, by priority; latency stages start on idle nodes."""
         fleet = self._fleet
         device = fleet.device
         for job in fleet.give_up_timing():
@@ -229,7 +235,7 @@ class RayExecutor:
                 self._start(best, job)
 
     def _scale(self) -> None:
-        """As many slots as there is work for, up to the limit; idle ones make room for those with a GPU."""
+        """Start slots for waiting stages up to the limit; idle slots make room for slots with a GPU."""
         fleet = self._fleet
         for slot in fleet.unwanted(self._wishes_device()):
             self._drop_slot(slot)
@@ -248,7 +254,7 @@ class RayExecutor:
             self._start_timing()
 
     def _start_timing(self) -> None:
-        """A slot on the kind of machine that timed the others, since nothing else will do for what waits."""
+        """Start a slot for waiting latency stages on the kind of machine that timed the earlier ones."""
         if self._fleet.is_full():
             if (given := self._fleet.to_give_for_timing()) is None:
                 return
@@ -262,7 +268,7 @@ class RayExecutor:
             self._drop_slot(slot)
         if self._pending or any(slot.job for slot in self._slots):
             self._active = now
-        # Not at once: a study whose only node vanished asks again in a moment, and goes on with the device it has.
+        # Not at once: a study that lost its only node asks again soon, and continues with the same device.
         if not self._slots and now - self._active > max(self._warm, _FORGET_AFTER):
             fleet.device = None
 
@@ -272,7 +278,7 @@ class RayExecutor:
         self._slots.append(slot)
 
     def _add_worker(self, slot: Slot, duty: str, node: str | None = None) -> Any:
-        """A worker of a slot: the first one holds what the slot holds, the other one sits beside it."""
+        """Start a worker of a slot: the first one reserves the slot's resources, the second one joins its node."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -297,7 +303,7 @@ class RayExecutor:
         return worker
 
     def _settle(self, slot: Slot, done: Future[dict[str, Any]]) -> None:
-        """The first worker of a slot is up, or could not come up."""
+        """Handle the start of a slot's first worker, or its failure."""
         with self._lock:
             if slot not in self._slots:
                 return
@@ -308,13 +314,13 @@ class RayExecutor:
             else:
                 self._failed_starts[slot.has_gpu] = 0
                 self._fleet.come_up(slot, done.result())
-                # A start beside what is being timed would be timed with it; the first stage makes up for it.
+                # Starting a worker would disturb a running measurement; the first stage starts it instead.
                 if slot.node not in self._fleet.timing_nodes():
                     self._add_worker(slot, "build" if slot.anchor == "measure" else "measure")
             self._wake.set()
 
     def _count_failed_start(self, has_gpu: bool, error: BaseException) -> None:
-        """A cluster on which no worker comes up would be asked for workers for ever."""
+        """Count a failed start, and fail the waiting stages after too many: otherwise starts would repeat forever."""
         self._failed_starts[has_gpu] += 1
         is_up = any(slot.about and slot.has_gpu >= has_gpu for slot in self._slots)
         if self._failed_starts[has_gpu] < _MOST_FAILED_STARTS or is_up:
@@ -353,7 +359,7 @@ class RayExecutor:
             self._free(slot, job, error or failure, None)
 
     def _judge(self, slot: Slot, job: Job, error: BaseException, hello: Future[list[str]]) -> None:
-        """A worker that was gone before the stage came to it, as its silence tells, costs the stage nothing."""
+        """Queue a stage again if its worker was dead before the stage reached it, which ``hello`` shows."""
         if hello.exception() is None or job.ended_because is not None:
             self._free(slot, job, job.ended_because or error, None)
             return
@@ -402,16 +408,16 @@ class RayExecutor:
             self._break_off(slot, job, StageTimeout(f"stopped after {job.call.timeout:g} s without an end"))
 
     def _break_off(self, slot: Slot, job: Job, because: Exception) -> None:
-        """End the worker of a stage; its future ends with it, or without it where Ray cannot be told."""
+        """End the worker of a stage; if Ray does not take the order, end the stage's future directly."""
         job.ended_because = because
         if not self._end_worker(slot, job.duty):
             self._drop_slot(slot)
             self._tell_later(partial(self._free, slot, job, because, None))
 
     def _give_back(self, slot: Slot, duty: str, death: BaseException) -> None:
-        """End the worker of a stage that failed; what its node had goes with the node.
+        """End the worker of a failed stage; after the loss of a node, drop the whole slot.
 
-        Else the stage would be tried again in the same place, as often as it may be and within a second.
+        Otherwise the stage would be tried again in the same place, and use up its attempts within a second.
         """
         if isinstance(death, NodeLost):
             self._drop_slot(slot)
@@ -419,7 +425,7 @@ class RayExecutor:
             self._end_worker(slot, duty)
 
     def _end_worker(self, slot: Slot, duty: str) -> bool:
-        """End one worker; with the first one the slot goes, since that holds its processors."""
+        """End one worker; the first one takes the slot with it, since it holds the slot's processors."""
         if duty == slot.anchor:
             return self._drop_slot(slot)
         worker = slot.workers.pop(duty, None)
@@ -436,7 +442,7 @@ class RayExecutor:
         for slot in self._slots:
             job = slot.job
             worker = slot.workers.get(job.duty) if job else None
-            # An answer wakes the loop: without a pause it would ask at once again, and take half a processor.
+            # An answer wakes the loop: without a pause it would ask again at once, and use half a processor.
             if job is None or worker is None or job.is_asked or time.monotonic() - job.asked < _TICK:
                 continue
             job.is_asked, job.asked = True, time.monotonic()
@@ -452,7 +458,7 @@ class RayExecutor:
 
 
 def _kill(worker: Any) -> bool:
-    """End an actor; tells whether Ray took the order."""
+    """End an actor, and return whether Ray took the order."""
     import ray
 
     try:
@@ -464,13 +470,13 @@ def _kill(worker: Any) -> bool:
 
 
 def _end(future: Future[dict[str, Any]], error: Exception) -> None:
-    """End a future that somebody may have cancelled meanwhile."""
+    """End a future with an error, unless it has been cancelled."""
     with contextlib.suppress(InvalidStateError):
         future.set_exception(error)
 
 
 def _death(node: str, nodes: list[dict[str, Any]], error: BaseException | None) -> Exception:
-    """What the end of a worker means for its stage."""
+    """Return the error of a stage for the error that ended its worker."""
     import ray
     from ray.exceptions import OutOfMemoryError, RayActorError
 

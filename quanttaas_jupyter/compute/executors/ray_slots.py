@@ -1,4 +1,4 @@
-"""Which slots a Ray cluster should have: decisions about slots, waiting stages and nodes, without a call of Ray."""
+"""Decisions of the Ray executor about slots, waiting stages and nodes, as plain data without calls of Ray."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from ...core.device import Device
 from .base import StageCall
 
 _PATIENCE = 120.0
-_GIVE_UP_TIMING = 900.0  # Longer than a node takes to start.
-_ALMOST = 1e-9  # A tenth of a GPU fits ten times, whatever floats say.
+"""Seconds that a latency stage waits for the other stages before they wait for it; chosen, not tuned."""
+_GIVE_UP_TIMING = 900.0
+"""Seconds that latency stages wait for a node of the kind that timed the others; longer than a node takes to start."""
+_ALMOST = 1e-9
+"""Added before rounding down, since 1 / 0.1 may come out just below 10 in floating point."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A stage that waits or runs."""
+    """Stage that waits or runs."""
 
     call: StageCall
     report: Callable[[str], None]
@@ -36,18 +39,18 @@ class Job:
 
     @property
     def duty(self) -> str:
-        """Which worker of a slot runs it."""
+        """The worker of a slot that runs it: ``measure`` or ``build``."""
         return "measure" if self.call.is_measurement else "build"
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Smaller goes first."""
+        """Sort key; smaller goes first."""
         return self.call.priority, self.number
 
 
 @dataclass(eq=False)
 class Slot:
-    """What one stage at a time runs in; ``about`` is what its first worker told once it was up."""
+    """Slot for one stage at a time; ``about`` describes its first worker once that is up."""
 
     has_gpu: bool
     anchor: str
@@ -59,22 +62,22 @@ class Slot:
 
     @property
     def is_free(self) -> bool:
-        """Whether a stage can start in it."""
+        """Whether a stage can start in this slot."""
         return self.about is not None and self.job is None
 
     @property
     def node(self) -> str:
-        """Where it is; empty while it is not up."""
+        """Id of the slot's node; empty until the slot is up."""
         return str(self.about["node"]) if self.about else ""
 
     @property
     def device(self) -> Device | None:
-        """What it runs on; None while it is not up."""
+        """Device of the slot; None until the slot is up."""
         return Device(**self.about["device"]) if self.about else None
 
 
 class Fleet:
-    """The slots of an executor, the stages that wait for them, and the nodes that are there for both."""
+    """Slots of an executor, the stages that wait for them, and the nodes of the cluster."""
 
     def __init__(self, config: SlotConfig, max_slots: int | None) -> None:
         self.config, self.max_slots = config, max_slots
@@ -88,29 +91,29 @@ class Fleet:
 
     @property
     def limit(self) -> int:
-        """Slots at once."""
+        """Largest number of slots."""
         return self.max_slots or max(1, self.room(has_gpu=False))
 
     def come_up(self, slot: Slot, about: dict[str, Any]) -> None:
-        """A slot is up; the first one decides what is timed on."""
+        """Mark a slot as up; the first one decides which device latency is measured on."""
         slot.about, slot.idle_since = about, time.monotonic()
         device = self._devices[slot.node] = Device(**about["device"])
         if self.device is None:
             self.device, self.times_with_gpu = device, slot.has_gpu
 
     def lost(self) -> list[Slot]:
-        """Slots whose node is gone."""
+        """Return the slots whose node is gone."""
         alive = {node["NodeID"] for node in self.nodes}
         return [slot for slot in self.slots if slot.about and slot.node not in alive]
 
-    # What nodes have room for.
+    # Room on nodes.
 
     def room(self, has_gpu: bool) -> int:
-        """Slots of a kind that the nodes of the moment hold when they hold nothing else."""
+        """Return how many slots of a kind the present nodes hold if they hold nothing else."""
         return sum(self._room_of(node, has_gpu) for node in self.nodes)
 
     def room_left(self, has_gpu: bool) -> int:
-        """Slots of a kind that the nodes of the moment hold beside those that are up."""
+        """Return how many more slots of a kind fit on the present nodes."""
         return sum(self._room_left_of(node, has_gpu) for node in self.nodes)
 
     def _room_of(self, node: dict[str, Any], has_gpu: bool) -> int:
@@ -136,36 +139,36 @@ class Fleet:
             left = min(left, self._gpu_shares_of(node) - sum(slot.has_gpu for slot in here))
         return max(0, left)
 
-    # What waits, and what comes for it.
+    # Waiting stages, and slots that are starting for them.
 
     def needs_gpu(self, job: Job) -> bool:
-        """Whether a stage waits for a slot with a GPU."""
+        """Return whether a stage waits for a slot with a GPU."""
         return job.call.wants_gpu and self.config.gpus > 0
 
     def waiting(self, has_gpu: bool) -> list[Job]:
-        """Stages that wait for slots of a kind, by priority."""
+        """Return the stages that wait for slots of a kind, by priority."""
         skips_timing = self.lacks_timing()
         jobs = [job for job in self.pending if self.needs_gpu(job) == has_gpu]
         return sorted((job for job in jobs if not (skips_timing and job.call.is_exclusive)), key=lambda job: job.order)
 
     def waiting_for_timing(self) -> list[Job]:
-        """Stages that want a node for themselves, by priority."""
+        """Return the waiting stages that need a node to themselves, by priority."""
         return sorted((job for job in self.pending if job.call.is_exclusive), key=lambda job: job.order)
 
     def waiting_at_all(self, has_gpu: bool) -> list[Job]:
-        """The same, and what is to be timed where slots of this kind are what it lacks."""
+        """Return the stages that wait for slots of a kind, including latency stages that lack such a slot."""
         is_for_timing = self.lacks_timing() and has_gpu == self.times_with_gpu
         return self.waiting(has_gpu) + (self.waiting_for_timing() if is_for_timing else [])
 
     def starting(self, has_gpu: bool) -> list[Slot]:
-        """Slots of a kind that are not up yet, the oldest first."""
+        """Return the slots of a kind that are not up yet, oldest first."""
         return [slot for slot in self.slots if slot.about is None and slot.has_gpu == has_gpu]
 
     def uncovered(self, has_gpu: bool) -> list[Job]:
-        """Waiting stages for which no slot is free or comes, by priority."""
+        """Return the waiting stages for which no slot is free or starting, by priority."""
         coming = self._free(has_gpu) + len(self.starting(has_gpu))
         if not has_gpu:
-            # Those with a GPU are for trainings first, and one that no node has room for may never come.
+            # Slots with a GPU serve trainings first, and a slot that no node has room for may never start.
             with_gpu = self._free(True) + min(len(self.starting(True)), self.room_left(True))
             coming += max(0, with_gpu - len(self.waiting(True)))
         return self.waiting(has_gpu)[coming:]
@@ -174,7 +177,7 @@ class Fleet:
         return sum(slot.is_free and slot.has_gpu == has_gpu for slot in self.slots)
 
     def idle_for(self, seconds: float) -> list[Slot]:
-        """Slots that have had no work for long and that no waiting stage can use."""
+        """Return the slots that have been idle for ``seconds`` and that no waiting stage can use."""
         since = time.monotonic() - seconds
         idle = [slot for slot in self.slots if slot.job is None and slot.idle_since < since]
         return [slot for slot in idle if not any(self._fits(job, slot) for job in self.pending)]
@@ -184,35 +187,35 @@ class Fleet:
             return slot.device == self.device
         return slot.has_gpu or not self.needs_gpu(job)
 
-    # Which slots should come and go.
+    # Slots to start and to give back.
 
     def has_place(self, has_gpu: bool) -> bool:
-        """Whether one more slot of a kind may be started."""
+        """Return whether one more slot of a kind may be started."""
         return self._may_grow(has_gpu) and (self._is_guest(has_gpu) or self._taken() < self.limit)
 
     def is_full(self) -> bool:
-        """Whether the limit is reached."""
+        """Return whether the limit of slots is reached."""
         return self._taken() >= self.limit
 
     def _may_grow(self, has_gpu: bool) -> bool:
         able = [node["NodeID"] for node in self.nodes if self._room_of(node, has_gpu)]
         timing = self.timing_nodes()
         if able and all(node in timing for node in able):
-            # It would import its libraries right beside what is being timed.
+            # A starting worker imports its libraries, which would disturb the running measurement.
             return False
         if not has_gpu or self.max_slots:
             return True
         return sum(slot.has_gpu for slot in self.slots) < max(1, self.room(True))
 
     def _is_guest(self, has_gpu: bool) -> bool:
-        """Without a limit, nodes are the limit, and a slot that asks for the first GPU node takes nothing of them."""
+        """Return whether a starting GPU slot is not counted, because it requests the cluster's first GPU node."""
         return has_gpu and self.max_slots is None and not self.room(True)
 
     def _taken(self) -> int:
         return len(self.slots) - (len(self.starting(True)) if self._is_guest(True) else 0)
 
     def to_warm(self) -> list[bool]:
-        """Kinds of the slots that nodes have room for."""
+        """Return the kinds (with a GPU or not) of the slots that the present nodes have room for."""
         total = min(self.limit, self.room(False))
         with_gpu = min(total, self.room(True))
         gpus = sum(slot.has_gpu for slot in self.slots)
@@ -220,7 +223,7 @@ class Fleet:
         return kinds[: max(0, total - len(self.slots))]
 
     def unwanted(self, wishes_device: bool) -> list[Slot]:
-        """Slots that wait for a node nobody needs any more."""
+        """Return the slots that wait for a node that is no longer needed."""
         found = []
         for has_gpu in (True, False):
             starting = self.starting(has_gpu)
@@ -231,14 +234,14 @@ class Fleet:
         return found
 
     def exchange(self) -> tuple[Slot | None, Job | None]:
-        """A slot to give back, and the stage that a slot of the other kind should be started for instead."""
+        """Return a slot to give back, and the stage to start a slot of the other kind for; None for either."""
         trainings = self.uncovered(True)
         if trainings and self._may_grow(True) and not self.has_place(True):
             give = self._idle_in_the_way(is_for_limit=True)
             return give, trainings[0] if give else None
         is_blocked = len(self.starting(True)) > self.room_left(True) and len(self.waiting(True)) > self._free(True)
         if is_blocked and (give := self._idle_in_the_way(is_for_limit=False)) is not None:
-            # A slot with a GPU is asked for already, and comes as soon as there is room for it.
+            # A slot with a GPU is requested already, and starts as soon as there is room for it.
             return give, None
         others = self.uncovered(False)
         if others and self._may_grow(False) and self.is_full() and self.room_left(False):
@@ -247,42 +250,42 @@ class Fleet:
         return None, None
 
     def _idle_in_the_way(self, is_for_limit: bool) -> Slot | None:
-        """An idle slot that holds processors beside a GPU; elsewhere only to stay within the configured limit."""
+        """Return an idle slot whose processors block a GPU, or any idle one if that keeps the configured limit."""
         idle = [slot for slot in self._idle() if not slot.has_gpu]
         short = [node["NodeID"] for node in self.nodes if self._is_short_of_processors(node)]
         beside = [slot for slot in idle if slot.node in short]
         return next(iter(beside or (idle if is_for_limit and self.max_slots else [])), None)
 
     def _is_short_of_processors(self, node: dict[str, Any]) -> bool:
-        """Whether its GPU would hold more slots than its processors do."""
+        """Return whether a node's GPUs could hold more slots than its processors can."""
         taken = sum(slot.has_gpu for slot in self.slots if slot.node == node["NodeID"])
         return self._gpu_shares_of(node) - taken > self._room_left_of(node, has_gpu=True)
 
     def _start_without_node(self) -> Slot | None:
-        """A slot that waits for a GPU node, if it is not the one that asks for it."""
+        """Return a slot that waits for a GPU node, unless it is the one that requests the node."""
         starting = self.starting(True)
         keeps = self.room_left(True) + (self.limit > 1)
         return starting[-1] if len(starting) > keeps else None
 
     def _idle(self) -> list[Slot]:
-        """Idle slots that may go: not the last one to time on, nor beside what is being timed."""
+        """Return the idle slots that may be given back: not the last one for timing, nor one next to a measurement."""
         timing, able = self.timing_nodes(), self.able()
         is_needed = len(able) == 1 and bool(self.waiting_for_timing())
         return [s for s in self.slots if s.is_free and s.node not in timing and not (is_needed and s in able)]
 
-    # Which stage starts where.
+    # Assignment of stages to slots.
 
     def best_slot(self, job: Job, reserved: set[str]) -> Slot | None:
-        """Where a stage should run now that does not want its node for itself."""
+        """Return the free slot for a stage that may share its node, or None."""
         able = [slot for slot in self.slots if slot.has_gpu or not self.needs_gpu(job)]
-        # On another kind of processor its result would be another one; where there is none of its kind, any will do.
+        # The result depends on the kind of processor; without a slot of this kind, any slot will do.
         alike = [slot for slot in able if slot.device is not None and slot.device.machine == job.call.machine]
         fitting = [slot for slot in alike or able if slot.is_free and slot.node not in reserved]
         # A slot without a GPU first: those with one are for trainings.
         return min(fitting, key=lambda slot: (slot.has_gpu, job.duty not in slot.workers), default=None)
 
     def timing_starts(self) -> tuple[list[tuple[Slot, Job]], set[str]]:
-        """Latency stages that can start on idle nodes, and the nodes that must become or stay idle for them."""
+        """Return latency stages with idle slots to start in, and the nodes that must become or stay idle for them."""
         waiting, able, busy = self.waiting_for_timing(), self.able(), self.timing_nodes()
         if not waiting:
             return [], busy
@@ -298,52 +301,53 @@ class Fleet:
             busy.add(min(nodes))
         return [(next(slot for slot in able if slot.node == node), job) for node, job in where], busy
 
-    # Timing.
+    # Latency measurements.
 
     def able(self) -> list[Slot]:
-        """Slots on the kind of machine that is timed on."""
+        """Return the slots on the kind of machine that latency is measured on."""
         return [slot for slot in self.slots if slot.about and slot.device == self.device]
 
     def timing_nodes(self) -> set[str]:
-        """Nodes on which something is being timed."""
+        """Return the nodes on which a latency stage runs."""
         return {slot.node for slot in self.slots if slot.job is not None and slot.job.call.is_exclusive}
 
     def lacks_timing(self) -> bool:
-        """Whether something is to be timed and no slot is on the kind of machine that timed the others."""
+        """Return whether latency stages wait and no slot is on the kind of machine that timed the earlier ones."""
         return self.device is not None and bool(self.waiting_for_timing()) and not self.able()
 
     def give_up_timing(self) -> list[Job]:
-        """Forget what can be timed no more: numbers of two kinds of machine must not be compared."""
+        """Remove and return latency stages that waited too long for the kind of machine that timed the others."""
         now = time.monotonic()
         if not self.lacks_timing():
             self._could_time = now
             return []
         if not self.room(has_gpu=False):
-            # Everything waits for a node.
+            # All stages wait for a node.
             return []
+        # Latencies of two kinds of machine must not be compared.
         jobs = self.waiting_for_timing()
         lost = [job for job in jobs if now - max(job.submitted, self._could_time) > _GIVE_UP_TIMING]
         self.pending[:] = [job for job in self.pending if job not in lost]
         return lost
 
     def nodes_to_time_on(self) -> list[str]:
-        """Nodes that are, or may be, the kind of machine that timed the others."""
+        """Return the nodes that are, or may be, of the kind that timed the earlier latency stages."""
         nodes = [node["NodeID"] for node in self.nodes if self._room_of(node, self.times_with_gpu)]
         return [node for node in nodes if self._devices.get(node, self.device) == self.device]
 
     def should_start_timing(self) -> bool:
-        """Whether a slot should be started to time in."""
+        """Return whether a slot for latency stages should be started."""
         if not self.lacks_timing() or self.starting(self.times_with_gpu):
             return False
-        # On a node of another kind it would be of no use; without room there, it asks for a new node.
+        # A slot on a node of another kind would be useless; without room, the slot requests a new node.
         return bool(self.nodes_to_time_on()) or not self.room_left(self.times_with_gpu)
 
     def to_give_for_timing(self) -> Slot | None:
-        """An idle slot on another kind of machine."""
+        """Return an idle slot on another kind of machine, or None."""
         return next(iter(self._idle()), None)
 
     def missing(self, wishes_device: bool) -> str:
-        """What stages wait for that no node has."""
+        """Return the resource that stages wait for and that no node has, or an empty string."""
         is_up = any(slot.about for slot in self.slots)
         is_gpu_up = any(slot.about and slot.has_gpu for slot in self.slots)
         is_wish = wishes_device and not is_up

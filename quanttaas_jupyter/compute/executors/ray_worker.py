@@ -1,4 +1,4 @@
-"""What runs in the process of a Ray actor."""
+"""Worker of the Ray executor: the code that runs in the process of an actor."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Run = Callable[[dict[str, Any], int, Callable[[str], None]], dict[str, Any]]
 
 
 class StageWorker:
-    """The process of a Ray actor: runs one stage at a time, and tells its lines from a second thread."""
+    """Process of a Ray actor that runs one stage at a time, and returns its progress lines from a second thread."""
 
     def __init__(self, run: Run, prepare: Callable[[], None], gpus: str | None) -> None:
-        """Import what stages need; ``gpus`` are those of the slot, where this actor holds none itself."""
+        """Import the libraries of stages; ``gpus`` are the slot's GPUs if this actor reserves none itself."""
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus
         self._run, self._number, self._lines = run, -1, list[str]()
         prepare()
 
     def about(self) -> dict[str, Any]:
-        """``node``, ``device`` and the ``gpus`` that this process sees."""
+        """Return ``node``, ``device`` and the ``gpus`` that this process sees."""
         import ray
 
         return {
@@ -32,12 +32,12 @@ class StageWorker:
         }
 
     def run(self, job: dict[str, Any], threads: int, number: int) -> dict[str, Any]:
-        """Run a stage; ``number`` names this run."""
+        """Run a stage; ``number`` identifies the run in calls of ``lines``."""
         lines: list[str] = []
         self._lines = lines
         self._number = number
         return self._run(job, threads, lines.append)
 
     def lines(self, number: int, start: int) -> list[str]:
-        """Lines of a run from ``start`` on; none while it has not begun."""
+        """Return the progress lines of a run from index ``start`` on; none before it starts."""
         return self._lines[start:] if self._number == number else []

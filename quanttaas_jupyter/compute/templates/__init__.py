@@ -1,7 +1,7 @@
-"""Templates that bring up a Ray cluster with GPUs on Google Cloud, filled from a few options.
+"""Templates that create a Ray cluster with GPUs on Google Cloud, filled from a few options.
 
-They are files of this package, and what comes out is meant to be read and edited. Every value is checked against a
-strict pattern before it is put in, so none can carry YAML, Python or a shell command.
+The templates are files of this package, and their output is meant to be read and edited. Each value is checked against
+a strict pattern first, so that none can carry YAML, Python or a shell command.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from ...core.errors import QuantTaaSError
 from ...core.versions import __version__
 
 TEMPLATES = {"gce": "gce.yaml", "gke": "gke.yaml", "vertex": "vertex.py.txt", "docker": "Dockerfile"}
-"""Kinds of templates and their files."""
+"""File of each kind of template."""
 
 RAY = "2.60.0"
-"""The version of Ray in the worker image."""
+"""Version of Ray in the worker image."""
 
 _TORCH = "2.13.0"
+"""Version of torch in the worker image if the notebook has none; a plain choice."""
 _MOST_WORKERS = 1000
+"""Largest number of workers; a guard against typing errors, chosen, not tuned."""
 _LONGEST_IDLE = 24 * 60
+"""Largest idle time in minutes, one day; a guard against typing errors, chosen, not tuned."""
 _WORD = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _ZONE = re.compile(r"[a-z]{2,20}(-[a-z]{2,20}){1,2}[0-9]{1,2}-(ai[0-9]{1,2})?[a-z]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
@@ -42,10 +45,11 @@ _RELEASE = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 
 
 class _Gpu(NamedTuple):
-    """One GPU in its smallest sensible machine.
+    """GPU type with the smallest sensible machine for one GPU.
 
-    ``memory_gb`` is what Ray hands out of the machine's memory: about the 70 % that it would take by itself, which its
-    autoscaler cannot know before the machine is there. A pod gets what Kubernetes leaves of such a machine.
+    ``memory_gb`` is the part of the machine's memory that Ray hands out: about the 70 % that Ray takes by default,
+    which its autoscaler cannot know before the machine exists. A pod gets the memory that Kubernetes leaves of such a
+    machine.
     """
 
     machine: str
@@ -102,7 +106,7 @@ def _running_python() -> str:
 
 
 def _installed_torch() -> str:
-    """The notebook's release of torch, since a cluster with another minor version is refused."""
+    """Return the notebook's release of torch, since a cluster with another minor version is refused."""
     try:
         release = metadata.version("torch").partition("+")[0]
     except metadata.PackageNotFoundError:
@@ -131,22 +135,22 @@ _Release = Annotated[str, _like(_RELEASE, "give a release such as 2.13.0")]
 
 
 class TemplateOptions(BaseModel):
-    """What a template is filled with.
+    """Options of a template.
 
     Attributes:
         project: Id of the Google Cloud project.
         zone: Zone of the machines; the region follows from it.
-        gpu: ``T4``, ``L4`` or ``A100``, one a worker.
-        max_workers: Workers at most; there are none while nothing runs.
-        spot: Workers at the lower price that Google may take back at any time.
-        bucket: Bucket of the studies, with or without ``gs://``; only the image does without.
+        gpu: ``T4``, ``L4`` or ``A100``; each worker has one.
+        max_workers: Largest number of workers; without work there are none.
+        spot: Whether workers run at the lower price of machines that Google may take back at any time.
+        bucket: Bucket of the studies, with or without ``gs://``; all templates but the image need it.
         name: Name of the cluster.
         image: Image of head and workers, with its version; None for ``worker`` in the project's own repository.
-        idle_minutes: Minutes without work after which a worker goes.
+        idle_minutes: Minutes without work after which a worker is removed.
         service_account: Account that workers run as; None for ``quanttaas-worker`` of the project.
         head_service_account: Account that the head runs as, which may start machines; None for ``quanttaas-head``.
-        python: Minor version of Python in the image. Models defined in a notebook cross no minor version.
-        torch: Version of torch in the image, that of the notebook where it is installed.
+        python: Minor version of Python in the image; models defined in a notebook need the notebook's version.
+        torch: Version of torch in the image; that of the notebook if it is installed.
 
     Raises:
         QuantTaaSError: A value is missing, unknown or malformed; one sentence says which, and what to give instead.
@@ -179,19 +183,19 @@ class TemplateOptions(BaseModel):
 
     @property
     def region(self) -> str:
-        """The zone's region."""
+        """Region of the zone."""
         return self.zone.rpartition("-")[0]
 
 
 def render(kind: str, options: TemplateOptions | Mapping[str, Any]) -> str:
-    """The text of a template, filled.
+    """Return the text of a template, filled with the options.
 
     Args:
         kind: One of ``TEMPLATES``.
         options: The options, or a mapping of them.
 
     Raises:
-        QuantTaaSError: No such template, or a value is missing, unknown or malformed.
+        QuantTaaSError: The template does not exist, or a value is missing, unknown or malformed.
     """
     if kind not in TEMPLATES:
         raise QuantTaaSError(f"there is no cluster template {_shown(kind)}; choose one of {', '.join(TEMPLATES)}")
@@ -207,7 +211,7 @@ def render(kind: str, options: TemplateOptions | Mapping[str, Any]) -> str:
 
 
 class _Template(string.Template):
-    """Placeholders are ``@@name``, so that the files stay the shell, Docker and Python that they are."""
+    """Template with placeholders ``@@name``, which clash with no syntax of shell, Docker or Python."""
 
     delimiter = "@@"
 
@@ -215,7 +219,7 @@ class _Template(string.Template):
 def _values(kind: str, options: TemplateOptions) -> dict[str, Any]:
     gpu = _GPUS[options.gpu]
     repository = f"{options.region}-docker.pkg.dev/{options.project}/quanttaas"
-    # Vertex AI runs its own Ray, so its image is another one.
+    # Vertex AI runs its own version of Ray, and therefore needs another image.
     tag = __version__.replace("+", "-") + ("-vertex" if kind == "vertex" else "")
     image = options.image or f"{repository}/worker:{tag}"
     worker = options.service_account or f"quanttaas-worker@{options.project}.iam.gserviceaccount.com"
@@ -249,7 +253,7 @@ def _values(kind: str, options: TemplateOptions) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first complaint, as what is wrong and what to give instead."""
+    """Return the first validation error as a sentence: what is wrong and what to give instead."""
     first = error.errors(include_url=False)[0]
     option = str(first["loc"][0]) if first["loc"] else "options"
     kind, given = first["type"], first.get("input", PydanticUndefined)
