@@ -1,0 +1,1 @@
+"""Evaluation of artifacts: predictions, metrics with confidence intervals, signal to noise, and latency."""

@@ -1,8 +1,8 @@
-"""Intervals of 95 % around a metric and around a paired drop.
+"""Confidence intervals of 95 % for a metric and for a paired drop.
 
-A share of right answers has Wilson's score interval (Wilson, 1927) and, paired, that of Bonett and Price ("Adjusted
-Wald confidence interval for a difference of binomial proportions based on paired data", 2012); any other metric has a
-percentile bootstrap over samples, paired by drawing the same samples for both sides.
+A share of correct predictions has Wilson's score interval (Wilson, 1927) and, paired, that of Bonett and Price
+("Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", 2012). Other metrics
+have a percentile bootstrap over samples, paired by drawing the same samples for both sides.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from .predictions import Predictions, main_output
 
 _Z = NormalDist().inv_cdf(0.975)
 _RESAMPLES = 400
+"""Draws of a bootstrap; a plain choice. More draws make the bounds smoother and cost time in proportion."""
 _SLOW_RESAMPLES = 60
+"""Draws of a bootstrap whose metric takes longer than ``_SLOW_SECONDS``; chosen, not tuned. Fewer make rough bounds."""
 _SLOW_SECONDS = 0.02
+"""Seconds for one draw above which fewer draws are made; chosen, not tuned, to keep an interval within seconds."""
 _FIRST_DRAWS = 10
+"""Draws over which the time of one draw is averaged; chosen, not tuned."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its 95 % interval."""
+    """A value with the lower and upper end of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -37,7 +41,7 @@ class Interval:
 
 
 def interval_of(metric: dict[str, Any], function: Any, answers: Predictions, whole: Score, seed: int) -> Interval:
-    """The 95 % interval of a metric's value."""
+    """Return the 95 % confidence interval of a metric's value; ``whole`` is the metric over all samples."""
     if whole.per_sample is not None:
         return _mean_interval(whole.per_sample, seed)
     draws = _bootstrap(metric, function, [answers], seed)
@@ -48,7 +52,7 @@ def interval_of(metric: dict[str, Any], function: Any, answers: Predictions, who
 def drop_of(
     metric: dict[str, Any], function: Any, candidate: Predictions, whole: Score, baseline: Score, seed: int
 ) -> Interval:
-    """How much worse a candidate is than the baseline (positive is worse), paired sample by sample."""
+    """Return the drop of a candidate from the baseline (positive is worse) with its interval, paired by sample."""
     sign = 1.0 if metric["higher_is_better"] else -1.0
     value = sign * (baseline.value - whole.value)
     if whole.per_sample is not None and baseline.per_sample is not None:
@@ -100,7 +104,7 @@ def _bootstrap(metric: dict[str, Any], function: Any, sides: Sequence[Prediction
         try:
             values = [score(metric, function, _rows(side, rows)).value for side in sides]
         except StageError:
-            # A draw may lack a class or all variance; the interval rests on the others.
+            # A draw may lack a class or all variance; the interval comes from the other draws.
             wanted -= 1
             continue
         for mine, value in zip(draws, values, strict=True):

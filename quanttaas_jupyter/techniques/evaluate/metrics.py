@@ -1,4 +1,4 @@
-"""Metrics of predictions: built-in ones, those of TorchMetrics, and functions of the notebook."""
+"""Metrics of predictions: the built-in ones, those of TorchMetrics, and functions of the notebook."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from ...core.failures import StageError
 from .predictions import IGNORED_LABEL, Predictions, class_dims, leaves_of, main_output
 
-# Outputs that vary by less than this share of their mean square are constants with rounding.
 _STEADY = 1e-10
+"""Share of the mean square below which the variation of an output is rounding of a constant; chosen, not tuned."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value and, where the metric is a mean over samples, the score of each."""
+    """Value of a metric and, if the metric is a mean over samples, the score of each sample (n)."""
 
     value: float
     per_sample: np.ndarray | None = None
@@ -28,7 +28,7 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
 
     Args:
         metric: The reference made by ``bundle.metric``.
-        function: The callable itself where the metric is one.
+        function: The callable if the metric is one, otherwise None.
         answers: Outputs and targets of all samples.
 
     Raises:
@@ -55,11 +55,12 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
 
 
 def agreement(answers: Predictions) -> np.ndarray | float | None:
-    """How far a model says what the baseline says.
+    """Return the agreement of a model's predictions with those of the baseline.
 
     Returns:
-        Per sample the share of places with the baseline's class; for outputs that are no class scores R2 against the
-        baseline's outputs (0 at worst); None where nothing varies or nothing counts.
+        The share of positions with the baseline's class per sample (n). For outputs that are not class scores, R2
+        against the baseline's outputs, 0 at worst. None if the outputs do not vary, or all positions have the ignored
+        label.
     """
     mine = main_output(answers.outputs)
     theirs = mine if answers.reference is None else main_output(answers.reference)
@@ -71,7 +72,7 @@ def agreement(answers: Predictions) -> np.ndarray | float | None:
     else:
         return _explained(mine.double(), theirs.double())
     labels = main_output(answers.targets) if answers.targets is not None else None
-    # Places that accuracy does not count, such as padding, say nothing of agreement either.
+    # Positions that accuracy ignores, such as padding, are ignored here too.
     counted = labels != IGNORED_LABEL if labels is not None and labels.shape == same.shape else same | True
     shares = _shares(same, counted)
     return shares if len(shares) else None
@@ -97,7 +98,7 @@ def _accuracy(answers: Predictions) -> np.ndarray:
 
 
 def _shares(right: Any, counted: Any) -> np.ndarray:
-    """The share of right places of every sample; samples in which nothing counts are left out."""
+    """Return the share of correct positions of each sample; samples without a counted position are left out."""
     right, counted = (right & counted).reshape(len(right), -1), counted.reshape(len(counted), -1)
     places = counted.sum(1)
     found: np.ndarray = (right.sum(1).double() / places.clamp(min=1))[places > 0].numpy()
@@ -112,7 +113,7 @@ def _agreement_metric(answers: Predictions) -> Any:
 
 
 def _explained(mine: Any, theirs: Any) -> float | None:
-    """R2 of each output, 0 at worst, and their mean; sequences and pictures have one R2 over all their places."""
+    """Return the mean R2 of the outputs, each 0 at worst; sequences and images have one R2 over all positions."""
     mine, theirs, is_table = mine.reshape(len(mine), -1), theirs.reshape(len(theirs), -1), theirs.ndim <= 2
     error = ((mine - theirs) ** 2).sum(0)
     spread = ((theirs - theirs.mean(0)) ** 2).sum(0)
@@ -172,7 +173,7 @@ def _task(outputs: Any, targets: Any) -> dict[str, Any]:
 
 
 def _as_score(found: Any, name: str, samples: Sequence[int] | None) -> Score:
-    """A metric's result; with ``samples`` given, an array must have one value for each of so many."""
+    """Convert a metric's result; an array must have one value per sample if ``samples`` lists the possible counts."""
     import torch
 
     values = found.detach().double().numpy() if isinstance(found, torch.Tensor) else np.asarray(found, dtype=float)
@@ -190,7 +191,7 @@ def _as_score(found: Any, name: str, samples: Sequence[int] | None) -> Score:
 
 
 def _sample_counts(answers: Predictions) -> list[int]:
-    """How many rows outputs and targets have: those of a graph's nodes and of its labels may differ."""
+    """Return the numbers of rows of outputs and targets; they may differ, as for a graph's nodes and its labels."""
     sides = [side for side in (answers.outputs, answers.targets) if side is not None]
     leaves = [leaf for side in sides for leaf in leaves_of(side)[:1]]
     return [len(leaf) for leaf in leaves if leaf.ndim]

@@ -1,4 +1,4 @@
-"""Predictions of a model on a data set, and where in them the classes lie."""
+"""Predictions of a model on a data set, and the dimension of its outputs that holds the classes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from ...bundle.structure import flatten
 from ...core.failures import StageError
 
 IGNORED_LABEL = -100
+"""Label that metrics and losses ignore, PyTorch's default ``ignore_index``."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said on the evaluation data, beside what is right.
+    """Outputs of a model on the evaluation data, with targets and the baseline's outputs.
 
     Attributes:
         outputs: The model's outputs, all batches concatenated, in the model's structure.
         targets: The targets, concatenated; None without labels.
         reference: The baseline's outputs, concatenated; None for the baseline itself.
-        class_dim: The dimension of the main output that holds one score a class; None where there is none, or where
-            the targets tell it by their shape.
+        class_dim: The dimension of the main output that holds one score per class; None if there is none, or if the
+            shape of the targets determines it.
     """
 
     outputs: Any
@@ -30,7 +31,7 @@ class Predictions:
 
 
 def class_dims(outputs: Any, targets: Any) -> list[int]:
-    """Dimensions of ``outputs`` that may hold one score a class: 1 or the last, where the rest is as ``targets``."""
+    """Return the dimensions of ``outputs`` that may hold class scores: 1 or the last, if the rest fits ``targets``."""
     if targets.ndim < 1 or outputs.ndim != targets.ndim + 1:
         return []
     fitting = [
@@ -40,14 +41,18 @@ def class_dims(outputs: Any, targets: Any) -> list[int]:
 
 
 def right_share(outputs: Any, targets: Any, dim: int) -> float:
-    """The share of labels that are right when classes lie along ``dim``."""
+    """Return the share of correct labels if the classes lie along dimension ``dim``."""
     counted = targets != IGNORED_LABEL
     right = (outputs.argmax(dim) == targets) & counted
     return float(right.sum()) / max(1, int(counted.sum()))
 
 
 def main_output(outputs: Any) -> Any:
-    """The tensor a named metric looks at: ``logits`` where there are some, else the first."""
+    """Return the tensor that metrics use: ``logits`` if the outputs have it, otherwise the first tensor.
+
+    Raises:
+        StageError: The outputs hold no tensor.
+    """
     if isinstance(outputs, dict) and "logits" in outputs:
         return outputs["logits"]
     leaves = leaves_of(outputs)
@@ -61,6 +66,7 @@ def _without(outputs: Any, dim: int) -> Any:
 
 
 def leaves_of(value: Any) -> list[Any]:
+    """Return all tensors in a nested value, in order."""
     import torch
 
     return [leaf for _, leaf in flatten(value)[0] if isinstance(leaf, torch.Tensor)]

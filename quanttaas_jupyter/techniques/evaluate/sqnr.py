@@ -1,4 +1,4 @@
-"""Signal to quantization noise: how far outputs stray from those of the original."""
+"""Signal-to-quantization-noise ratio (SQNR) of outputs against those of the original model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 from .predictions import leaves_of
 
-# What stands for "never this class" in masked scores; it says nothing of a model's precision.
 _MASKED = 1e8
+"""Magnitude from which a score is a mask ("never this class") instead of a prediction; chosen, not tuned."""
 
 
 def sqnr_db(outputs: Any, reference: Any) -> float | None:
-    """Signal to quantization noise in decibels, over all floating-point outputs; None where they are equal.
+    """Return the SQNR in decibels over all floating-point outputs, or None if the outputs are equal.
 
-    Places where the reference is masked (scores of -1e30) are left out: their squares would drown all others.
+    Positions where the reference is masked (scores of -1e30) are left out, because their squares would outweigh all
+    others.
     """
     signal = noise = 0.0
     for mine, theirs in zip(leaves_of(outputs), leaves_of(reference), strict=True):
@@ -29,6 +30,6 @@ def sqnr_db(outputs: Any, reference: Any) -> float | None:
 
 
 def _unmasked(reference: Any) -> Any:
-    """Which places are no masks; all of them where everything is that large."""
+    """Return a mask of the positions without masked scores, or of all positions if the others are all zero."""
     ordinary = reference.abs() < _MASKED
     return ordinary if bool((reference[ordinary] != 0).any()) else ordinary | True
