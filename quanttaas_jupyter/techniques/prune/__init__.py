@@ -1,7 +1,8 @@
 """Pruning techniques, one module each, registered under the recipe's ``method``.
 
-A technique is ``prune(job: PruneJob) -> Pruned``: the model it returns runs without helper modules. A technique whose
-layers can be ranked by the damage that pruning each alone does registers ``rank(job) -> Ranking`` in ``RANKERS``.
+A technique is a function ``prune(job: PruneJob) -> Pruned``; the model it returns runs without helper modules. A
+technique that can rank layers by the damage of pruning each alone also registers ``rank(job) -> Ranking`` in
+``RANKERS``.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from ...bundle.batches import Batches
 from ..registry import Registry
 
 Ranking = Sequence[tuple[str, float]]
-"""Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is changed; worst first."""
+"""Layers (module paths) with the SQNR in dB of the model's outputs when only that layer is pruned; worst first."""
 
 
 @dataclass(frozen=True)
 class PruneJob:
-    """What a pruning technique is given.
+    """Arguments of a pruning technique.
 
     Attributes:
         model: The module, in eval mode; the technique may change it.
         amount: The share of parameters to remove, in (0, 1).
         examples: Calibration samples, at least one batch; targets may be missing.
-        ignore: Modules never touched.
-        report: Called with a line for the log.
-        importance: ``magnitude``, ``batchnorm``, ``taylor``, or ``auto`` for what fits the model.
+        ignore: Modules that must not be changed.
+        report: Called with lines for the log.
+        importance: ``magnitude``, ``batchnorm``, ``taylor``, or ``auto`` for the best on this model.
         scope: ``global`` compares channels over all layers, ``layer`` takes the same share of each.
-        spread: How strongly ``ranking`` shapes the amounts of single layers; 0 is not at all.
-        ranking: Sensitivity of the layers, made by this technique's ranker; empty where ``spread`` is 0.
-        class_dim: The dimension of the main output that holds one score a class, or None.
+        spread: How strongly ``ranking`` changes the amounts of single layers; 0 is not at all.
+        ranking: Sensitivity of the layers, made by this technique's ranker; empty if ``spread`` is 0.
+        class_dim: The dimension of the main output that holds one score per class, or None.
     """
 
     model: Any
@@ -48,12 +49,12 @@ class PruneJob:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a pruning technique returns.
+    """Result of a pruning technique.
 
     Attributes:
         model: The pruned module, in eval mode.
-        warnings: Sentences for the person: what could not be pruned, and why.
-        choices: What the technique chose by itself, such as the importance; small JSON.
+        warnings: Sentences for the user: what could not be pruned, and why.
+        choices: Decisions of the technique, such as the importance; small JSON.
     """
 
     model: Any

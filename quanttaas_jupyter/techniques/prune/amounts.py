@@ -1,4 +1,4 @@
-"""How much of each group goes, so that the wanted share of the model's parameters does."""
+"""Distribution of a wanted amount, a share of the model's parameters, over the groups of units."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ import numpy as np
 from .units import Group
 
 _LEVELS = 256
+"""Steps from no pruning to full pruning of a group; chosen, not tuned. More come closer to the wanted amount."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.25, 4.0
+"""Bounds of a group's factor; chosen, not tuned. Wider ones let one sensitive layer keep nearly all its units."""
 
 
 def closest(
     share_at: Callable[[float], float], amount: float, low: float, high: float, evaluations: int, near: float = 0.0
 ) -> tuple[float, float]:
-    """Find by bisection where a monotone step function comes closest to an amount.
+    """Find by bisection the point where a monotone step function comes closest to an amount.
 
     Args:
-        share_at: The function; it never falls.
-        amount: The value wanted of it.
-        low: Where to look from.
-        high: Where to look to.
-        evaluations: How often it may be asked, at least twice.
-        near: How close is close enough.
+        share_at: The function; it never decreases.
+        amount: The wanted value.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        evaluations: Largest number of evaluations, at least 2.
+        near: Distance from the amount at which the search stops.
 
     Returns:
-        The visited point whose value is closest to the amount, and that value; both ends are visited.
+        The evaluated point whose value is closest to the amount, and that value; both ends are evaluated.
     """
     visited = [(low, share_at(low)), (high, share_at(high))]
     while len(visited) < evaluations and min(abs(share - amount) for _, share in visited) > near:
@@ -40,10 +42,11 @@ def closest(
 
 
 def factors(groups: Sequence[Group], ranking: Sequence[tuple[str, float]], spread: float) -> list[float]:
-    """How much dearer than others the units of each group are, from the sensitivity of its layers.
+    """Return a factor for the importance of each group's units, from the sensitivity of its layers.
 
-    A group whose layers damage the outputs more than the median layer does, gets a factor above one; 20 dB more than
-    the median are a factor of ten where ``spread`` is 1, but never more than four.
+    A group whose layers damage the outputs more than the median layer gets a factor above one, and loses fewer units.
+    With ``spread`` 1, an SQNR 20 dB below the median would be a factor of ten; factors are limited to the range from
+    1/4 to 4.
     """
     if not ranking or spread <= 0:
         return [1.0] * len(groups)
@@ -57,14 +60,14 @@ def factors(groups: Sequence[Group], ranking: Sequence[tuple[str, float]], sprea
 
 
 class Path:
-    """A way from all units to few, on which each point removes what the points before it do, and a little more.
+    """Sequence of cuts from none to full, in which each cut removes the units of the one before and a few more.
 
     Args:
-        groups: What can go.
-        importance: Of each group's units; about one on average.
-        factor: How much dearer each group is; dear groups lose a smaller share.
-        is_global: Compare units over all groups of one kind (Fang et al., "Isomorphic Pruning", ECCV 2024).
-        is_rounding: Leave widths that runtimes like.
+        groups: Groups of removable units.
+        importance: Importance of each group's units, one on average.
+        factor: Factor for each group's importance; a group with a large one loses a smaller share.
+        is_global: Whether to compare units over all groups of a kind (Fang et al., "Isomorphic Pruning", ECCV 2024).
+        is_rounding: Whether to leave widths that are multiples of 4 or 8.
     """
 
     def __init__(
@@ -88,10 +91,10 @@ class Path:
             self._scopes.append((members, owners[np.argsort(scores, kind="stable")]))
 
     def removed(self, place: float) -> np.ndarray:
-        """The atoms that go at a place in [0, ``length``].
+        """Return the atoms that are removed at a place in [0, ``length``].
 
-        Between two levels of pruning the groups take the step one after the other, so that even a few large groups
-        come close to any amount.
+        Between two levels of pruning the groups take the step one after another, so that even a few large groups come
+        close to any amount.
         """
         level, advanced = divmod(int(place), len(self._groups))
         before, after = self._counts(level / _LEVELS), self._counts(min(1.0, (level + 1) / _LEVELS))
@@ -102,7 +105,7 @@ class Path:
         return np.concatenate(found)
 
     def _counts(self, ratio: float) -> list[int]:
-        """Units to remove of each group when about ``ratio`` of all go."""
+        """Return how many units of each group are removed when about ``ratio`` of all are."""
         counts = [0] * len(self._groups)
         for members, owners in self._scopes:
             quota = sum(len(self._groups[i].units) * (1 - (1 - ratio) ** (1 / self._factor[i])) for i in members)

@@ -1,9 +1,9 @@
-"""Which indices of which tensors can only go together: union-find over atoms, with products for reshaped dimensions.
+"""Couplings of tensor indices that can only be removed together: union-find over atoms, with products for reshapes.
 
-An *atom* stands for something that can be removed, such as a channel. A dimension of a tensor carries a *label*: an
-integer array of shape (size, columns) whose row i names the atoms that index i needs; it stays while all of them stay.
-Most rows name one atom; where heads and their widths were merged into one dimension, a row names a head and a place.
-Atom 0 can never be removed, and a dimension without anything to remove has the label None.
+An *atom* stands for a unit that can be removed, such as a channel. A dimension of a tensor carries a *label*: an
+integer array of shape (size, columns) whose row i names the atoms that index i needs. The index stays while all of them
+stay. Most rows name one atom; if heads and their widths were merged into one dimension, a row names a head and a place.
+Atom 0 can never be removed, and a dimension without removable indices has the label None.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ Label = np.ndarray | None
 Labels = list[Label]
 
 _LARGEST_PRODUCT = 200_000
+"""Indices of a dimension above which products of atoms are not formed; chosen, not tuned, to bound time and memory."""
 
 
 class Couplings:
-    """Everything known about what goes together; grows while a model is traced."""
+    """All couplings known so far; they grow while a model is traced."""
 
     def __init__(self) -> None:
         self._parents = np.zeros(1024, np.int64)
@@ -29,7 +30,7 @@ class Couplings:
         self._products: dict[int, tuple[int, ...]] = {}
 
     def fresh(self, size: int) -> np.ndarray:
-        """Label of a dimension whose indices are free of each other."""
+        """Return a label for a dimension of ``size`` indices that can be removed independently."""
         start, self._count = self._count, self._count + size
         while self._count > len(self._parents):
             self._parents = np.concatenate([self._parents, np.zeros_like(self._parents)])
@@ -38,7 +39,7 @@ class Couplings:
         return np.arange(start, self._count, dtype=np.int64)[:, None]
 
     def resolve(self, label: Label) -> Label:
-        """The label in terms of atoms that stand for themselves; None where nothing can be removed."""
+        """Return the label in terms of root atoms, or None if none of its indices can be removed."""
         if label is None:
             return None
         roots = self._roots(label)
@@ -49,13 +50,13 @@ class Couplings:
         return roots if roots.any() else None
 
     def freeze(self, label: Label) -> None:
-        """Nothing in this dimension may be removed."""
+        """Mark all indices of a dimension as not removable."""
         resolved = self.resolve(label)
         if resolved is not None:
             self._parents[resolved.ravel()] = 0
 
     def unify(self, first: Label, second: Label) -> Label:
-        """Two dimensions of one size lose the same indices."""
+        """Couple two dimensions of the same size, so that both lose the same indices, and return their label."""
         first, second = self.resolve(first), self.resolve(second)
         if first is None or second is None:
             self.freeze(second if first is None else first)
@@ -74,14 +75,14 @@ class Couplings:
         return self.resolve(first)
 
     def tie(self, label: Label, sections: int) -> None:
-        """Equal sections of a dimension lose the same places, so that they stay equal."""
+        """Couple equal sections of a dimension, so that all lose the same places and stay equal in size."""
         if label is not None and sections > 1:
             size = len(label) // sections
             for section in range(1, sections):
                 self.unify(label[:size], label[section * size : (section + 1) * size])
 
     def reshape(self, labels: Labels, before: Sequence[int], after: Sequence[int]) -> Labels:
-        """Labels after a row-major reshape."""
+        """Return the labels of a tensor after a row-major reshape from sizes ``before`` to sizes ``after``."""
         if 0 in before:
             for label in labels:
                 self.freeze(label)

@@ -1,4 +1,4 @@
-"""Planning a cut, making it, seeing that the model still does the same, and leaving whole what does not."""
+"""Cuts of a traced model: plan one, make it, check that the model still works, and exclude groups that break it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from .units import Group, Units
 from .verify import Expected, Fault, find_fault, mend
 
 _EVALUATIONS = 24
+"""Cuts evaluated by one bisection, at most; chosen, not tuned. 24 halvings resolve any number of levels."""
 _NEAR = 0.002
+"""Distance from the wanted share of parameters at which the bisection stops; chosen, not tuned."""
 _ROUGH = 0.02
+"""Distance from the wanted share above which widths are not rounded; chosen, not tuned. Larger rounds more often."""
 _SECONDS = 120.0
+"""Seconds after which no further groups are excluded and tried again; chosen, not tuned."""
 _MENDINGS = 6
+"""Corrections of stored sizes tried for one cut; chosen, not tuned. Models need one per module that counts heads."""
 
 
 class Cutter:
-    """Cuts a traced model, and can take a cut back.
+    """Cuts a traced model, and can undo a cut.
 
     Attributes:
-        problem: Why the last attempt failed.
+        problem: Reason why the last attempt failed.
     """
 
     def __init__(self, job: PruneJob, batch: Batch, found: Trace, units: Units) -> None:
@@ -42,10 +47,10 @@ class Cutter:
         self._shapes = self._output_shapes()
 
     def cut(self, kind: str) -> float:
-        """Prune by an importance; groups that cannot go are left whole from then on.
+        """Prune by a kind of importance; groups that cannot be cut are excluded from this and later cuts.
 
         Returns:
-            The share of the parameters that went; 0 where nothing could go.
+            The share of the parameters that was removed; 0 if no cut works.
         """
         if kind not in self._importance:
             self._importance[kind] = of_groups(kind, self._job, self._units)
@@ -64,16 +69,16 @@ class Cutter:
         return 0.0
 
     def undo(self) -> None:
-        """Take the last cut back."""
+        """Undo the last cut."""
         self._surgery.undo()
 
     def left_whole(self) -> Iterator[str]:
-        """Sentences on layers that could not be pruned."""
+        """Yield sentences about layers that could not be pruned."""
         for problem, layers in self._left.items():
             yield f"{layers} stayed whole: {problem}"
 
     def _planned(self, kind: str) -> tuple[np.ndarray, float]:
-        """Widths that runtimes like, where they come close to the amount; any width otherwise."""
+        """Plan a cut with rounded widths, or with any widths if rounding misses the amount."""
         found = [self._at_amount(kind, True)]
         if abs(found[0][1] - self._job.amount) > _ROUGH:
             found.append(self._at_amount(kind, False))
@@ -127,7 +132,7 @@ class Cutter:
         self._left.setdefault(problem, named or "parts of the model")
 
     def _output_shapes(self) -> list[tuple[int, ...]] | str:
-        """Shapes at a batch size of one, where the model takes it."""
+        """Return the shapes of the outputs at a batch size of one, or the name of the error if the model refuses it."""
         import torch
 
         examples = self._job.examples.head(1)

@@ -1,10 +1,10 @@
-"""How much a unit matters, from its weights, its BatchNorm scales or its gradients.
+"""Importance of units, from weights, BatchNorm scales or gradients.
 
-- ``magnitude``: the squared weights of all that goes with a unit (Li et al., "Pruning Filters for Efficient ConvNets",
-  ICLR 2017; summed over coupled layers as in Fang et al., CVPR 2023).
+- ``magnitude``: the sum of squared weights that are removed with a unit (Li et al., "Pruning Filters for Efficient
+  ConvNets", ICLR 2017; summed over coupled layers as in Fang et al., CVPR 2023).
 - ``batchnorm``: the absolute scales of its BatchNorm layers (Liu et al., "Network Slimming", ICCV 2017).
-- ``taylor``: the squared first-order change of the loss when it goes (Molchanov et al., "Importance Estimation for
-  Neural Network Pruning", CVPR 2019). Without targets the loss is a random projection of the outputs, so that the
+- ``taylor``: the squared first-order change of the loss when it is removed (Molchanov et al., "Importance Estimation
+  for Neural Network Pruning", CVPR 2019). Without targets the loss is a random projection of the outputs, so that the
   mean square estimates the change of the outputs themselves.
 """
 
@@ -24,20 +24,23 @@ from .units import Units
 
 KINDS = ("magnitude", "batchnorm", "taylor")
 _SAMPLES, _BATCH = 128, 16
+"""Samples for gradients, and samples of one gradient; chosen, not tuned. More samples cost time in proportion."""
 _PROJECTIONS = 2
+"""Random projections of the outputs per batch without targets; chosen, not tuned. More reduce the variance."""
 _FLATTEST = 1e-3
+"""Share of an output's mean square added to its variance; chosen, not tuned, so that constants are not amplified."""
 
 
 def applicable(model: Any, units: Units) -> tuple[str, ...]:
-    """The kinds of importance that say something of this model's units."""
+    """Return the kinds of importance that apply to this model's units."""
     return tuple(kind for kind in KINDS if kind != "batchnorm" or _scales(model, units))
 
 
 def of_groups(kind: str, job: PruneJob, units: Units) -> list[np.ndarray]:
-    """Importance of each group's units, with a mean of one.
+    """Return the importance of each group's units, with a mean of one in each group.
 
     Raises:
-        StageError: The model has nothing that this kind looks at, or its gradients are not finite.
+        StageError: The model lacks the layers that this kind needs, or its gradients are not finite.
     """
     magnitude = _sums(units, _squares(job.model))
     if kind == "magnitude":
@@ -75,7 +78,7 @@ def _scales(model: Any, units: Units) -> dict[str, np.ndarray]:
 
 
 def _sums(units: Units, values: dict[str, np.ndarray]) -> np.ndarray:
-    """Sum a value of each parameter's elements over all that goes with each atom."""
+    """Sum a value per parameter element over all elements that are removed with each atom."""
     found = np.zeros(units.atoms())
     for axis in units.axes:
         value = values.get(axis.name)
@@ -147,7 +150,7 @@ def _are_labels(scores: Any, labels: Any, dim: int) -> bool:
 
 
 def _spread(leaf: Any) -> Any:
-    """Standard deviation of an output; one that hardly varies does not count by its rounding."""
+    """Return the standard deviation of an output, with a floor so that a nearly constant one is not amplified."""
     return (leaf.var(correction=0) + _FLATTEST * leaf.square().mean()).sqrt().clamp_min(1e-8)
 
 

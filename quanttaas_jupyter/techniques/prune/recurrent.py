@@ -1,7 +1,7 @@
-"""Hidden units of LSTM, GRU and RNN layers.
+"""Coupling rule for LSTM, GRU and RNN layers.
 
-A unit owns its rows in every gate, its columns in the hidden-to-hidden weights and its place in the outputs. All layers
-and directions of one module have the same number of units, so unit j of each goes together.
+A hidden unit has rows in each gate, columns in the hidden-to-hidden weights and a place in the outputs. All layers and
+directions of one module have the same number of units, so unit j of all of them is removed together.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from .rules import Operation
 
 
 def couple_recurrent(operation: Operation) -> list[Labels] | None:
-    """Couple the parameters of a recurrent module with what goes in and comes out.
+    """Couple the parameters of a recurrent module with its inputs and outputs.
 
     Returns:
-        Labels of the outputs: the sequence, then the last states; None where a projection makes it another layer.
+        Labels of the outputs: the sequence, then the last states. None if the module has a projection or a given
+        initial state, which are not supported.
     """
     module, couplings = operation.values["module"], operation.couplings
     if module.proj_size or operation.values.get("hx") is not None:
@@ -36,7 +37,7 @@ def couple_recurrent(operation: Operation) -> list[Labels] | None:
     labels: list[Labels] = [[None] * out.ndim for out in operation.outputs]
     labels[0][-1] = _twice(found, directions)
     for state, output in zip(labels[1:], operation.outputs[1:], strict=True):
-        # Beside the states, a packed sequence brings integers along.
+        # The outputs of a packed sequence also hold integers, which have no units.
         if output.is_floating_point():
             state[-1] = found
     return labels

@@ -1,8 +1,8 @@
-"""How PyTorch's operations pass on, couple or fix the indices of their tensors: what rules are, and who has one.
+"""Rules of how PyTorch's operations pass on, couple or freeze the indices of their tensors.
 
-Operations are ATen's, as a model runs them, so it does not matter how its ``forward`` is written. An operation without
-a rule fixes all that goes into it: it can cost pruning an opportunity, never correctness. ``rules_shape`` has the rules
-of what rearranges tensors, ``rules_layers`` those of what holds weights.
+The operations are those of ATen that a model runs, so it does not matter how its ``forward`` is written. An operation
+without a rule freezes all its inputs: that may cost an opportunity to prune, but never correctness. ``rules_shape`` has
+the rules for operations that rearrange tensors, ``rules_layers`` those for operations with weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from .couplings import Couplings, Labels
 
 Passed = Sequence["Labels | None"]
-"""Labels of each output; None for one that nothing downstream needs, such as saved statistics."""
+"""Labels of each output; None for an output that no later operation uses, such as saved statistics."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Operation:
 
     Attributes:
         name: ATen's name, without namespace and overload.
-        values: Arguments by name, defaults filled in.
-        outputs: The tensors it returned.
-        couplings: What is known so far.
-        labels: Labels of a tensor's dimensions.
-        is_weight: Whether a tensor depends on parameters alone.
+        values: Arguments by name, with defaults filled in.
+        outputs: The returned tensors.
+        couplings: Couplings known so far.
+        labels: Function that returns the labels of a tensor's dimensions.
+        is_weight: Function that returns whether a tensor depends on parameters alone.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Operation:
     is_weight: Callable[[Any], bool]
 
     def dim(self, key: str, default: int = 0) -> int:
-        """A dimension argument of ``self``, counted from the front."""
+        """Return a dimension argument of ``self``, counted from the front."""
         value = self.values.get(key, default)
         return int(value) % max(1, int(self.values["self"].ndim))
 
     def dims(self, key: str) -> list[int]:
-        """A list of dimensions of ``self``; all of them where it is empty or missing."""
+        """Return a list of dimensions of ``self``; all of them if the argument is empty or missing."""
         ndim = self.values["self"].ndim
         value = self.values.get(key)
         if value is None or value == []:
@@ -56,7 +56,7 @@ _RULES: dict[str, Rule] = {}
 
 
 def passed_on(operation: Operation, is_pointwise: bool) -> Passed | None:
-    """Labels of each output; None where there is no rule."""
+    """Return the labels of each output, or None if the operation has no rule."""
     from . import rules_layers, rules_shape  # noqa: F401  (they register themselves)
 
     rule = _RULES.get(operation.name) or _RULES.get(operation.name.rstrip("_"))
@@ -70,7 +70,7 @@ def passed_on(operation: Operation, is_pointwise: bool) -> Passed | None:
 
 
 def rule(names: str) -> Callable[[Rule], Rule]:
-    """Register what the operations with these names do; it returns the labels of each output, or those of all."""
+    """Register a rule for the operations with these names; it returns labels for each output, or the same for all."""
 
     def keep(function: Rule) -> Rule:
         _RULES.update(dict.fromkeys(names.split(), function))
@@ -80,7 +80,7 @@ def rule(names: str) -> Callable[[Rule], Rule]:
 
 
 def tensors_in(value: Any) -> list[Any]:
-    """All tensors in nested tuples and lists."""
+    """Return all tensors in nested tuples and lists."""
     if hasattr(value, "untyped_storage"):
         return [value]
     if isinstance(value, (tuple, list)):
@@ -89,7 +89,7 @@ def tensors_in(value: Any) -> list[Any]:
 
 
 def fixed(op: Operation) -> Labels:
-    """Nothing that goes in may be removed."""
+    """Freeze all inputs of an operation, and return labels for an output without removable indices."""
     for tensor in tensors_in(list(op.values.values())):
         for label in op.labels(tensor):
             op.couplings.freeze(label)

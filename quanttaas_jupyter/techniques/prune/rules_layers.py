@@ -1,4 +1,4 @@
-"""Rules of the operations that have weights, normalize, attend and pool."""
+"""Rules of operations with weights, normalization, attention and pooling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _product(op: Operation) -> Labels:
         right = right[::-1]
     inner = op.couplings.unify(left[-1], right[-2])
     if not op.is_weight(first) and not op.is_weight(second):
-        # Attention scales an inner product for its width, and shapes all of its parts by the same numbers.
+        # Attention scales an inner product by its width, and reshapes all of its parts by the same numbers.
         for label in (inner, left[-2], right[-1]):
             op.couplings.freeze(label)
     outer = [op.couplings.unify(a, b) for a, b in zip(left[:-2], right[:-2], strict=True)]
@@ -83,12 +83,12 @@ def _convolution(op: Operation) -> Labels:
 def _grouped(
     couplings: Couplings, whole: Label, part: Label, groups: int, size: int, data: Label | bool = False
 ) -> Label:
-    """Couple the two sides of a convolution in groups: ``whole`` counts all groups, ``part`` one of them.
+    """Couple the two sides of a grouped convolution: ``whole`` counts all groups, ``part`` one of them.
 
-    Depthwise groups may go one by one; wider ones stay and lose the same places.
+    Depthwise groups may be removed one by one; wider groups all stay and lose the same places.
 
     Returns:
-        The label of the side with ``size`` (transposed) or of ``whole``.
+        The label of the side with ``size`` channels (transposed) or of ``whole``.
     """
     width = size // groups
     is_forward = data is not False
@@ -138,7 +138,7 @@ def _group_norm(op: Operation) -> Passed:
         if op.values.get(name) is not None:
             found[1] = op.couplings.unify(found[1], op.labels(op.values[name])[0])
     groups = int(op.values.get("group", op.values.get("num_groups", 1)))
-    # With one channel a group, the count of groups follows that of the channels.
+    # With one channel per group, the number of groups follows the number of channels.
     if found[1] is not None and groups < len(found[1]):
         op.couplings.tie(found[1], groups)
     found[1] = op.couplings.resolve(found[1])
@@ -154,7 +154,7 @@ def _group_norm(op: Operation) -> Passed:
     "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d col2im max_unpool2d"
 )
 def _resized(op: Operation) -> list[Labels]:
-    """Dimensions of another size than before are fixed; the others go on."""
+    """Freeze the dimensions whose size changes, and pass the others on."""
     source: Any = op.values.get("self", op.values.get("input"))
     labels = list(op.labels(source))
     if op.name != "constant_pad_nd" and op.outputs[0].ndim == source.ndim:

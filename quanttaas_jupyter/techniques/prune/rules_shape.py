@@ -1,4 +1,4 @@
-"""Rules of the operations that compute element by element, rearrange, join, cut and reduce tensors."""
+"""Rules of elementwise operations and of operations that rearrange, join, split and reduce tensors."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _reduce(op: Operation) -> Labels:
     "index_add renorm"
 )
 def _along(op: Operation) -> list[Labels]:
-    """The named dimensions lose their free indices: removing one would change what the others mean."""
+    """Freeze the named dimensions, because removing an index would change the values at the others."""
     labels = list(op.labels(op.values["self"]))
     dims = op.dims("dims") if "dims" in op.values else op.dims("dim") if "dim" in op.values else op.dims("")
     for dim in dims:

@@ -1,6 +1,6 @@
-"""2:4 pruning: of every four consecutive weights two become zero, the pattern of NVIDIA's sparse tensor cores.
+"""2:4 pruning: two of each four consecutive weights become zero, the pattern of NVIDIA's sparse tensor cores.
 
-Mishra et al., "Accelerating Sparse Deep Neural Networks" (2021). It speeds up nothing else.
+Mishra et al., "Accelerating Sparse Deep Neural Networks" (2021). Other hardware gains no speed from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from ...core.failures import StageError
 from . import PRUNERS, Pruned, PruneJob
 
 GROUP = 4
+"""Consecutive weights of a group in the 2:4 pattern."""
 _NAMED = 3
+"""Layers named in a warning; the others are counted."""
 
 
 @PRUNERS.register(
@@ -27,22 +29,22 @@ _NAMED = 3
     ),
 )
 def prune(job: PruneJob) -> Pruned:
-    """Zero the two weights of least magnitude in every four along the inputs of Linear layers and convolutions.
+    """Zero the two weights of least magnitude in each four along the inputs of Linear layers and convolutions.
 
     The pattern fixes the amount: half of the weights of each layer that it fits. Layers whose number of inputs is not
-    divisible by four stay as they are, and so do shared weights that an ignored module or an embedding holds too.
+    divisible by four stay unchanged, as do shared weights that an ignored module or an embedding also holds.
 
     Raises:
-        StageError: No layer fits.
+        StageError: No layer fits the pattern.
     """
     return zero_in_fours(job, lambda path, module: halve(module))
 
 
 def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
-    """Let ``zero(path, module)`` change each layer that the pattern fits, a weight that several share once.
+    """Call ``zero(path, module)`` for each layer that fits the pattern, once for a weight that several layers share.
 
     Raises:
-        StageError: No layer fits.
+        StageError: No layer fits the pattern.
     """
     kept = kept_weights(job)
     zeroed: set[int] = set()
@@ -52,7 +54,7 @@ def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
         inputs = _inputs(module)
         if inputs is None or id(weight := module._parameters.get("weight")) in kept:
             continue
-        # A parametrized layer makes its weight anew whenever it is asked for one: nothing there can be zeroed.
+        # A parametrized layer computes its weight at each access, so that it cannot be zeroed in place.
         if inputs % GROUP or weight is None:
             skipped.append(path or type(module).__name__)
             continue
@@ -71,7 +73,7 @@ def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
 
 
 def kept_weights(job: PruneJob) -> set[int]:
-    """What an ignored module or an embedding holds, by ``id``."""
+    """Return the ids of the weights that an ignored module or an embedding holds."""
     import torch
 
     kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
@@ -94,7 +96,7 @@ def halve(module: Any) -> None:
 
 
 def _inputs(module: Any) -> int | None:
-    """How many weights are summed with the same place in the kernel; None for what is no such layer."""
+    """Return the number of inputs along which groups of four are formed, or None for other layers."""
     import torch
 
     if isinstance(module, torch.nn.Linear):

@@ -1,8 +1,8 @@
 """2:4 pruning with the weights that NVIDIA's ModelOpt chooses by SparseGPT. Needs the ``modelopt`` extra.
 
-Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot" (2023): what a weight's
-loss costs is judged by the inputs that its layer sees, after the weights before it went. ModelOpt takes the choice from
-there and leaves the other weights as they are, for a recovery to train.
+Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot" (2023): the cost of
+removing a weight is computed from the inputs of its layer, after the removal of the weights before it. ModelOpt uses
+the choice from there, but leaves the other weights unchanged, for a recovery to train.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from . import PRUNERS, Pruned, PruneJob
 from .semi_structured import GROUP, halve, kept_weights, zero_in_fours
 
 _SAMPLES, _BATCH = 512, 32
+"""Calibration samples of SparseGPT, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
 _MOST_DIMS = 3
+"""Dimensions of a Linear layer's input, at most, that ModelOpt's SparseGPT supports."""
 
 
 @PRUNERS.register(
@@ -34,12 +36,12 @@ _MOST_DIMS = 3
     extra="modelopt",
 )
 def prune(job: PruneJob) -> Pruned:
-    """Zero two weights of every four: of Linear layers those that SparseGPT chooses, of convolutions the smallest.
+    """Zero two weights of each four: in Linear layers those that SparseGPT chooses, in convolutions the smallest.
 
-    ModelOpt's own choice for convolutions counts fours across the kernel, which no engine takes.
+    ModelOpt's own choice for convolutions forms groups across the kernel, which no engine supports.
 
     Raises:
-        StageError: There is no Linear layer that it can judge, or ModelOpt cannot run the module.
+        StageError: No Linear layer can be judged, or ModelOpt cannot run the module.
     """
     masks = _masks(job)
     if not masks:
@@ -62,9 +64,9 @@ def prune(job: PruneJob) -> Pruned:
 
 
 def _where_complete(mask: Any, weight: Any, halved: Any) -> Any:
-    """The weight under the mask; halved by magnitude where a mask keeps less than two of four.
+    """Return the masked weight; where a mask keeps less than two of four, return the weight halved by magnitude.
 
-    ModelOpt gives up all weights of an input that is zero on all calibration samples.
+    ModelOpt drops all weights of an input that is zero on all calibration samples.
     """
     import torch
 
@@ -73,7 +75,7 @@ def _where_complete(mask: Any, weight: Any, halved: Any) -> Any:
 
 
 def _masks(job: PruneJob) -> dict[str, Any]:
-    """What stays of Linear layers, by path."""
+    """Return the masks of kept weights of Linear layers, by path."""
     batches = job.examples.head(_SAMPLES).rebatched(_BATCH)
     with in_one_sentence("choose weights of", "use 2:4"):
         model = copy.deepcopy(job.model).eval()
@@ -96,7 +98,7 @@ def _masks(job: PruneJob) -> dict[str, Any]:
 
 
 def _judged(model: Any, batches: Any) -> list[str]:
-    """Linear layers that run, on inputs as ModelOpt takes them: it would zero all weights of a layer that sees none."""
+    """Return the Linear layers that run on inputs that ModelOpt supports; it would zero all weights of others."""
     import torch
 
     seen: dict[str, bool] = {}

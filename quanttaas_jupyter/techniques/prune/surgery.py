@@ -1,4 +1,4 @@
-"""Cutting indices out of a model's tensors, so that it can be undone."""
+"""Removal of indices from a model's tensors, with undo."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 
 class Surgery:
-    """Changes made to a model; ``undo`` takes all of them back."""
+    """Changes made to a model; ``undo`` reverts all of them."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._undo: list[Callable[[], None]] = []
 
     def cut(self, kept: Mapping[tuple[str, int], np.ndarray]) -> None:
-        """Keep these indices of parameters and buffers, and tell PyTorch's modules their new sizes.
+        """Keep only some indices of parameters and buffers, and set the size attributes of PyTorch's modules.
 
         Args:
-            kept: Indices that stay, by first name of the tensor and dimension.
+            kept: Indices to keep, by first name of the tensor and dimension.
         """
         import torch
 
@@ -52,7 +52,7 @@ class Surgery:
             self.set(module, sizes_of(module))
 
     def set(self, module: Any, values: Mapping[str, Any]) -> None:
-        """Give a module's attributes new values."""
+        """Set attributes of a module to new values."""
         for name, value in values.items():
             old = getattr(module, name)
             if old != value:
@@ -60,7 +60,7 @@ class Surgery:
                 setattr(module, name, value)
 
     def undo(self) -> None:
-        """Put everything back."""
+        """Revert all changes."""
         while self._undo:
             self._undo.pop()()
 
@@ -71,7 +71,7 @@ class Surgery:
 
 @contextlib.contextmanager
 def runs_leave_nothing(model: Any) -> Iterator[None]:
-    """Remove the hooks and attributes that a model gave itself while it ran here; some of them cannot be pickled."""
+    """Remove the hooks and attributes that a model adds to itself while it runs; some cannot be pickled."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
     before = [(m, set(vars(m)), {name: dict(vars(m)[name]) for name in hooks}) for m in model.modules()]
     try:
@@ -86,7 +86,7 @@ def runs_leave_nothing(model: Any) -> Iterator[None]:
 
 
 def sizes_of(module: Any) -> dict[str, Any]:
-    """The size attributes of PyTorch's own modules, from their tensors."""
+    """Return the size attributes of one of PyTorch's own modules, as its tensors have them."""
     from torch import nn
 
     if isinstance(module, nn.Linear):
@@ -115,9 +115,9 @@ def sizes_of(module: Any) -> dict[str, Any]:
 
 
 def _convolution(module: Any) -> dict[str, Any]:
-    """Depthwise layers lose groups; in others the groups stay and become narrower.
+    """Return the size attributes of a convolution: a depthwise one loses groups, in others the groups become narrower.
 
-    What was depthwise is told by the sizes before the cut: groups of two channels may be cut to one.
+    Whether it is depthwise is decided by the sizes before the cut: groups of two channels may be cut to one.
     """
     shape, groups = module.weight.shape, module.groups
     inner, outer = (0, 1) if module.transposed else (1, 0)

@@ -1,8 +1,8 @@
-"""Running a model once and noting every operation: what couples its parameters, and which shapes to expect.
+"""Trace of a model: one run that records each operation, the couplings of parameters, and the shapes of tensors.
 
-The idea of dependency graphs is that of Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023); here the
-couplings are read from the operations that really ran, so parametrized, tied and free-standing parameters need no
-special care. Recurrent layers are noted as one operation each.
+The idea of dependency graphs comes from Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023). Here the
+couplings are read from the operations that actually run, so that parametrized, tied and free-standing parameters need
+no special treatment. A recurrent layer is recorded as one operation.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Note = Callable[[str, str, bool, "dict[str, Any]", "list[Any]"], None]
 """Called with module path, operation, whether it is pointwise, its arguments by name and its outputs."""
 
 
-# Whether these run depends on memory layouts and constants, so they are no steps of the model.
+# Whether these run depends on memory layouts and constants, so that they do not count as steps of the model.
 _BOOKKEEPING = ("detach", "lift_fresh", "alias", "clone", "contiguous")
 _SAME = {"_unsafe_view": "view", "_reshape_alias": "view"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of the traced run: where it ran, and shapes and labels of what went in and came out.
+    """One operation of the traced run: its module, and the shapes and labels of its inputs and outputs.
 
-    An output without labels has a shape that nothing follows from.
+    An output without labels has a shape that cannot be predicted.
     """
 
     module: str
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Axis:
-    """A dimension of a parameter or buffer, with the atoms its indices need."""
+    """Dimension of a parameter or buffer, with the atoms that its indices need."""
 
     name: str
     dim: int
@@ -52,13 +52,13 @@ class Axis:
 
 @dataclass
 class Trace:
-    """What one run of a model showed.
+    """Result of one traced run of a model.
 
     Attributes:
-        couplings: What goes together.
-        steps: Every operation, in order.
+        couplings: Indices that can only be removed together.
+        steps: All operations, in order.
         tensors: Labels of each parameter and buffer by its first name.
-        fixed_by: Operations that have no rule, and so fixed what went into them.
+        fixed_by: Operations without a rule, which froze their inputs.
     """
 
     couplings: Couplings
@@ -67,7 +67,7 @@ class Trace:
     fixed_by: set[str] = field(default_factory=set)
 
     def axes(self) -> list[Axis]:
-        """The dimensions of parameters and buffers from which something can be removed."""
+        """Return the dimensions of parameters and buffers with removable indices."""
         found = [
             Axis(name, dim, self.couplings.resolve(label))
             for name, labels in self.tensors.items()
@@ -77,13 +77,13 @@ class Trace:
 
 
 def trace(model: Any, structure: Structure, batch: Batch, fixed: set[int]) -> Trace:
-    """Run the model and find out what goes together.
+    """Run the model, and return the couplings of its parameters.
 
     Args:
-        model: In eval mode.
+        model: The module, in eval mode.
         structure: How its inputs are nested.
         batch: Inputs, of two samples or more.
-        fixed: Ids of the modules never touched.
+        fixed: Ids of the modules that must not be changed.
     """
     found = Trace(Couplings())
     labels = _Labels(model, found)
@@ -148,12 +148,12 @@ def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[An
 
 
 def is_step(operation: str) -> bool:
-    """Whether an operation runs each time that a model runs."""
+    """Return whether an operation runs each time that a model runs."""
     return operation not in _BOOKKEEPING
 
 
 class _Labels:
-    """Labels of the tensors of a run; tensors are kept, so that their ids stay theirs."""
+    """Labels of the tensors of a run; it keeps the tensors alive, so that their ids stay unique."""
 
     def __init__(self, model: Any, found: Trace) -> None:
         self._found = found
@@ -166,14 +166,17 @@ class _Labels:
             self._kept[id(tensor)] = (tensor, labels, True)
 
     def of(self, tensor: Any) -> Labels:
+        """Return the labels of a tensor's dimensions."""
         held = self._kept.get(id(tensor))
         return list(held[1]) if held else [None] * tensor.ndim
 
     def is_weight(self, tensor: Any) -> bool:
+        """Return whether a tensor depends on parameters and buffers alone."""
         held = self._kept.get(id(tensor))
         return held is not None and held[2]
 
     def note(self, module: str, name: str, is_pointwise: bool, values: dict[str, Any], outputs: list[Any]) -> None:
+        """Record one operation, and label its outputs."""
         inputs = [tensor for value in values.values() for tensor in tensors_in(value)]
         if name == "recurrent":
             inputs += list(values["module"].parameters())
@@ -193,6 +196,7 @@ class _Labels:
         self._found.steps.append(Step(module, name, before, after))
 
     def fix_unused(self) -> None:
+        """Freeze the parameters and buffers that no operation used."""
         for tensor in self._names.values():
             if id(tensor) not in self._used:
                 for label in self.of(tensor):
@@ -206,7 +210,7 @@ class _Labels:
 
 
 def _is_closed(module: Any) -> bool:
-    """Whether a module computes its sizes from each other in ways that its parameters do not show."""
+    """Return whether a module computes sizes from each other in ways that its parameters do not show."""
     import torch
 
     return isinstance(module, torch.nn.MultiheadAttention)

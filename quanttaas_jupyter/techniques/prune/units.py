@@ -1,4 +1,4 @@
-"""Units that can be removed, in groups that are compared with each other, and what removing them leaves."""
+"""Units that can be removed, in groups that are compared with each other."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import numpy as np
 from .tracing import Axis, Trace
 
 _SHARE_KEPT = 0.1
+"""Share of a group's units that always stays; chosen, not tuned. A smaller one lets layers nearly vanish."""
 _ROUND_TO = ((64, 8), (16, 4))
+"""(least width, multiple) of rounded widths; chosen, not tuned: vector units work on 4 or 8 channels at once."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units that stand in the same dimensions of the same parameters, such as the channels of a layer.
+    """Units that lie in the same dimensions of the same parameters, such as the channels of a layer.
 
     Attributes:
-        units: Their atoms.
-        layers: Modules whose outputs they are.
-        kind: Groups of one kind have the same structure, and so comparable importance.
+        units: Atoms of the units.
+        layers: Paths of the modules whose outputs they are.
+        kind: Structure of the group; groups of one kind have comparable importance.
     """
 
     units: np.ndarray
@@ -30,11 +32,11 @@ class Group:
     kind: str
 
     def removable(self) -> int:
-        """How many units may go: a tenth of them stays, and at least one."""
+        """Return how many units may be removed: a tenth of them stays, and at least one."""
         return min(len(self.units) - 1, int(len(self.units) * (1 - _SHARE_KEPT)))
 
     def rounded(self, count: int, is_rounding: bool) -> int:
-        """The nearest count to remove that leaves a width which runtimes like."""
+        """Return the nearest number of units to remove; with rounding, a multiple of 4 or 8 units stays."""
         size = len(self.units)
         multiple = next((multiple for width, multiple in _ROUND_TO if size >= width), 1) if is_rounding else 1
         if multiple == 1:
@@ -44,7 +46,7 @@ class Group:
 
 
 class Units:
-    """The units of a traced model."""
+    """Units of a traced model, in groups."""
 
     def __init__(self, model: Any, trace: Trace) -> None:
         self.couplings = trace.couplings
@@ -54,11 +56,11 @@ class Units:
         self.groups = _grouped(model, self.axes)
 
     def atoms(self) -> int:
-        """One more than the largest atom."""
+        """Return one more than the largest atom."""
         return 1 + max((int(axis.label.max()) for axis in self.axes if axis.label is not None), default=0)
 
     def kept(self, removed: Sequence[int] | np.ndarray) -> dict[tuple[str, int], np.ndarray]:
-        """Indices left, by tensor and dimension, where some go."""
+        """Return the indices that stay, by tensor and dimension, for dimensions that lose some."""
         alive = np.ones(self.atoms(), bool)
         alive[np.asarray(removed, np.int64)] = False
         found = {}
@@ -69,7 +71,7 @@ class Units:
         return found
 
     def share(self, removed: Sequence[int] | np.ndarray) -> float:
-        """The share of the model's parameters that goes with these units."""
+        """Return the share of the model's parameters that is removed with these units."""
         kept = self.kept(removed)
         left = 0
         for name, shape in self.sizes.items():
@@ -78,7 +80,7 @@ class Units:
 
 
 def surviving(label: Any, alive: np.ndarray) -> np.ndarray:
-    """Which indices of a dimension stay: those all of whose atoms do."""
+    """Return a mask of the indices of a dimension that stay: those whose atoms all stay."""
     return np.asarray(alive[label].all(axis=1))
 
 

@@ -1,4 +1,4 @@
-"""Unstructured pruning: the smallest weights of the whole model become zero."""
+"""Unstructured pruning: the weights of least magnitude in the whole model become zero."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ...core.failures import StageError
 from . import PRUNERS, Pruned, PruneJob
 
 _FAR = 0.05
+"""Distance between the wanted and the reached share of zeros above which a warning is given; chosen, not tuned."""
 
 
 @PRUNERS.register(
@@ -20,13 +21,13 @@ _FAR = 0.05
     ),
 )
 def prune(job: PruneJob) -> Pruned:
-    """Zero the weights of least magnitude, globally, and make it permanent (``torch.nn.utils.prune``).
+    """Zero the weights of least magnitude globally and permanently (``torch.nn.utils.prune``).
 
-    The share counts all parameters of the model, so the prunable weights lose a little more than it. A weight that
-    several layers share counts once, and stays whole where one of them is ignored.
+    The amount counts all parameters of the model, so that the prunable weights lose a slightly larger share. A weight
+    that several layers share counts once, and stays unchanged if one of them is ignored.
 
     Raises:
-        StageError: There are not as many weights that may become zero.
+        StageError: The model has too few prunable weights for the amount.
     """
     from torch.nn.utils import prune as masks
 
@@ -58,14 +59,14 @@ def prune(job: PruneJob) -> Pruned:
 
 
 def _owners(job: PruneJob) -> list[Any]:
-    """Of each weight that may become zero one layer that holds it."""
+    """Return one layer for each distinct weight that may become zero."""
     import torch
 
     prunable = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.Embedding, torch.nn.Bilinear)
     kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
     found: dict[int, Any] = {}
     for module in job.model.modules():
-        # A parametrized layer makes its weight anew whenever it is asked for one: nothing there can be zeroed.
+        # A parametrized layer computes its weight at each access, so that it cannot be zeroed in place.
         weight = module._parameters.get("weight") if isinstance(module, prunable) else None
         if weight is not None and id(weight) not in kept:
             found.setdefault(id(weight), module)

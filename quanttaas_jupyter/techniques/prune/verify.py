@@ -1,7 +1,7 @@
-"""Whether a pruned model does, operation by operation, what its trace says it must.
+"""Check of a pruned model: operation by operation, it must do what its trace predicts.
 
-The pruned model runs the same operations as before, each on tensors of exactly the size that the couplings predict.
-So a number of heads written into a ``view``, or a slice at a fixed place, is found at the operation where it strikes.
+The pruned model must run the same operations as before, each on tensors of exactly the size that the couplings predict.
+A number of heads written into a ``view``, or a slice at a fixed place, is thus found at the operation that it breaks.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .units import surviving
 
 @dataclass(frozen=True)
 class Fault:
-    """Where a pruned model goes wrong.
+    """First difference between a pruned model and its trace.
 
     Attributes:
-        step: Place of the operation in the trace.
+        step: Index of the operation in the trace.
         problem: What happened.
-        atoms: Removed atoms that the operation saw.
+        atoms: Removed atoms in the inputs and outputs of the operation.
     """
 
     step: int
@@ -36,7 +36,7 @@ class Fault:
 
 
 class Expected:
-    """Sizes of every tensor of a traced run after some atoms went."""
+    """Predicted sizes of all tensors of a traced run after some atoms are removed."""
 
     def __init__(self, found: Trace, removed: np.ndarray) -> None:
         self.steps = found.steps
@@ -46,7 +46,7 @@ class Expected:
         self._alive[removed] = False
 
     def shape(self, shape: Sequence[int], labels: Labels) -> tuple[int, ...]:
-        """The shape that is left of a tensor."""
+        """Return the predicted shape of a tensor."""
         resolved = [self._couplings.resolve(label) for label in labels]
         return tuple(
             size if label is None else int(surviving(label, self._alive).sum())
@@ -54,14 +54,14 @@ class Expected:
         )
 
     def removed_in(self, labels: Labels) -> np.ndarray:
-        """Removed atoms in these labels."""
+        """Return the removed atoms in these labels."""
         parts = [resolved.ravel() for label in labels if (resolved := self._couplings.resolve(label)) is not None]
         atoms = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
         return atoms[~self._alive[atoms]]
 
 
 def find_fault(model: Any, structure: Structure, batch: Batch, expected: Expected) -> Fault | None:
-    """Run a pruned model on the traced batch; the first operation that does not do what it must, or None."""
+    """Run a pruned model on the traced batch, and return the first difference from the trace, or None."""
     place = 0
 
     def check(module: str, name: str, is_pointwise: bool, values: dict[str, Any], outputs: list[Any]) -> None:
@@ -94,17 +94,17 @@ def find_fault(model: Any, structure: Structure, batch: Batch, expected: Expecte
 
 
 def mend(model: Any, surgery: Surgery, expected: Expected, fault: Fault, only_heads: bool) -> bool:
-    """Correct sizes that the module at fault keeps as numbers, such as its count of heads.
+    """Correct sizes that the faulty module stores as attributes, such as its number of heads.
 
     Args:
         model: The pruned model.
-        surgery: Where the changes are noted.
-        expected: Sizes as they must be.
-        fault: Where it went wrong.
-        only_heads: Touch only attributes whose name speaks of heads.
+        surgery: Records the changes, so that they can be undone.
+        expected: Predicted sizes.
+        fault: The difference found.
+        only_heads: Whether to change only attributes with "head" in their name.
 
     Returns:
-        Whether there was something to correct.
+        Whether an attribute was changed.
     """
     path = expected.steps[fault.step].module if fault.step < len(expected.steps) else ""
     nearby = _changes(expected, [step for step in expected.steps if step.module == path])
@@ -121,7 +121,7 @@ def mend(model: Any, surgery: Surgery, expected: Expected, fault: Fault, only_he
 
 
 def _changes(expected: Expected, steps: Sequence[Step]) -> dict[int, set[int]]:
-    """New sizes by old one in these operations."""
+    """Return the new sizes in these operations by old size."""
     found: dict[int, set[int]] = {}
     for step in steps:
         for shape, labels in (*step.inputs, *step.outputs):
