@@ -1,4 +1,4 @@
-"""What can happen to a model: one file a technique, found by being there."""
+"""Techniques that compress or run a model: one file per technique, found by its place in a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOMS = ("prune", "recover", "quantize", "runtimes")
 
 @lru_cache(maxsize=1)
 def load() -> None:
-    """Import every technique, so that it is registered; heavy libraries are imported when one runs."""
+    """Import all techniques, so that they register themselves; heavy libraries are imported when one runs."""
     for room in ROOMS:
         package = importlib.import_module(f"{__name__}.{room}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):

@@ -1,4 +1,4 @@
-"""Torch's fast path of attention, which reads weights without calling the layers that hold them."""
+"""Switch for PyTorch's fast path of attention, which reads weights without calling the layers that hold them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def layer_by_layer() -> Iterator[None]:
-    """Let attention call its layers: whoever hooks into them, or changed them, would be passed by."""
+    """Make attention call its layers within this context, so that hooks run and changed layers have an effect."""
     import torch
 
     was_fast = torch.backends.mha.get_fastpath_enabled()

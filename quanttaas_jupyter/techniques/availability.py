@@ -1,4 +1,4 @@
-"""What of a recipe is built at all, and what is installed here."""
+"""Checks of a recipe against the techniques that exist and the packages that are installed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from .runtimes import RUNTIMES
 
 
 def refuse_unbuilt(recipe: Recipe) -> None:
-    """Raise RecipeError for values that are known but that no technique implements yet.
+    """Check that a technique implements each value of a recipe.
 
-    A quantization is tried in the runtimes that take it: it is refused where none does, and so is a runtime that takes
-    none of them.
+    A quantization is tried in the runtimes that support it. It is refused if no runtime does, and so is a runtime that
+    supports none of the quantizations.
+
+    Raises:
+        RecipeError: A value is valid, but no technique implements it yet.
     """
     for runtime in recipe.runtime:
         if RUNTIMES.find(runtime) is None:
@@ -43,9 +46,12 @@ def _unbuilt(quantization: str, *runtimes: str) -> RecipeError:
 
 
 def refuse_missing(recipe: Recipe) -> None:
-    """Raise MissingDependency where techniques that the recipe names need packages that are not installed here.
+    """Check that the packages are installed that the recipe's techniques need.
 
-    Under ``search: auto`` no quantization is named: those that are missing are not proposed.
+    Under ``search: auto`` quantizations are not checked: those with missing packages are not proposed.
+
+    Raises:
+        MissingDependency: A package is missing; the message holds the pip command.
     """
     named = recipe.quantize if recipe.search == "grid" else ()
     keys = [(name, runtime) for runtime in recipe.runtime for name in named]
@@ -61,5 +67,5 @@ def refuse_missing(recipe: Recipe) -> None:
 
 
 def built_quantizations(names: Iterable[str], runtime: str) -> list[str]:
-    """Those of ``names`` that the runtime takes."""
+    """Return the quantizations among ``names`` that a runtime supports."""
     return [name for name in names if name == "none" or QUANTIZERS.find((name, runtime)) is not None]

@@ -1,4 +1,4 @@
-"""NVIDIA's ModelOpt, as the techniques that work with it need it. Needs the ``modelopt`` extra."""
+"""Access to NVIDIA's ModelOpt for the techniques that use it. Needs the ``modelopt`` extra."""
 
 from __future__ import annotations
 
@@ -13,26 +13,37 @@ from .attention import layer_by_layer
 OFF = {"quantizer_name": "*", "enable": False}
 INPUTS = {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}}
 WEIGHTS = {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}}
-"""Quantizers: none; inputs in 8 bits as a whole; weights in 8 bits with a scale an output."""
+"""Quantizers: none; inputs in 8 bits per tensor; weights in 8 bits with one scale per output channel."""
 
 
 def quantization() -> Any:
-    """``modelopt.torch.quantization``. Raises StageError with the pip command."""
+    """Import ``modelopt.torch.quantization``.
+
+    Raises:
+        StageError: It cannot be imported; the hint is the pip command.
+    """
     return optional("modelopt.torch.quantization", extra="modelopt")
 
 
 def sparsity() -> Any:
-    """``modelopt.torch.sparsity``. Raises StageError with the pip command."""
+    """Import ``modelopt.torch.sparsity``.
+
+    Raises:
+        StageError: It cannot be imported; the hint is the pip command.
+    """
     return optional("modelopt.torch.sparsity", extra="modelopt")
 
 
 @contextlib.contextmanager
 def in_one_sentence(doing: str, hint: str) -> Iterator[None]:
-    """ModelOpt prints as it works, and what it cannot do comes as any exception.
+    """Silence ModelOpt's printed output, and translate its exceptions into a StageError.
 
     Args:
-        doing: What it does with the model, for the sentence of a failure.
-        hint: What to do instead.
+        doing: What ModelOpt does with the model, such as "quantize", for the error message.
+        hint: Alternative for the error message.
+
+    Raises:
+        StageError: ModelOpt failed.
     """
     try:
         with layer_by_layer(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -1,6 +1,6 @@
-"""A model on its way to another Python: as an exported program, where a pickle would carry bytecode it cannot run.
+"""Models for another version of Python: exported programs, because a pickle holds bytecode that it could not run.
 
-An exported program computes what the module computes; it has no modules left that could be pruned or trained.
+An exported program computes the same as the module, but has no modules left that could be pruned or trained.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ WHAT_INSTEAD = "use a kernel with the cluster's version of Python, or an image w
 
 
 def pack(model: Any, examples: Batches) -> tuple[bytes, dict[str, Any]]:
-    """Export a module; returns the program and how its inputs and outputs are nested. Raises StageError."""
+    """Export a module, and return the program's bytes and the structures of its inputs and outputs.
+
+    Raises:
+        StageError: The module cannot be exported.
+    """
     from .runtimes.torch_export import TorchExport
 
     with tempfile.TemporaryDirectory(prefix="quanttaas-") as folder:
@@ -29,7 +33,11 @@ def pack(model: Any, examples: Batches) -> tuple[bytes, dict[str, Any]]:
 
 
 def load(data: bytes, about: Mapping[str, Any]) -> Any:
-    """The module of a packed program: called like the original. Raises StageError where it holds pickled objects."""
+    """Return a module that runs a packed program and is called like the original.
+
+    Raises:
+        StageError: The program holds pickled objects.
+    """
     import torch
 
     from .runtimes.torch_graph import load as load_graph
@@ -50,7 +58,7 @@ def load(data: bytes, about: Mapping[str, Any]) -> Any:
             return unflatten(about["outputs"], list(self.program(*leaves)))
 
         def train(self, mode: bool = True) -> Any:
-            # An exported program knows one mode only, and says so with an error.
+            # An exported program has one mode only, and raises an error for another.
             self.training = False
             return self
 
@@ -58,7 +66,11 @@ def load(data: bytes, about: Mapping[str, Any]) -> Any:
 
 
 def refuse(model: Mapping[str, Any]) -> None:
-    """Raise StageError if a study's model cannot be pruned or trained because of how it travelled."""
+    """Check that a study's model can be pruned and trained.
+
+    Raises:
+        StageError: The model was sent as an exported program.
+    """
     if "portable" in model:
         raise StageError(WHY_NOT, WHAT_INSTEAD)
 

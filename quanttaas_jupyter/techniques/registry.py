@@ -1,4 +1,4 @@
-"""Techniques by name: a module registers what it can do and describes it, nothing else needs to know of it."""
+"""Registry of techniques: a module registers its technique and its description under a name; no list is maintained."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _EXTRAS = {
     "openvino": ("openvino", "nncf"),
     "tensorrt-rtx": ("tensorrt-rtx|tensorrt",),
 }
-"""Distributions of our extras that techniques need; one of several where they are parted by a bar."""
+"""Distributions that each extra of this package installs; of those separated by a bar, one suffices."""
 
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered technique: what it is, and what its results depend on.
+    """One registered technique, and the facts that its results depend on.
 
     Attributes:
         value: The technique itself.
         module: Dotted name of the module that holds it.
-        needs: What of the study it decides by, beside its data.
-        extra: The extra of ours that brings what it cannot do without.
+        needs: Inputs of the study that it uses besides its data; see ``Registry.register``.
+        extra: The extra of this package that installs the libraries it cannot do without.
     """
 
     value: T
@@ -39,19 +39,19 @@ class Entry(Generic[T]):
     extra: str = ""
 
     def is_missing_packages(self) -> bool:
-        """Return whether a package of its extra is not installed here."""
+        """Return whether a package of the technique's extra is not installed here."""
         return any(not any(map(version_of, name.split("|"))) for name in _EXTRAS.get(self.extra, ()))
 
     def fingerprint(self) -> str:
-        """Return a hash that changes when code or libraries that the technique's results depend on change."""
+        """Return a hash that changes with the code and the library versions that the technique's results depend on."""
         return fingerprint(self.module)
 
 
 class Registry(Generic[T]):
-    """The techniques of one kind; their modules are imported (they are light) on the first look."""
+    """Registry of the techniques of one kind; their modules, which are light, are imported on the first access."""
 
     def __init__(self, kind: Kind | None) -> None:
-        """Make an empty registry; of ``kind`` None for what recipes never name."""
+        """Create an empty registry; ``kind`` is None for techniques that recipes never name."""
         self._kind = kind
         self._entries: dict[Hashable, Entry[T]] = {}
 
@@ -62,11 +62,11 @@ class Registry(Generic[T]):
 
         Args:
             key: Its name, or for quantizations (quantization, runtime).
-            about: What it says of itself. Of a name that is registered several times, once is enough.
-            needs: What of the study it decides by, beside its data: ``calibrator``, ``ranking`` or ``goal``; or
-                ``module``, the PyTorch module behind an artifact; or ``processor``, how exact its int8 sums are; for
-                runtimes ``gpu`` where it gains by one, and ``targets``.
-            extra: The extra of ours that brings what it cannot do without.
+            about: Its description. A name that is registered several times needs only one.
+            needs: Inputs of the study that it uses besides its data. ``calibrator``, ``ranking`` and ``goal`` are those
+                of the recipe; ``module`` is the PyTorch module behind an artifact; ``processor`` tells whether int8
+                sums are exact. Runtimes may need ``gpu``, if one speeds them up, and ``targets``.
+            extra: The extra of this package that installs the libraries it cannot do without.
         """
 
         def keep(value: T) -> T:
@@ -79,18 +79,22 @@ class Registry(Generic[T]):
         return keep
 
     def unregister(self, key: Hashable) -> Entry[T]:
-        """Remove a technique, and its description when it was the last of its name."""
+        """Remove and return a technique, and remove its description with the last technique of its name."""
         entry = self._all().pop(key)
         if self._kind and not any(_name_of(other) == _name_of(key) for other in self._entries):
             catalogue.forget(self._kind, _name_of(key))
         return entry
 
     def find(self, key: Hashable) -> Entry[T] | None:
-        """Return the entry of a technique, or None where none is built."""
+        """Return the entry of a technique, or None if there is none."""
         return self._all().get(key)
 
     def get(self, key: Hashable) -> T:
-        """Return the technique itself. Raises KeyError."""
+        """Return the technique itself.
+
+        Raises:
+            KeyError: No technique has this key.
+        """
         return self._all()[key].value
 
     def keys(self) -> list[Any]:

@@ -1,8 +1,8 @@
 """Quantization techniques, one module each, registered under (quantization, runtime).
 
-A technique is ``quantize(job: QuantizeJob) -> Quantized``: it writes the quantized artifact to ``job.target``. A
-runtime whose layers can be ranked by the damage that quantizing each alone does registers ``rank(job) -> Ranking`` in
-``RANKERS`` under its name.
+A technique is a function ``quantize(job: QuantizeJob) -> Quantized`` that writes the quantized artifact to
+``job.target``. A runtime that can rank layers by the damage of quantizing each alone registers ``rank(job) -> Ranking``
+in ``RANKERS`` under its name.
 """
 
 from __future__ import annotations
@@ -18,42 +18,43 @@ from ..registry import Registry
 from ..runtimes import Notes, Session
 
 Ranking = Sequence[tuple[str, float]]
-"""Layers (module paths) with the SQNR in dB of the model's outputs when that layer alone is quantized; worst first."""
+"""Layers (module paths) with the SQNR in dB of the model's outputs when only that layer is quantized; worst first."""
 
 
 class Judge(Protocol):
-    """Looks at an artifact on calibration data; never on data that judges trials."""
+    """Evaluation of an artifact on calibration data, never on the data that judges trials."""
 
     def drop(self, path: Path) -> float:
-        """How much worse it is than the original model, pruned or not; 1 - agreement where there are no targets."""
+        """Return the drop from the original, unpruned model; 1 - agreement if there are no targets."""
 
     def drop_of(self, session: Session) -> float:
-        """``drop`` of a model that is open already."""
+        """Return the ``drop`` of an open session."""
 
     def sqnr_db(self, path: Path) -> float:
-        """Signal to quantization noise of its outputs against the unquantized ones; infinite where they are equal."""
+        """Return the SQNR of the outputs against the unquantized ones, in decibels; infinite if they are equal."""
 
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """What a quantization is given.
+    """Arguments of a quantization technique.
 
     Attributes:
-        source: The unquantized artifact of the runtime, or its graph where it has one.
-        target: Where the quantized artifact goes.
+        source: The unquantized artifact of the runtime, or its graph if it has one.
+        target: Path for the quantized artifact.
         calibration: Samples that set the ranges.
         names: Names of the artifact's inputs, in the order of the samples' leaves.
-        ignore: Names of modules that stay in higher precision, each with all below it; "" stands for the whole model.
-        report: Called with a line for the log.
+        ignore: Names of modules that stay in higher precision, with all their submodules; "" is the whole model.
+        report: Called with lines for the log.
         calibrator: ``minmax``, ``entropy``, ``percentile``, or ``auto`` for the best on calibration data.
-        keep: So many layers from the head of ``ranking`` stay in higher precision; None lets the technique decide.
-        ranking: Sensitivity of the layers, made by the runtime's ranker; empty where nothing asks for it.
-        max_drop: What the person allows, in the metric's unit.
-        judge: Compares artifacts on calibration data; None where there is nothing to decide.
-        targets: GPU architectures to build for, for runtimes with that need; empty for the usual.
+        keep: Number of layers from the head of ``ranking`` that stay in higher precision; None lets the technique
+            decide.
+        ranking: Sensitivity of the layers, made by the runtime's ranker; empty if the technique does not need it.
+        max_drop: The drop that the goal allows, in the metric's unit.
+        judge: Evaluates artifacts on calibration data; None if the technique decides nothing.
+        targets: GPU architectures to build for, for runtimes with that need; empty for the default.
         module: Loads the module that the source was built from, in eval mode; for techniques with the need ``module``.
-        class_dim: The dimension of the main output that holds one score a class, or None.
-        notes: What the runtime learned in earlier builds; None where nothing keeps it.
+        class_dim: The dimension of the main output that holds one score per class, or None.
+        notes: Measurements that the runtime kept from earlier builds, or None.
     """
 
     source: Path
@@ -75,7 +76,13 @@ class QuantizeJob:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantization returns: sentences for the person, what it chose by itself (small JSON), the file's graph."""
+    """Result of a quantization technique.
+
+    Attributes:
+        warnings: Sentences for the user.
+        choices: Decisions of the technique, such as the calibrator; small JSON.
+        graph: The graph of the artifact, if the runtime has one.
+    """
 
     warnings: tuple[str, ...] = ()
     choices: dict[str, Any] = field(default_factory=dict)

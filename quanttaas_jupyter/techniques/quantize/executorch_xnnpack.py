@@ -1,4 +1,4 @@
-"""ExecuTorch by XNNPACK's quantizer: ``int8`` with static ranges, ``int8-dynamic`` for linear layers."""
+"""Quantizations for ExecuTorch by XNNPACK's quantizer: static ``int8``, and ``int8-dynamic`` for linear layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ..runtimes.torch_graph import is_ignored, layers_of, load, save, tensor_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 
 _SAMPLES, _BATCH = 256, 32
+"""Calibration samples, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
 
 
 @QUANTIZERS.register(("int8", "executorch"))
 def quantize(job: QuantizeJob) -> Quantized:
-    """Quantize weights a channel and activations a tensor, ranges from 256 calibration samples.
+    """Quantize weights per channel and activations per tensor, with ranges from 256 calibration samples.
 
     Raises:
         StageError: The graph cannot be quantized or lowered.
@@ -24,7 +25,7 @@ def quantize(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("int8-dynamic", "executorch"))
 def quantize_dynamic(job: QuantizeJob) -> Quantized:
-    """Quantize linear layers: weights a channel, activations as they come.
+    """Quantize linear layers: weights per channel, activations with ranges found at run time.
 
     Raises:
         StageError: The model has no linear layer, or cannot be lowered.
@@ -69,7 +70,7 @@ def _quantized(job: QuantizeJob, is_dynamic: bool) -> Quantized:
 
 
 def _dynamic_dims(module: Any) -> list[dict[int, Any]]:
-    """The dimensions of the inputs that are free, with the bounds that memory was planned for."""
+    """Return the dynamic dimensions of each input, with the bounds that memory was planned for."""
     import torch
 
     found = []
@@ -88,7 +89,7 @@ def _bounds(size: Any) -> dict[str, int]:
 
 
 def _name_weights(module: Any, names: dict[str, list[str]]) -> None:
-    """Give quantized weights the place of those they come from: conversion calls them ``_frozen_param0`` and so on."""
+    """Name quantized weights after the original ones; conversion names them ``_frozen_param0`` and so on."""
     import torch
 
     for layer in layers_of(module):
@@ -96,7 +97,7 @@ def _name_weights(module: Any, names: dict[str, list[str]]) -> None:
             if node.target == name:
                 continue
             tensor, (parent, _, leaf) = tensor_of(module, node), name.rpartition(".")
-            # A tensor of two names is written twice.
+            # A tensor with two names would be written twice.
             delattr(module, node.target)
             place = module
             for part in filter(None, parent.split(".")):

@@ -1,4 +1,4 @@
-"""How many of the most sensitive layers must stay in higher precision: a bisection over files that are judged."""
+"""Bisection for the number of sensitive layers that must stay in higher precision."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from . import QuantizeJob
 def fewest_kept(
     job: QuantizeJob, ranked: Sequence[str], write: Callable[[Sequence[str]], Path]
 ) -> tuple[int, float | None]:
-    """The number of layers from the head of a ranking that are kept: ``job.keep``, or as few as the goal allows.
+    """Return the number of layers from the head of a ranking to keep: ``job.keep``, or as few as the goal allows.
 
     Args:
-        job: Says what may be lost, and holds the judge.
+        job: Holds the allowed drop and the judge.
         ranked: Layers, the most sensitive first.
-        write: Writes the file in which these layers are kept; returns what the judge opens.
+        write: Writes the artifact in which these layers are kept, and returns the path that the judge opens.
 
     Returns:
-        The number, and the loss on calibration data where it was looked at. The last file written may be another.
+        The number, and the drop on calibration data if it was evaluated. The last written artifact may be another.
 
     Raises:
-        StageError: Nothing judges, or no number below all of them suffices.
+        StageError: There is no judge, or only keeping all layers would meet the goal.
     """
     drops: dict[int, float] = {}
     low, high = 0, len(ranked)
@@ -33,7 +33,7 @@ def fewest_kept(
         raise StageError("nothing decides how many layers to keep", "say how many with 'keep'")
     else:
         while low < high:
-            # Most models need few or none: the first guesses are small.
+            # Most models need few kept layers or none, so the first guesses are small.
             kept = min((low + high) // 2, 2 * low)
             drops[kept] = job.judge.drop(write(ranked[:kept]))
             job.report(f"{kept} of {len(ranked)} layers kept: {drops[kept]:.4f} lost on calibration data")

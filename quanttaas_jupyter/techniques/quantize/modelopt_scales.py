@@ -1,7 +1,7 @@
-"""What NVIDIA's ModelOpt finds in a module: ranges, factors for channels, what quantizing a layer costs.
+"""Calibration by NVIDIA's ModelOpt: ranges, channel factors, and the cost of quantizing a layer.
 
-Its quantized modules only pretend to be quantized, and their files do not shrink. So only what it found is taken, and
-written into the ONNX graph of the same module. Needs the ``modelopt`` extra.
+ModelOpt's quantized modules only simulate quantization, and their files do not shrink. So only its calibration is used,
+and written into the ONNX graph of the same module. Needs the ``modelopt`` extra.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from . import QuantizeJob, Ranking
 from .onnx_calibration import Ranges
 
 _SAMPLES, _BATCH = 512, 32
+"""Calibration samples, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
 _SCORED_BATCHES = 4
+"""Batches on which ``auto_quantize`` scores layers; chosen, not tuned: it runs the model for each layer."""
 _LOSSLESS = 120.0
+"""Largest figure in decibels that is reported; larger values mean no difference."""
 _NAMED = 3
+"""Layers named in a warning; the others are summed up."""
 _DOING, _HINT = "quantize", "use int8"
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What ModelOpt found for a layer.
+    """Calibration of one layer.
 
     Attributes:
         largest: The largest magnitude of its input, after ``factors``.
-        factors: What its input is multiplied by along its channels, and its weight divided by; None for nothing.
-        limits: What the largest integer stands for in each block of its weight, outputs by blocks of inputs.
+        factors: Factors for the channels of its input, by which its weight is divided; None for none.
+        limits: The weight that the largest integer stands for, per block: an array of outputs by blocks of inputs.
     """
 
     largest: float | None
@@ -43,13 +47,13 @@ class Scales:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A graph of the same function, ready to be quantized as ModelOpt found best.
+    """Graph with the same function, scaled for quantization as ModelOpt found best.
 
     Attributes:
         model: The graph.
-        ranges: Of the inputs of layers that ModelOpt knows.
-        unknown: Names of the nodes with weights of which it knows nothing.
-        limits: By node the ``limits`` of its layer.
+        ranges: Ranges of the inputs of layers that ModelOpt calibrated.
+        unknown: Names of the nodes with weights that it did not calibrate.
+        limits: The ``limits`` of each node's layer.
     """
 
     model: Any
@@ -58,7 +62,7 @@ class Scaled:
     limits: dict[str, np.ndarray]
 
     def plainly_rounded(self) -> tuple[str, ...]:
-        """A warning of matrix products that get four bits without limits."""
+        """Return a warning about matrix products that are rounded to four bits without AWQ's limits."""
         layers = [layer for layer in layers_of(self.model.graph) if layer.op_type in ("Gemm", "MatMul")]
         names = sorted({layer.module for layer in layers if layer.node in self.unknown})
         more = " and others" if len(names) > _NAMED else ""
@@ -66,19 +70,27 @@ class Scaled:
 
 
 def by_maximum(job: QuantizeJob) -> dict[str, Scales]:
-    """Ranges of all layers by module path. Raises StageError."""
+    """Return the maximum ranges of all layers by module path.
+
+    Raises:
+        StageError: ModelOpt cannot run the module.
+    """
     return _scales(job, {"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "max"})
 
 
 def by_smoothquant(job: QuantizeJob) -> dict[str, Scales]:
-    """The same after magnitudes moved from the inputs of Linear layers into their weights (SmoothQuant, Xiao 2023)."""
+    """Return ranges and factors of SmoothQuant (Xiao et al., 2023), which moves magnitudes from inputs into weights.
+
+    Raises:
+        StageError: ModelOpt cannot run the module.
+    """
     return _scales(job, {"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "smoothquant"}, smooths=True)
 
 
 def by_awq(job: QuantizeJob, block: int) -> dict[str, Scales]:
-    """Factors and limits with which Linear layers lose least as int4 in blocks of inputs (AWQ, Lin 2023).
+    """Return the factors and limits with which int4 Linear layers in blocks of inputs lose least (AWQ, Lin 2023).
 
-    Without limits it was worse than plain rounding on small transformers by 1 dB, with them better by 2 to 6.
+    On small transformers it was 1 dB worse than plain rounding without limits, and 2 to 6 dB better with them.
 
     Raises:
         StageError: ModelOpt cannot run the module.
@@ -89,13 +101,13 @@ def by_awq(job: QuantizeJob, block: int) -> dict[str, Scales]:
 
 
 def ranking(job: QuantizeJob) -> Ranking:
-    """Layers by what int8 costs, worst first: ModelOpt's ``auto_quantize`` compares the distributions of classes.
+    """Rank layers by the cost of int8, worst first, by ModelOpt's ``auto_quantize`` on the class distributions.
 
     Returns:
-        Module paths with a figure in dB that falls with the divergence of the outputs.
+        Module paths with a figure in dB that decreases as the divergence of the outputs grows.
 
     Raises:
-        StageError: The module cannot be run by ModelOpt, or its outputs are no class scores.
+        StageError: ModelOpt cannot run the module, or its outputs are not class scores.
     """
     if job.class_dim is None:
         raise StageError("auto_quantize compares class scores, and these outputs are none", "use int8-modelopt")
@@ -121,11 +133,11 @@ def ranking(job: QuantizeJob) -> Ranking:
 
 
 def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
-    """Multiply the inputs of layers by their factors, and divide their weights.
+    """Multiply the inputs of layers by their factors, and divide their weights by them, in a copy of the graph.
 
     Args:
-        model: The prepared ONNX graph; it stays as it is.
-        scales: By the path of the module that a node comes from.
+        model: The prepared ONNX graph; it is not changed.
+        scales: Calibration by the path of the module that a node comes from.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -157,13 +169,16 @@ def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
 
 
 def _is_usable(found: Scales, node: Any, constants: dict[str, Any]) -> bool:
-    """Whether a range or limits are known, and the weight is where they are meant for."""
+    """Return whether a layer was calibrated, and its weight is the constant second input of the node."""
     is_seen = found.largest is not None or found.limits is not None
     return is_seen and node.input[0] not in constants and node.input[1] in constants
 
 
 def _multiplied(graph: Any, node: Any, constants: dict[str, Any], factors: np.ndarray, helper: Any, io_: Any) -> Any:
-    """The node that multiplies the input; the weight, which others may read too, is a new one."""
+    """Return a node that multiplies the input of another by the factors.
+
+    The other node reads a new, divided weight, as others may share the old one.
+    """
     array = io_.to_array(constants[node.input[1]])
     turned = any(item.name == "transB" and item.i for item in node.attribute)
     weight, factor, product = (f"{node.name}/{name}" for name in ("weight", "factors", "multiplied"))
@@ -196,9 +211,9 @@ def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> 
 
 
 def _part_shared(module: Any) -> set[str]:
-    """Give each layer a weight of its own, since ModelOpt scales weights in place; paths of those that shared one.
+    """Give each layer its own weight, since ModelOpt scales weights in place, and return the paths that shared one.
 
-    In the graph they are one constant, so that which of them a node comes from cannot be told.
+    In the graph shared weights are one constant, so that the layer of a node cannot be told.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Graphs whose products with weights are in bfloat16, inputs and weights rounded to it."""
+"""ONNX graphs whose products with weights read bfloat16 inputs and weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 from .onnx_symmetric import nodes_to_quantize, replace_nodes
 
 _OPSET = 22
+"""First opset whose convolution accepts bfloat16."""
 
 
 def with_bf16_products(model: Any, kept: Collection[str], is_typed: bool) -> Any:
-    """A copy of the model in which all products with weights but the ``kept`` ones read bfloat16.
+    """Return a copy of the model in which all products with weights, except the ``kept`` nodes, read bfloat16.
 
     Args:
         model: The graph.
-        kept: Names of nodes that stay as they are.
-        is_typed: The products themselves are of that type, which asks for opset 22 and kernels that no CPU has. Else
-            they read what was rounded to it in float32: the same numbers but for the sums, which runs anywhere.
+        kept: Names of nodes that stay unchanged.
+        is_typed: Whether the products themselves are of type bfloat16, which needs opset 22 and kernels that no CPU
+            has. Otherwise they compute in float32 on rounded values, which differs only in the sums and runs anywhere.
     """
     import onnx
     from onnx import TensorProto, helper, version_converter

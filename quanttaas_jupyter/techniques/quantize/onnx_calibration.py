@@ -1,4 +1,4 @@
-"""What activations of an ONNX graph are like on calibration samples, and how far a quantized graph strays there."""
+"""Observation of an ONNX graph's activations on calibration samples, ranges for them, and SQNR of quantized graphs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ import numpy as np
 from . import QuantizeJob
 
 _SAMPLES = 512
+"""Calibration samples for ranges; chosen, not tuned. More samples cost time in proportion."""
 COMPARED = 128
+"""Calibration samples on which graphs are compared; chosen, not tuned. Fewer make close choices noisy."""
 _BATCH = 32
+"""Samples per batch; chosen, not tuned."""
 _FETCHED_BYTES = 256 << 20
+"""Bytes of activations fetched at once; chosen, not tuned. A larger bound costs memory, a smaller one time."""
 _KEPT_VALUES = 1 << 16
+"""Values of each tensor kept for percentiles and histograms; chosen, not tuned."""
 _PERCENTILE = 99.99
+"""Percent of values within a ``percentile`` range, a usual choice. Less cuts outliers and leaves finer steps."""
 _BINS = 2048
+"""Bins of the entropy histogram, as in Migacz (2017)."""
 _LEVELS = 128
+"""Levels of the magnitude in eight bits, as in Migacz (2017)."""
 _STEP = 16
+"""Bins between two cuts that are compared; chosen, not tuned. 1 is exact, and takes 16 times as long."""
 _LOSSLESS_DB = 120.0
+"""Largest SQNR in decibels that is reported, about the rounding of float32; larger values mean no difference."""
 
 Ranges = dict[str, tuple[np.float32, np.float32]]
-"""Smallest and largest value to represent, by tensor; zero always lies between."""
+"""Smallest and largest value to represent, by tensor; the range always contains zero."""
 
 
 @dataclass
 class Activation:
-    """What was seen of one tensor: exact ends, an even sample of its values, for some the magnitude of each channel."""
+    """Observations of one tensor: exact ends, an even sample of its values, and optionally each channel's magnitude."""
 
     low: float = 0.0
     high: float = 0.0
@@ -37,12 +47,12 @@ class Activation:
 
     @property
     def values(self) -> np.ndarray:
-        """At most some 65,000 of its values, taken evenly."""
+        """About 65,000 of its values at most, taken at even distances."""
         return np.concatenate(self.parts)
 
 
 def open_model(model: Any) -> Any:
-    """An inference session for a ``ModelProto``, on as many threads as torch has here."""
+    """Open an inference session for a ``ModelProto``, with as many threads as torch uses here."""
     import onnxruntime as ort
     import torch
 
@@ -57,9 +67,9 @@ def open_model(model: Any) -> Any:
 def observe(
     model: Any, tensors: Sequence[str], job: QuantizeJob, by_channel: Collection[str] = (), samples: int = _SAMPLES
 ) -> dict[str, Activation]:
-    """Run the calibration samples once and note what the floating-point ones among ``tensors`` hold.
+    """Run the calibration samples once, and return observations of the floating-point tensors among ``tensors``.
 
-    Memory stays bounded: as many samples run together as 256 MB of activations allow, and of each tensor a sample of
+    Memory stays bounded: as many samples run together as 256 MB of activations allow, and only a part of each tensor's
     values is kept.
     """
     import onnx
@@ -84,7 +94,7 @@ def observe(
 
 
 def feeds(model: Any, job: QuantizeJob, samples: int, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Calibration samples as a session takes them, ``size`` together where all have one shape."""
+    """Yield calibration samples as inputs of a session, ``size`` at once if all have one shape."""
     names = {item.name for item in model.graph.input}
     for batch in job.calibration.head(samples).rebatched(size).batches:
         arrays = zip(job.names, (leaf.numpy() for leaf in batch.inputs), strict=True)
@@ -92,10 +102,10 @@ def feeds(model: Any, job: QuantizeJob, samples: int, size: int) -> Iterator[dic
 
 
 def ranges_by(calibrator: str, seen: dict[str, Activation]) -> Ranges:
-    """Ranges by ``minmax``, ``percentile`` (99.99 %) or ``entropy``.
+    """Return ranges by ``minmax``, ``percentile`` (99.99 %) or ``entropy``.
 
-    Entropy is the calibration of Migacz ("8-bit Inference with TensorRT", 2017): the magnitude above which values are
-    cut such that 128 levels keep the histogram's information.
+    Entropy calibration is that of Migacz ("8-bit Inference with TensorRT", 2017): the magnitude at which values are
+    cut, such that 128 levels preserve the information of the histogram best.
     """
     choose = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}[calibrator]
     found: Ranges = {}
@@ -106,7 +116,7 @@ def ranges_by(calibrator: str, seen: dict[str, Activation]) -> Ranges:
 
 
 class Reference:
-    """The unquantized graph's outputs on a few calibration samples."""
+    """Outputs of the unquantized graph on a few calibration samples."""
 
     def __init__(self, model: Any, job: QuantizeJob, samples: int = COMPARED) -> None:
         session = open_model(model)
@@ -114,7 +124,7 @@ class Reference:
         self._outputs = [session.run(None, feed) for feed in self._feeds]
 
     def sqnr_db(self, model: Any) -> float:
-        """Signal to quantization noise of a graph's outputs, from -120 dB (where one is not finite) to 120."""
+        """Return the SQNR in dB of a graph's outputs, from -120 (some are not finite) to 120."""
         session = open_model(model)
         signal = noise = 0.0
         for feed, expected in zip(self._feeds, self._outputs, strict=True):
@@ -156,7 +166,7 @@ def _entropy(activation: Activation) -> tuple[float, float]:
         return 0.0, 0.0
     counts, edges = np.histogram(np.abs(activation.values), _BINS, (0.0, largest))
     counts = counts.astype(np.float64)
-    # Zeros, of which ReLU makes many, are represented exactly whatever the range is.
+    # Zeros, of which ReLU makes many, are represented exactly in any range.
     counts[0] = counts[1]
     divergences = {kept: _divergence(counts, kept) for kept in range(_LEVELS, _BINS + 1, _STEP)}
     cut = float(edges[min(divergences, key=lambda kept: divergences[kept])])
@@ -164,7 +174,7 @@ def _entropy(activation: Activation) -> tuple[float, float]:
 
 
 def _divergence(counts: np.ndarray, kept: int) -> float:
-    """Kullback-Leibler divergence of a histogram cut after ``kept`` bins from itself in 128 levels."""
+    """Return the Kullback-Leibler divergence of a histogram cut after ``kept`` bins from its form in 128 levels."""
     mine = counts[:kept].copy()
     mine[-1] += counts[kept:].sum()
     starts = np.arange(_LEVELS) * kept // _LEVELS

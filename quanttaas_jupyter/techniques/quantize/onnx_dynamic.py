@@ -1,4 +1,4 @@
-"""``int8-dynamic`` on ONNX Runtime: int8 weights, activations quantized as they come; no calibration."""
+"""``int8-dynamic`` on ONNX Runtime: int8 weights, and activations with ranges found at run time; no calibration."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .saturation import NARROW_BITS, saturates
     needs=("processor",),
 )
 def quantize(job: QuantizeJob) -> Quantized:
-    """Quantize convolutions, matrix products and LSTMs; what else has weights stores them as int8.
+    """Quantize convolutions, matrix products and LSTMs; store other weights as int8.
 
-    It makes convolutions slower, often several times. Where the processor's int8 sums saturate, weights of seven bits
-    are taken if that is nearer to the original on calibration samples.
+    Convolutions become slower, often several times. If the processor's int8 sums saturate, weights of seven bits are
+    used if their outputs are closer to the original on calibration samples.
 
     Raises:
         StageError: The graph cannot be prepared.
@@ -72,6 +72,6 @@ def _made(model: Any, kept: Collection[str], narrow: bool = False) -> Any:
 
 
 def _products_of_activations(graph: Any) -> list[str]:
-    """Attention's own products: int8 there costs accuracy and saves no bytes."""
+    """Return the names of products without constants, as in attention: int8 there costs accuracy and saves no bytes."""
     constants = {item.name for item in graph.initializer}
     return [node.name for node in graph.node if node.op_type == "MatMul" and constants.isdisjoint(node.input)]

@@ -1,4 +1,4 @@
-"""ONNX graphs as quantizers want them."""
+"""Rewrites of ONNX graphs into the forms that quantizers expect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["load_prepared", "plain_biases", "save", "split_gemms", "without_bias
 
 
 def without_bias(node: Any) -> list[Any]:
-    """A Gemm without its bias, and an Add of that, where it has one."""
+    """Return a Gemm without its bias, followed by an Add of the bias if there is one."""
     from onnx import helper
 
     if len(node.input) < 3 or not node.input[2]:
@@ -24,9 +24,9 @@ def without_bias(node: Any) -> list[Any]:
 
 
 def plain_biases(graph: Any) -> None:
-    """Let every bias of a Gemm be a constant of one number an output; others are added behind it.
+    """Make each bias of a Gemm a constant with one number per output; other biases are added after the Gemm.
 
-    Quantizers take ``beta`` for one, and a bias for a vector.
+    Quantizers assume that ``beta`` is one and that a bias is a vector.
     """
     from onnx import helper
 
@@ -75,7 +75,7 @@ def _forget(node: Any, attribute: str) -> None:
 
 
 def split_gemms(model: Any) -> None:
-    """Turn each Gemm into a MatMul of the same name and an Add: dynamic and 4-bit quantizers know no other."""
+    """Replace each Gemm by a MatMul of the same name and an Add, as dynamic and 4-bit quantizers need it."""
     from onnx import helper, numpy_helper
 
     graph = model.graph

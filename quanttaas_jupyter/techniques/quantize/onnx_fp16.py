@@ -14,8 +14,9 @@ from .onnx_weights import store_as
 
 _WAS_FLOAT32 = "_cast_to_fp16"
 _LARGEST = 65504.0
+"""Largest finite number in float16."""
 _GOOD_DB = 40.0
-"""Rounding to 11 bits leaves more than this."""
+"""SQNR in decibels below which only weights are stored as float16; plain rounding to 11 bits leaves more than this."""
 
 
 @QUANTIZERS.register(
@@ -28,10 +29,11 @@ _GOOD_DB = 40.0
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:
-    """Convert weights and operators to float16, but those that ONNX Runtime wants in float32 and those that overflow.
+    """Convert weights and operators to float16, except those that overflow or that ONNX Runtime needs in float32.
 
-    An operator overflows where calibration samples take it beyond 65504; processors without float16 arithmetic, which
-    compute in float32, would hide that. Where the outputs still stray by more than rounding, only weights are float16.
+    An operator overflows if calibration samples take it beyond 65504; processors without float16 arithmetic, which
+    compute in float32, would hide that. If the outputs still differ by more than rounding, only the weights become
+    float16.
 
     Raises:
         StageError: The graph cannot be prepared.
@@ -59,7 +61,9 @@ def quantize(job: QuantizeJob) -> Quantized:
     ),
 )
 def quantize_bf16(job: QuantizeJob) -> Quantized:
-    """Store weights as bfloat16. ONNX Runtime has no such arithmetic on CPUs: a Cast, folded at load, widens them.
+    """Store weights as bfloat16, widened by a Cast that is folded at load.
+
+    ONNX Runtime has no bfloat16 arithmetic on CPUs.
 
     Raises:
         StageError: The graph cannot be prepared.
@@ -85,7 +89,7 @@ def _halved(model: Any, kept: Iterable[str]) -> Any:
 
 
 def _drop_round_trips(graph: Any) -> None:
-    """Between two operators in float32 the converter casts to float16 and back, where an overflow would happen."""
+    """Remove casts to float16 and back that the converter leaves between float32 operators, as they could overflow."""
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     outputs = {item.name for item in graph.output}
     shorter = {
@@ -103,16 +107,16 @@ def _drop_round_trips(graph: Any) -> None:
 
 
 def _crashing(graph: Any) -> list[str]:
-    """Names of the Transposes that a MatMul reads: some of these in float16 crash ONNX Runtime 1.32 at load.
+    """Return the names of Transposes that a MatMul reads: some of them crash ONNX Runtime 1.32 at load if in float16.
 
-    Its fusion of the two loses their types. In float32 they cost no time that could be measured.
+    Its fusion of the two loses their types. In float32 they cost no measurable time.
     """
     reads = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
     return [node.name for node in graph.node if node.op_type == "Transpose" and reads.intersection(node.output)]
 
 
 def _overflowing(model: Any, job: QuantizeJob) -> list[str]:
-    """Names of the nodes that read or write numbers beyond float16."""
+    """Return the names of the nodes that read or write numbers beyond float16."""
     import numpy as np
     from onnx import numpy_helper
 

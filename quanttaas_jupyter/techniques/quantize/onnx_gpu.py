@@ -1,4 +1,4 @@
-"""Graphs with explicit symmetric QDQ for the runtimes of GPUs: by our calibration, or by what ModelOpt found."""
+"""ONNX graphs with explicit symmetric QDQ for GPU runtimes, calibrated here or by ModelOpt."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from .onnx_file import load_prepared, save, split_gemms
 from .onnx_symmetric import WEIGHTED, nodes_to_quantize, with_int4_blocks, with_symmetric_qdq
 
 _GOOD_DB = 35.0
+"""SQNR in decibels at which no further calibrator is tried; see ``onnx_static``."""
 _BLOCK = 128
+"""Inputs that share a scale of int4 weights; a block size that TensorRT supports."""
 _NAMED = 3
+"""Layers named in a warning; the others are summed up."""
 
 
 def calibrated(job: QuantizeJob, kind: str, graph: Path) -> Quantized:
     """Write the graph with ``kind`` (int8 or fp8) inputs and weights of all products, by the recipe's calibrator.
 
-    ``auto`` takes what is nearest of minimum and maximum, percentile, entropy.
+    ``auto`` uses the one of minmax, percentile and entropy whose outputs are closest to the original.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated, or has no such product.
@@ -56,7 +59,7 @@ def calibrated(job: QuantizeJob, kind: str, graph: Path) -> Quantized:
 
 
 def by_scales(job: QuantizeJob, kind: str, find: Callable[[QuantizeJob], dict[str, Scales]], graph: Path) -> Quantized:
-    """Write the graph with ``kind`` inputs and weights of the layers that ModelOpt knows, by its ranges and factors.
+    """Write the graph with ``kind`` inputs and weights of the layers that ModelOpt calibrated.
 
     Raises:
         StageError: ModelOpt cannot run the module, or the graph has no such layer.
@@ -92,12 +95,12 @@ def by_awq(job: QuantizeJob, graph: Path) -> Quantized:
 
 
 def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quantized:
-    """Keep the fewest layers in float with which the loss on calibration data is allowed, by ModelOpt's ranking.
+    """Keep the fewest layers in float with which the drop on calibration data is allowed, by ModelOpt's ranking.
 
     Args:
-        job: What is wanted.
-        graph: Where the graph goes.
-        judged: What the judge opens for a graph that was written: the graph itself, or what is built from it.
+        job: The job.
+        graph: Path for the graph.
+        judged: Returns the path that the judge opens for a written graph: the graph, or an engine built from it.
 
     Raises:
         StageError: ModelOpt cannot run the module, or no number of layers suffices.
@@ -134,7 +137,7 @@ def _wanted(model: Any, kept: Collection[str], kind: str) -> list[Any]:
 
 
 def _unknown(found: Scaled) -> tuple[str, ...]:
-    """What ModelOpt knows nothing of, although it could be quantized."""
+    """Return a warning about layers that could be quantized, but that ModelOpt did not calibrate."""
     layers = [layer for layer in layers_of(found.model.graph) if layer.op_type in WEIGHTED]
     names = sorted({layer.module for layer in layers if layer.node in found.unknown})
     more = " and others" if len(names) > _NAMED else ""

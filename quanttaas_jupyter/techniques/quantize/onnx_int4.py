@@ -1,4 +1,4 @@
-"""``int4-weight`` on ONNX Runtime: products with weights of four bits in blocks (MatMulNBits)."""
+"""``int4-weight`` on ONNX Runtime: products with four-bit weights in blocks (MatMulNBits)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from .onnx_symmetric import int4_blocks
 from .onnx_weights import store_rest
 
 _BLOCK = 32
+"""Weights that share a scale, the default block of most four-bit formats; larger blocks save bytes and lose more."""
 _INT8_ARITHMETIC = 4
+"""``accuracy_level`` of MatMulNBits at which activations are int8 too."""
 _ZERO = 8
+"""Zero point of packed four-bit weights in MatMulNBits."""
 
 
 @QUANTIZERS.register(
@@ -33,7 +36,7 @@ _ZERO = 8
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:
-    """Store the weights of matrix products as four bits, each 32 with a scale; what else has weights as int8.
+    """Store the weights of matrix products in four bits, with a scale for each 32, and other weights as int8.
 
     On small transformers symmetric blocks of 32 were 1 dB better than asymmetric ones, and smaller.
 
@@ -65,7 +68,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     extra="modelopt",
 )
 def quantize_by_awq(job: QuantizeJob) -> Quantized:
-    """The same after ModelOpt's AWQ: inputs of Linear layers are scaled so that rounding their weights loses least.
+    """Store weights as ``quantize`` does, scaled by ModelOpt's AWQ so that rounding Linear layers loses least.
 
     Raises:
         StageError: ModelOpt cannot run the module, or there is no matrix product with weights.
@@ -81,7 +84,11 @@ def quantize_by_awq(job: QuantizeJob) -> Quantized:
 
 
 def _split(model: Any, kept: set[str]) -> Any:
-    """The model with its Gemms split. Raises StageError where no matrix product may be quantized."""
+    """Split the Gemms of a model, and return it.
+
+    Raises:
+        StageError: No matrix product may be quantized.
+    """
     split_gemms(model)
     if not any(layer.op_type == "MatMul" and layer.node not in kept for layer in layers_of(model.graph)):
         raise StageError("int4-weight touches matrix products only; this model has none", "use int8-weight or int8")
@@ -89,14 +96,14 @@ def _split(model: Any, kept: set[str]) -> Any:
 
 
 def _finished(model: Any, job: QuantizeJob, kept: set[str]) -> Quantized:
-    """Store what else has weights as int8, and write the file."""
+    """Store the remaining weights as int8, and write the file."""
     warnings = store_rest(model.graph, kept)
     save(model, job.target)
     return Quantized(warnings)
 
 
 def _pack(graph: Any, kept: Collection[str], limits: Mapping[str, Any]) -> None:
-    """Turn products with constant matrices into MatMulNBits with these limits, two weights in a byte."""
+    """Replace products with constant matrices by MatMulNBits, with two weights in a byte and these limits."""
     import numpy as np
     from onnx import helper, numpy_helper
 

@@ -1,4 +1,4 @@
-"""``mixed`` on ONNX Runtime: int8, but the layers that int8 hurts most keep float16 weights and float32 arithmetic."""
+"""``mixed`` on ONNX Runtime: int8, except sensitive layers, which keep float16 weights and float32 arithmetic."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from .onnx_weights import store_as
 
 _FLOAT16 = 10
 _SECONDS = 60.0
+"""Seconds that ranking all layers may take before fewer samples are compared; chosen, not tuned."""
 _FEWEST_SAMPLES = 8
+"""Samples that are compared at least; chosen, not tuned. Fewer make the ranking noise."""
 
 
 @RANKERS.register("onnxruntime", needs=("processor",))
 def rank(job: QuantizeJob) -> Ranking:
-    """Quantize each layer alone, all from one calibration, and compare the model's outputs.
+    """Rank layers by sensitivity: quantize each layer alone, all with one calibration, and compare the model's outputs.
 
-    128 calibration samples are compared, and fewer where all layers would take longer than a minute.
+    128 calibration samples are compared, or fewer if all layers would take longer than a minute.
 
     Returns:
-        Module paths with dB, worst first; 120 dB where nothing changed.
+        Module paths with the SQNR in dB, worst first; 120 if nothing changed.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated.
@@ -60,12 +62,12 @@ def rank(job: QuantizeJob) -> Ranking:
     needs=("calibrator", "ranking", "goal", "processor"),
 )
 def quantize(job: QuantizeJob) -> Quantized:
-    """Keep the fewest of the most sensitive layers with which the loss on calibration data is allowed.
+    """Quantize to int8, but keep the fewest sensitive layers with which the drop on calibration data is allowed.
 
     The number is found by bisection, or is ``job.keep``.
 
     Raises:
-        StageError: There is no ranking, or no layer could be quantized at that loss.
+        StageError: There is no ranking, or no layer can be quantized with that drop.
     """
     static = Static.of(job)
     here = set(static.modules)

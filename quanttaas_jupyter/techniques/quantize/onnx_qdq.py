@@ -1,8 +1,8 @@
 """QDQ graphs for CPUs: unsigned activations, signed weights per channel, floating-point biases.
 
-Only what pays is quantized. On transformers, quantizing every operator cost 6 dB and 15 % of the speed against
-quantizing the inputs of products with weights; in convolutional networks integers flow from one convolution to the
-next through what lies between. ONNX Runtime makes the biases int32 at load.
+Only nodes that gain speed are quantized. On transformers, quantizing all operators cost 6 dB and 15 % of the speed
+against quantizing only the inputs of products with weights. In convolutional networks, integers flow from one
+convolution to the next through the operators between them. ONNX Runtime converts the biases to int32 at load.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _FLOW = (*_ACTIVATIONS, "Add", "Mul", "Concat", "Split", "Resize", "Pad")
 
 
 def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
-    """Nodes with weights but the ``kept`` ones, and what integers flow through from convolution to convolution."""
+    """Return the nodes with weights, except ``kept`` ones, and those through which integers flow between them."""
     weighted = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
     constants = {item.name for item in graph.initializer}
     flowing: set[str] = set()
     found = []
     for node in graph.node:
         moving = [name for name in node.input if name and name not in constants]
-        # Constants to add or multiply have one scale for all channels, which may differ by orders.
+        # A constant that is added or multiplied would have one scale for all channels, which may differ by magnitudes.
         is_whole = len(moving) == len(node.input) or node.op_type not in ("Add", "Mul")
         is_between = node.op_type in _FLOW and node.name not in kept and is_whole and flowing.issuperset(moving)
         if node.name in weighted or is_between:
@@ -38,13 +38,13 @@ def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
 
 
 def tensors_of(graph: Any, nodes: Iterable[Any]) -> list[str]:
-    """Names of the activations that nodes read and write."""
+    """Return the names of the activations that nodes read and write."""
     constants = {item.name for item in graph.initializer}
     return [name for node in nodes for name in (*node.input, *node.output) if name and name not in constants]
 
 
 def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str], narrow: bool = False) -> Any:
-    """A copy of the model in which the named nodes are quantized, with weights of seven bits if ``narrow``."""
+    """Return a copy of the model in which the named nodes are quantized, with weights of seven bits if ``narrow``."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -53,7 +53,7 @@ def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str], narrow: bool = 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if not nodes:
-        # The quantizer would take none for all.
+        # The quantizer takes an empty list for all nodes.
         return copy
     seen = {name: TensorData(lowest=low, highest=high) for name, (low, high) in ranges.items()}
     options = {"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
@@ -73,7 +73,7 @@ def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str], narrow: bool = 
 
 
 def with_activations(graph: Any, nodes: Collection[str]) -> set[str]:
-    """The named nodes, and those with one moving input that lead to them: activations and pooling."""
+    """Return the named nodes, and the activations and poolings with one input that feed them."""
     makers = {output: node for node in graph.node for output in node.output}
     found = set(nodes)
     waiting = [node for node in graph.node if node.name in found]
@@ -87,7 +87,7 @@ def with_activations(graph: Any, nodes: Collection[str]) -> set[str]:
 
 
 def read_floats(graph: Any, nodes: Collection[str]) -> None:
-    """Let the named nodes read what their inputs were before they were quantized for others."""
+    """Make the named nodes read their inputs as they were before quantization for other nodes."""
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.name in nodes:
@@ -100,10 +100,10 @@ def read_floats(graph: Any, nodes: Collection[str]) -> None:
 
 
 def split_biases(graph: Any) -> None:
-    """Take the biases out of products whose outputs stay in floating point.
+    """Move the biases out of products whose outputs stay in floating point.
 
-    With a bias in floating point ONNX Runtime has no integer kernel for such a Gemm: it would widen the weights at
-    every call.
+    ONNX Runtime has no integer kernel for such a Gemm with a floating-point bias: it would widen the weights at each
+    call.
     """
     makers = {output: node for node in graph.node for output in node.output}
     readers: dict[str, list[Any]] = {}
@@ -114,7 +114,7 @@ def split_biases(graph: Any) -> None:
 
     def becomes_integers(name: str) -> bool:
         after = readers.get(name, [])
-        # Whether a Clip goes into the product depends on how its range is rounded: a ReLU always does.
+        # A ReLU is always fused into the product; a Clip only if its range rounds to the right integers.
         if len(after) == 1 and after[0].op_type == "Relu" and name not in outputs:
             name = after[0].output[0]
             after = readers.get(name, [])

@@ -19,9 +19,9 @@ from .onnx_weights import store_int8, without_kernels
 from .saturation import FULL_BITS, NARROW_BITS, saturates
 
 _GOOD_DB = 35.0
-"""Noise of 1/3000 of the signal's power: no calibration in the tests that reached it changed a prediction."""
+"""SQNR in decibels at which no further calibrator is tried: in the tests, none that reached it changed a prediction."""
 _BROKEN_DB = 3.0
-"""Noise of half the signal's power: no rounding to eight bits does that, a wrong kernel or a ruined range does."""
+"""SQNR in decibels below which a kernel or a range must be wrong, as rounding to eight bits never costs so much."""
 
 
 @QUANTIZERS.register(
@@ -37,11 +37,11 @@ _BROKEN_DB = 3.0
     needs=("calibrator", "processor"),
 )
 def quantize(job: QuantizeJob) -> Quantized:
-    """Calibrate ranges, then write QDQ nodes around what has integer kernels; other weights are stored as int8.
+    """Calibrate ranges, then write QDQ nodes around layers with integer kernels, and store other weights as int8.
 
-    ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries smoothing,
-    then percentile and entropy, all from the same pass over the samples, and keeps what is nearest to the original.
-    Where the processor's int8 sums saturate, each is tried with weights of seven bits too.
+    ``auto`` uses minimum and maximum if that leaves 35 dB on calibration samples. Otherwise it tries smoothing,
+    percentile and entropy, all from the same pass over the samples, and keeps the one closest to the original. If the
+    processor's int8 sums saturate, each is also tried with weights of seven bits.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated.
@@ -57,15 +57,15 @@ def quantize(job: QuantizeJob) -> Quantized:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A graph with the ranges of its activations.
+    """Graph with the ranges of its activations.
 
     Attributes:
         model: The graph, in float.
-        ranges: What its activations take.
-        calibrator: How the ranges were chosen.
-        smoothed: Those that smoothing made.
+        ranges: Ranges of its activations.
+        calibrator: Name of the method that chose the ranges.
+        smoothed: Ranges that smoothing changed.
         between: Names of nodes between the layers that stay in float.
-        weight_bits: Seven where eight saturate the processor's sums.
+        weight_bits: Bits of weights; 7 if 8 would saturate the processor's sums.
     """
 
     model: Any
@@ -77,7 +77,7 @@ class Calibrated:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """The calibrator, and what else was chosen that is not the usual."""
+        """The calibrator, and other choices that differ from the default."""
         found: dict[str, Any] = {"calibrator": self.calibrator}
         if self.smoothed:
             found["smoothed"] = True
@@ -87,7 +87,7 @@ class Calibrated:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know of the choice."""
+        """Sentences for the user about the choices."""
         if not self.between:
             return ()
         return ("ONNX Runtime computes this model's int8 activations wrongly: between the layers it is float32",)
@@ -95,7 +95,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Static:
-    """One pass over the calibration samples, from which any number of int8 graphs is made."""
+    """One pass over the calibration samples, from which any number of int8 graphs can be made."""
 
     job: QuantizeJob
     model: Any
@@ -104,7 +104,11 @@ class Static:
 
     @classmethod
     def of(cls, job: QuantizeJob) -> Static:
-        """Prepare the graph and observe its activations. Raises StageError."""
+        """Prepare the graph, and observe its activations.
+
+        Raises:
+            StageError: The graph cannot be prepared, or ONNX Runtime cannot run it.
+        """
         model = load_prepared(job.source)
         plain_biases(model.graph)
         ignored = frozenset(ignored_nodes(model.graph, job.ignore))
@@ -119,7 +123,7 @@ class Static:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Layers of which only the weights became integers."""
+        """Sentences about layers of which only the weights are integers."""
         names = without_kernels(self.model.graph) - self.ignored
         types = sorted({layer.op_type for layer in layers_of(self.model.graph) if layer.node in names} - {"Gather"})
         return (f"{' and '.join(types)}: int8 weights, float32 arithmetic",) if types else ()
@@ -131,11 +135,11 @@ class Static:
         return list(dict.fromkeys(layer.module for layer in layers if layer.node not in self.ignored))
 
     def nodes_of(self, modules: Collection[str]) -> set[str]:
-        """Names of the nodes with weights that come from these modules."""
+        """Return the names of the nodes with weights that come from these modules."""
         return {layer.node for layer in layers_of(self.model.graph) if layer.module in modules}
 
     def calibrated(self, kept: Collection[str]) -> Calibrated:
-        """The ranges that ``job.calibrator`` means."""
+        """Return the graph with ranges by ``job.calibrator``; ``auto`` tries several and keeps the best."""
         calibrator = "minmax" if self.job.calibrator == "auto" else self.job.calibrator
         reference = Reference(self.model, self.job)
         best = Calibrated(self.model, ranges_by(calibrator, self.seen), calibrator)
@@ -144,7 +148,7 @@ class Static:
 
         def consider(candidate: Calibrated, least: float = -math.inf) -> None:
             nonlocal best, quality
-            # Narrow ranges make large integers: what is best of eight bits need not be of seven.
+            # Narrow ranges make large integers, so that the best range for eight bits need not be best for seven.
             for sized in (replace(candidate, weight_bits=bits) for bits in widths):
                 if quality >= _GOOD_DB:
                     break
@@ -163,7 +167,7 @@ class Static:
         return best
 
     def _apart(self, base: Calibrated) -> Calibrated:
-        """Without integers that flow from layer to layer: ONNX Runtime fuses some of what lies between wrongly."""
+        """Return a variant without integers between layers, since ONNX Runtime fuses some operators there wrongly."""
         layers = {layer.node for layer in layers_of(self.model.graph)}
         names = {node.name for node in nodes_to_quantize(self.model.graph, self.ignored)}
         return replace(base, between=frozenset(names - layers))
@@ -181,7 +185,7 @@ class Static:
         return replace(base, ranges=ranges_by("entropy", self.seen) | base.smoothed, calibrator="entropy")
 
     def quantized(self, calibrated: Calibrated, kept: Collection[str]) -> Any:
-        """The int8 graph, all but ignored and ``kept`` nodes."""
+        """Return the int8 graph, with ignored and ``kept`` nodes in float."""
         left = with_activations(self.model.graph, self.ignored.union(kept)) | calibrated.between
         names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
         model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
@@ -190,7 +194,7 @@ class Static:
         return model
 
     def quantized_alone(self, calibrated: Calibrated, module: str) -> Any:
-        """The graph in which only this module's layers are int8."""
+        """Return a graph in which only this module's layers are int8."""
         nodes = self.nodes_of((module,)) - self.ignored
         stored = without_kernels(self.model.graph) & nodes
         model = self._written(calibrated, nodes - stored, stored)

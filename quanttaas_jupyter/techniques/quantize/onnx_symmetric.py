@@ -1,9 +1,9 @@
-"""QDQ graphs for GPUs: symmetric scales for activations and weights alike, int8 or float8, biases left in float.
+"""QDQ graphs for GPUs: symmetric scales for activations and weights, in int8 or float8, with biases in float.
 
-Of int4 there are only weights, in blocks.
+In int4 there are only weights, in blocks.
 
-What TensorRT fuses is products with weights: only their inputs and weights are quantized, and it finds by itself where
-integers flow on. Weights have one scale an output channel in int8 and one in all in float8, as its kernels want.
+TensorRT fuses products with weights: only their inputs and weights are quantized, and TensorRT finds by itself where
+integers flow on. Weights have one scale per output channel in int8 and a single scale in float8, as its kernels need.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from .onnx_calibration import Ranges
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
+"""Largest magnitude that each type represents; float8 is E4M3."""
 _OPSET = {"int8": 17, "fp8": 19}
+"""Least opset of the graph: that of the exporter for int8, the first with float8 for fp8."""
 _BLOCKED_OPSET = 21
+"""First opset with int4 and with scales for blocks."""
 
 
 def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
-    """Products with constant weights, but the ``kept`` ones."""
+    """Return the products with constant weights, except the ``kept`` ones."""
     names = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
     return [node for node in graph.node if node.name in names]
 
 
 def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[str]) -> Any:
-    """A copy of the model in which all products with weights but the ``kept`` ones are ``int8`` or ``fp8``."""
+    """Return a copy of the model in which all products with weights, except ``kept`` ones, are ``int8`` or ``fp8``."""
     import onnx
     from onnx import version_converter
 
@@ -57,17 +60,17 @@ def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[s
 
 
 def with_int4_blocks(model: Any, kept: Collection[str], block: int, limits: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """A copy of the model whose matrix products read int4 weights, symmetric, with one scale for ``block`` inputs.
+    """Return a copy of the model whose matrix products read symmetric int4 weights with one scale per ``block`` inputs.
 
     Args:
-        model: The graph, its Gemms split.
-        kept: Names of nodes that stay as they are.
-        block: How many inputs share a scale; products with another number of inputs than a multiple stay.
-        limits: By name of the node what the largest integer stands for, an array of outputs by blocks; the largest
-            weight of the block where there is none.
+        model: The graph, with split Gemms.
+        kept: Names of nodes that stay unchanged.
+        block: Inputs that share a scale; products whose number of inputs is not a multiple stay unchanged.
+        limits: By node, the weight that the largest integer stands for: an array of outputs by blocks. Nodes without
+            limits use the largest weight of each block.
 
     Returns:
-        The copy, and the names of the products that were changed.
+        The copy, and the names of the changed products.
     """
     import onnx
     from onnx import helper, version_converter
@@ -98,8 +101,8 @@ def int4_blocks(array: Any, block: int, limits: Any = None) -> tuple[Any, Any]:
 
     Args:
         array: The matrix; its number of inputs is a multiple of ``block``.
-        block: How many inputs share a scale.
-        limits: What 7 stands for, outputs by blocks; None for the largest magnitude of each block.
+        block: Inputs that share a scale.
+        limits: The weight that 7 stands for, outputs by blocks; None for the largest magnitude of each block.
 
     Returns:
         Integers (int8) of shape (blocks, block, outputs), and float32 scales of shape (blocks, outputs).
@@ -113,7 +116,7 @@ def int4_blocks(array: Any, block: int, limits: Any = None) -> tuple[Any, Any]:
 
 
 def _in_blocks(weight: Any, block: int, limits: Any, name: str, scale: str) -> list[Any]:
-    """A matrix of inputs by outputs in four bits, and its scales."""
+    """Return a matrix of inputs by outputs as four-bit constants, and its scales."""
     import ml_dtypes
     from onnx import numpy_helper
 
@@ -126,7 +129,7 @@ def _in_blocks(weight: Any, block: int, limits: Any, name: str, scale: str) -> l
 
 
 def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
-    """Give the graph these nodes, and drop the constants that none of them reads."""
+    """Replace the nodes of a graph, and drop the constants that no node reads."""
     read = {name for node in nodes for name in _read_by(node)} | {item.name for item in graph.output}
     kept_constants = [item for item in graph.initializer if item.name in read]
     for repeated, items in ((graph.node, nodes), (graph.initializer, kept_constants)):
@@ -136,7 +139,7 @@ def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
 
 
 def _read_by(node: Any) -> Iterator[str]:
-    """What a node reads, with the graphs inside it."""
+    """Yield the names that a node reads, including those of its subgraphs."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
@@ -146,7 +149,7 @@ def _read_by(node: Any) -> Iterator[str]:
 
 
 def _narrowed(graph: Any, weight: Any, axis: int, kind: str) -> list[Any]:
-    """A weight in eight bits and the node that widens it."""
+    """Add a weight in eight bits to the graph, and return the node that widens it."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -167,7 +170,7 @@ def _narrowed(graph: Any, weight: Any, axis: int, kind: str) -> list[Any]:
 
 
 def _rounded(graph: Any, name: str, range_: Any, kind: str) -> list[Any]:
-    """The nodes that round an activation to eight bits and widen it again."""
+    """Return the nodes that round an activation to eight bits and widen it again."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -198,7 +201,7 @@ def _stored(name: str, values: Any, kind: str) -> Any:
 
 
 def _axis(node: Any) -> int:
-    """Along which dimension of its weight a node's output channels lie."""
+    """Return the dimension of a node's weight along which the output channels lie."""
     if node.op_type == "Conv":
         return 0
     turned = any(item.name == "transB" and item.i for item in node.attribute)

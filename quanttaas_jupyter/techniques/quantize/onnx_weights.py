@@ -1,8 +1,8 @@
-"""Weights in few bytes, arithmetic in float32: ``int8-weight``, and the storing of single layers that others use.
+"""``int8-weight`` on ONNX Runtime: weights in few bytes and arithmetic in float32, and storage that others use.
 
-A narrow weight goes through Cast (and Mul by its scales), which ONNX Runtime folds once, at load: the same speed as
-float32. DequantizeLinear in this place is not folded and cost 40 % of a convolutional network's speed; in front of a
-product it becomes MatMulNBits, which rounds the activations too.
+A narrow weight passes through Cast (and Mul by its scales), which ONNX Runtime folds once at load: the speed is that of
+float32. DequantizeLinear is not folded there and cost 40 % of a convolutional network's speed; in front of a product it
+becomes MatMulNBits, which also rounds the activations.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:
-    """Store the weights of all layers as int8 with a scale a channel; embeddings stay int8 in memory too.
+    """Store the weights of all layers as int8 with one scale per channel; embeddings stay int8 in memory too.
 
     Raises:
         StageError: The graph cannot be prepared.
@@ -48,9 +48,9 @@ def quantize(job: QuantizeJob) -> Quantized:
 
 
 def store_int8(graph: Any, nodes: Collection[str]) -> None:
-    """Store the constant weights of the named nodes as int8, symmetric, with one scale an output channel.
+    """Store the constant weights of the named nodes as symmetric int8 with one scale per output channel.
 
-    An embedding has one scale a row: rows and scales are looked up first and multiplied then.
+    An embedding has one scale per row: rows and scales are looked up first and multiplied afterwards.
     """
     writer = _Writer(graph)
     for node in [node for node in graph.node if node.name in nodes]:
@@ -65,7 +65,7 @@ def store_int8(graph: Any, nodes: Collection[str]) -> None:
 
 
 def store_as(graph: Any, nodes: Collection[str], kind: int) -> None:
-    """Store the constant weights of the named nodes in a floating-point type of two bytes (a ``TensorProto`` type)."""
+    """Store the constant weights of the named nodes in a two-byte floating-point type (a ``TensorProto`` type)."""
     writer = _Writer(graph)
     for node in [node for node in graph.node if node.name in nodes]:
         for position in _positions(node):
@@ -75,16 +75,16 @@ def store_as(graph: Any, nodes: Collection[str], kind: int) -> None:
 
 
 def store_rest(graph: Any, kept: Collection[str]) -> tuple[str, ...]:
-    """Store as int8 what is not quantized yet, but the ``kept`` nodes; returns a warning that says so."""
+    """Store weights that are not quantized yet as int8, except in ``kept`` nodes, and return a warning about them."""
     rest = [layer for layer in layers_of(graph) if not layer.is_quantized and layer.node not in kept]
     store_int8(graph, {layer.node for layer in rest})
-    # Rows of an embedding are looked up: there is no arithmetic to lose.
+    # Rows of an embedding are only looked up, so that no arithmetic stays in float32.
     types = sorted({layer.op_type for layer in rest} - {"Gather"})
     return (f"{' and '.join(types)}: int8 weights, float32 arithmetic",) if types else ()
 
 
 def without_kernels(graph: Any) -> set[str]:
-    """Names of the layers that no static int8 kernel runs."""
+    """Return the names of the layers that have no static int8 kernel."""
     return {layer.node for layer in layers_of(graph) if layer.op_type in (*_RECURRENT, "Gather")}
 
 
@@ -103,7 +103,7 @@ class _Writer:
         }
 
     def int8(self, name: str, axis: int) -> str:
-        """Name of the widened tensor."""
+        """Store a weight as int8, and return the name of the widened tensor."""
         from onnx import TensorProto, helper
 
         if (name, axis) not in self.made:
@@ -119,7 +119,7 @@ class _Writer:
         return self.made[name, axis]
 
     def narrow(self, name: str, kind: int) -> str:
-        """Name of the widened tensor; the old one where the type cannot hold its numbers."""
+        """Store a weight as ``kind``, and return the name of the widened tensor; an overflowing one is kept."""
         from onnx import TensorProto, helper
 
         narrow = self._array(name).astype(helper.tensor_dtype_to_np_dtype(kind))
@@ -133,7 +133,7 @@ class _Writer:
         return self.made[name, kind]
 
     def look_up_int8(self, node: Any) -> None:
-        """Gather rows and scales instead of rows."""
+        """Make a Gather look up int8 rows and their scales, and multiply them."""
         from onnx import TensorProto, helper
 
         name, output = node.input[0], node.output[0]
@@ -151,7 +151,7 @@ class _Writer:
         ]
 
     def finish(self) -> None:
-        """Put the widening nodes in front and drop constants that nothing reads any more."""
+        """Put the widening nodes first, and drop constants that no node reads any more."""
         nodes = list(self.widening)
         for node in self.graph.node:
             nodes += [node, *self.following.get(node.output[0], [])]
@@ -179,7 +179,7 @@ def _positions(node: Any) -> tuple[int, ...]:
 
 
 def _channel_axis(node: Any, position: int) -> int:
-    """The output channels: along them a scale can be factored out of the sums."""
+    """Return the axis of the output channels, along which a scale can be factored out of the sums."""
     if node.op_type in ("ConvTranspose", *_RECURRENT):
         return 1
     if node.op_type == "MatMul":
@@ -189,7 +189,7 @@ def _channel_axis(node: Any, position: int) -> int:
 
 
 def _int8(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integers in [-127, 127] and scales that broadcast against them."""
+    """Return integers in [-127, 127], and scales that broadcast against them."""
     others = tuple(dim for dim in range(array.ndim) if dim != axis % array.ndim)
     scales = (np.abs(array).max(axis=others, keepdims=True) / 127).astype(np.float32)
     scales[scales == 0] = 1

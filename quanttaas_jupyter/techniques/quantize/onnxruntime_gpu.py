@@ -1,4 +1,4 @@
-"""ONNX Runtime on GPUs: the QDQ graphs that TensorRT takes, ``fp16``, and int4 weights."""
+"""Quantizations for ONNX Runtime on GPUs: the QDQ graphs of TensorRT, ``fp16``, and int4 weights."""
 
 from __future__ import annotations
 
@@ -8,32 +8,56 @@ _PLACES = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 
 
 def quantize(job: QuantizeJob) -> Quantized:
-    """Signed eight-bit inputs and weights of all products. Raises StageError."""
+    """Quantize the inputs and weights of all products to signed int8.
+
+    Raises:
+        StageError: The graph cannot be prepared or calibrated.
+    """
     return onnx_gpu.calibrated(job, "int8", job.target)
 
 
 def quantize_fp8(job: QuantizeJob) -> Quantized:
-    """The same in float8 (E4M3), which the TensorRT provider alone computes. Raises StageError."""
+    """Quantize the inputs and weights of all products to float8 (E4M3), which only the TensorRT provider computes.
+
+    Raises:
+        StageError: The graph cannot be prepared or calibrated.
+    """
     return onnx_gpu.calibrated(job, "fp8", job.target)
 
 
 def quantize_by_modelopt(job: QuantizeJob) -> Quantized:
-    """``int8`` with the ranges of NVIDIA's ModelOpt. Raises StageError."""
+    """Quantize to ``int8`` with the ranges of NVIDIA's ModelOpt.
+
+    Raises:
+        StageError: ModelOpt cannot run the module.
+    """
     return onnx_gpu.by_scales(job, "int8", modelopt_scales.by_maximum, job.target)
 
 
 def quantize_smoothed(job: QuantizeJob) -> Quantized:
-    """``int8`` after ModelOpt's SmoothQuant. Raises StageError."""
+    """Quantize to ``int8`` after ModelOpt's SmoothQuant.
+
+    Raises:
+        StageError: ModelOpt cannot run the module.
+    """
     return onnx_gpu.by_scales(job, "int8", modelopt_scales.by_smoothquant, job.target)
 
 
 def quantize_fp8_by_modelopt(job: QuantizeJob) -> Quantized:
-    """``fp8`` with the ranges of ModelOpt. Raises StageError."""
+    """Quantize to ``fp8`` with the ranges of NVIDIA's ModelOpt.
+
+    Raises:
+        StageError: ModelOpt cannot run the module.
+    """
     return onnx_gpu.by_scales(job, "fp8", modelopt_scales.by_maximum, job.target)
 
 
 def quantize_mixed(job: QuantizeJob) -> Quantized:
-    """``int8``, but what ModelOpt finds most sensitive stays float until the goal holds. Raises StageError."""
+    """Quantize to ``int8``, but keep the layers in float that ModelOpt finds most sensitive, until the goal is met.
+
+    Raises:
+        StageError: ModelOpt cannot run the module, or no number of layers suffices.
+    """
     return onnx_gpu.mixed(job, job.target, lambda graph: graph)
 
 

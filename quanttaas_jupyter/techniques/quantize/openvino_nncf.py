@@ -1,4 +1,4 @@
-"""OpenVINO by NNCF: ``int8``, ``int8-weight``, ``int4-weight``, ``mixed``; ``fp16`` and ``bf16`` need no tool."""
+"""Quantizations for OpenVINO: ``int8``, ``mixed``, ``int8-weight`` and ``int4-weight`` by NNCF, ``fp16``, ``bf16``."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from .fidelity import sqnr_db
 from .saturation import FULL_BITS, NARROW_BITS, saturates
 
 _SAMPLES, _BATCH = 300, 32
+"""Calibration samples, NNCF's default ``subset_size``, and samples per batch."""
 _OUTSIDE = 5e-5
+"""Share of values outside a ``percentile`` range at each end: 99.99 % lie inside, as on ONNX Runtime."""
 _GOOD_DB = 35.0
+"""SQNR in decibels at which no further calibrator is tried; see ``onnx_static``."""
 _RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 
 
 @QUANTIZERS.register(("int8", "openvino"), needs=("calibrator", "processor"))
 def quantize(job: QuantizeJob) -> Quantized:
-    """Quantize weights and activations after training, ranges from 300 calibration samples, biases corrected.
+    """Quantize weights and activations after training, with ranges from 300 calibration samples and corrected biases.
 
-    ``auto`` takes minimum and maximum where that leaves 35 dB on calibration samples. Otherwise it tries the mean of
-    the batches' ends, and for models with attention smoothing (Xiao et al., "SmoothQuant", 2022), which helps where
-    activations have outliers and costs up to 25 dB where they have none; it keeps what is nearest to the original.
-    Where the processor's int8 sums saturate, each is tried with weights of seven bits too, until those win.
+    ``auto`` uses minimum and maximum if that leaves 35 dB on calibration samples. Otherwise it tries the mean of the
+    batches' extremes, and for models with attention smoothing (Xiao et al., "SmoothQuant", 2022), which helps with
+    outliers in activations and costs up to 25 dB without them. It keeps the one closest to the original. If the
+    processor's int8 sums saturate, each is also tried with weights of seven bits, until those win.
 
     Raises:
-        StageError: NNCF cannot quantize the graph, or does not know the calibrator.
+        StageError: NNCF cannot quantize the graph, or does not support the calibrator.
     """
     nncf = _nncf()
     source = _opened(load(job.source), job)
@@ -57,12 +60,12 @@ def quantize(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("mixed", "openvino"), needs=("calibrator", "goal", "processor"))
 def quantize_mixed(job: QuantizeJob) -> Quantized:
-    """Quantize with NNCF's accuracy control: layers go back to float until the loss on calibration data is allowed.
+    """Quantize with NNCF's accuracy control: layers return to float until the drop on calibration data is allowed.
 
-    Where the processor's int8 sums saturate, weights have seven bits.
+    If the processor's int8 sums saturate, weights have seven bits.
 
     Raises:
-        StageError: Nothing judges, or no layer can be int8 at that loss.
+        StageError: There is no judge, pruning alone exceeds the drop, or no layer can be int8 within it.
     """
     nncf, model = _nncf(), load(job.source)
     judge = job.judge
@@ -101,14 +104,14 @@ def quantize_mixed(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("int8-weight", "openvino"))
 def compress(job: QuantizeJob) -> Quantized:
-    """Store weights as int8, symmetric, with one scale an output channel; arithmetic stays float32."""
+    """Store weights as symmetric int8 with one scale per output channel; arithmetic stays float32."""
     nncf, model = _nncf(), load(job.source)
     return _compressed(nncf, model, job, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
 @QUANTIZERS.register(("int4-weight", "openvino"))
 def compress_int4(job: QuantizeJob) -> Quantized:
-    """Store weights of matrix products as int4 with a scale for 64 of them; the others that have weights as int8.
+    """Store weights of matrix products as int4 with a scale for each 64 of them, and other weights as int8.
 
     Raises:
         StageError: There is no matrix product with weights.
@@ -149,7 +152,7 @@ def _stored(job: QuantizeJob, kind: str) -> Quantized:
 
 
 def _nncf() -> Any:
-    # NNCF sends what it was used for to its makers unless it believes to be tested.
+    # NNCF sends telemetry unless this variable tells it that it runs in a test.
     os.environ.setdefault("NNCF_CI", "1")
     nncf = optional("nncf", extra="openvino")
     nncf.set_log_level(40)
@@ -162,7 +165,7 @@ def _samples(nncf: Any, job: QuantizeJob, model: Any) -> Any:
 
 
 def _candidates(nncf: Any, job: QuantizeJob) -> list[tuple[str, dict[str, Any]]]:
-    """Names of what may be tried for the recipe's calibrator, with what NNCF calls it."""
+    """Return the calibrations to try for the recipe's calibrator, each as a name and NNCF's options."""
     from nncf.quantization.range_estimator import (
         AggregatorType,
         RangeEstimatorParameters,
@@ -200,7 +203,7 @@ def _options(nncf: Any, model: Any, job: QuantizeJob, **advanced: Any) -> dict[s
 
 
 def _smoothing(nncf: Any, strength: float) -> Any:
-    """How far ranges move from activations into the weights of matrix products; -1 is not at all."""
+    """Return NNCF's options for smoothing of matrix products; a strength of -1 switches it off."""
     return nncf.AdvancedSmoothQuantParameters(matmul=strength, convolution=-1)
 
 

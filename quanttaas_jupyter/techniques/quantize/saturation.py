@@ -1,7 +1,7 @@
-"""Whether this processor's int8 sums are exact.
+"""Test whether this processor computes int8 sums exactly.
 
 On x86 without VNNI, ONNX Runtime and OpenVINO multiply unsigned activations by signed weights with an instruction that
-adds two products in 16 bits: 2 x 255 x 127 does not fit, and large values next to each other are cut. Weights of seven
+adds two products in 16 bits: 2 x 255 x 127 does not fit, and large neighbouring values are clipped. Weights of seven
 bits always fit ("Quantize ONNX Models", ONNX Runtime's documentation, on ``reduce_range``; ``OverflowFix`` of NNCF).
 """
 
@@ -13,12 +13,13 @@ import numpy as np
 
 FULL_BITS, NARROW_BITS = 8, 7
 _SIZE = 64
+"""Rows, columns and summands of the test product; chosen, not tuned."""
 _ACTIVATION, _WEIGHT = 255, 127
 
 
 @cache
 def saturates() -> bool:
-    """Multiply the largest activations by the largest weights, in ONNX Runtime, and look at the sums."""
+    """Return whether ONNX Runtime's sums are wrong when the largest activations meet the largest weights."""
     import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper

@@ -1,4 +1,4 @@
-"""TensorRT: ``int8`` and ``fp8`` by explicit symmetric QDQ, ``fp16`` and ``bf16`` by the types in the graph."""
+"""Quantizations for TensorRT: ``int8`` and ``fp8`` by symmetric QDQ, ``fp16`` and ``bf16`` by the graph's types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .onnx_file import load_prepared, save
 
 @QUANTIZERS.register(("int8", "tensorrt"), needs=("calibrator",))
 def quantize(job: QuantizeJob) -> Quantized:
-    """Signed eight-bit inputs and weights of all products; what is nearest of minimum and maximum, percentile, entropy.
+    """Quantize inputs and weights of all products to signed int8, by the best of minmax, percentile and entropy.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated, or TensorRT refuses it.
@@ -36,7 +36,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     needs=("calibrator",),
 )
 def quantize_fp8(job: QuantizeJob) -> Quantized:
-    """The same in float8 (E4M3), for GPUs from SM89 on.
+    """Quantize inputs and weights of all products to float8 (E4M3), for GPUs from SM89 on.
 
     Raises:
         StageError: The graph cannot be prepared or calibrated, or TensorRT refuses it.
@@ -46,7 +46,7 @@ def quantize_fp8(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("fp16", "tensorrt"))
 def halve(job: QuantizeJob) -> Quantized:
-    """Weights and arithmetic in float16, but what overflows.
+    """Convert weights and arithmetic to float16, except operators that overflow.
 
     Raises:
         StageError: The graph cannot be prepared, or TensorRT refuses it.
@@ -56,10 +56,11 @@ def halve(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("bf16", "tensorrt"))
 def quantize_bf16(job: QuantizeJob) -> Quantized:
-    """Products in bfloat16, for GPUs from SM80 on; where none is, a graph that rounds alike is judged.
+    """Compute products in bfloat16, for GPUs from SM80 on.
 
-    TensorRT would widen weights that are merely stored in it, so the products are of that type. Of transposed
-    convolutions it has none.
+    Without such a GPU, a graph with the same rounding is evaluated instead. TensorRT would widen weights that are only
+    stored as bfloat16, so the products have that type. Transposed convolutions stay in float32, as TensorRT has no such
+    kernel for them.
 
     Raises:
         StageError: The graph cannot be prepared, or TensorRT refuses it.
@@ -89,7 +90,7 @@ def quantize_bf16(job: QuantizeJob) -> Quantized:
     extra="modelopt",
 )
 def quantize_by_modelopt(job: QuantizeJob) -> Quantized:
-    """Signed eight-bit inputs and weights, ranges by NVIDIA's ModelOpt: minimum and maximum.
+    """Quantize inputs and weights to signed int8, with minimum and maximum ranges by NVIDIA's ModelOpt.
 
     Raises:
         StageError: ModelOpt cannot run the module, or TensorRT refuses the graph.
@@ -111,7 +112,7 @@ def quantize_by_modelopt(job: QuantizeJob) -> Quantized:
     extra="modelopt",
 )
 def quantize_smoothed(job: QuantizeJob) -> Quantized:
-    """The same after ModelOpt's SmoothQuant, for Linear layers whose inputs have outliers.
+    """Quantize to int8 after ModelOpt's SmoothQuant, for Linear layers whose inputs have outliers.
 
     Raises:
         StageError: ModelOpt cannot run the module, or TensorRT refuses the graph.
@@ -132,7 +133,7 @@ def quantize_smoothed(job: QuantizeJob) -> Quantized:
     extra="modelopt",
 )
 def quantize_fp8_by_modelopt(job: QuantizeJob) -> Quantized:
-    """Float8 (E4M3) inputs and weights, ranges by ModelOpt.
+    """Quantize inputs and weights to float8 (E4M3), with ranges by ModelOpt.
 
     Raises:
         StageError: ModelOpt cannot run the module, or TensorRT refuses the graph.
@@ -142,7 +143,7 @@ def quantize_fp8_by_modelopt(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("int4-awq", "tensorrt"), needs=("module",), extra="modelopt")
 def quantize_by_awq(job: QuantizeJob) -> Quantized:
-    """Weights of matrix products in four bits, scaled by ModelOpt's AWQ; arithmetic stays float.
+    """Store weights of matrix products in four bits, scaled by ModelOpt's AWQ; arithmetic stays float.
 
     Raises:
         StageError: ModelOpt cannot run the module, no product fits, or TensorRT refuses the graph.
@@ -164,7 +165,7 @@ def quantize_by_awq(job: QuantizeJob) -> Quantized:
     extra="modelopt",
 )
 def quantize_mixed(job: QuantizeJob) -> Quantized:
-    """int8, but the layers that ModelOpt's ``auto_quantize`` finds most sensitive stay float until the goal holds.
+    """Quantize to int8, but keep the layers in float that ModelOpt's ``auto_quantize`` finds most sensitive.
 
     Raises:
         StageError: ModelOpt cannot run the module, no number of layers suffices, or TensorRT refuses the graph.

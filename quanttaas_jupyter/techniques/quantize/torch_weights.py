@@ -1,8 +1,8 @@
-"""Weights in few bytes for PyTorch: ``int8-weight``, ``fp16``, ``bf16``, and products in int8: ``int8-dynamic``.
+"""Quantizations for PyTorch: ``int8-weight``, ``fp16`` and ``bf16`` of weights, and products in int8: ``int8-dynamic``.
 
-The exported graph is changed itself: a weight becomes an int8 tensor with a scale an output channel, or a tensor of
-two bytes, that is widened where it is read, once at load. So convolutions and recurrent layers shrink too, and the file
-needs nothing but PyTorch. PT2E is not offered: its files grow.
+The exported graph itself is changed: a weight becomes an int8 tensor with one scale per output channel, or a two-byte
+tensor, and is widened where it is read, once at load. So convolutions and recurrent layers shrink too, and the file
+needs only PyTorch. PT2E is not offered, because its files grow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import QUANTIZERS, Quantized, QuantizeJob
 
 @QUANTIZERS.register(("int8-weight", "torch"))
 def quantize(job: QuantizeJob) -> Quantized:
-    """Store all weights of layers as int8, symmetric, with one scale an output channel; arithmetic stays float32."""
+    """Store all weights of layers as symmetric int8 with one scale per output channel; arithmetic stays float32."""
     return _changed(job, _store_int8)
 
 
@@ -39,9 +39,9 @@ def quantize_bf16(job: QuantizeJob) -> Quantized:
 
 @QUANTIZERS.register(("int8-dynamic", "torch"))
 def quantize_dynamic(job: QuantizeJob) -> Quantized:
-    """Compute linear layers in int8: weights a scale a channel, activations a scale a row, found as they come.
+    """Compute linear layers in int8: weights with a scale per channel, activations with one per row at run time.
 
-    What else has weights stores them as int8.
+    Other weights are stored as int8.
 
     Raises:
         StageError: The model has no linear layer.
@@ -106,7 +106,7 @@ def _make_dynamic(module: Any, layer: Layer) -> None:
 
 
 def _linear_int8(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
-    """A linear layer on ``x`` of shape (..., in) with an int8 weight (out, in); exporting it leaves plain operators."""
+    """Compute a linear layer for ``x`` (..., in) with an int8 weight (out, in); it exports to plain operators."""
     import torch
 
     rows = x.reshape(-1, x.shape[-1])

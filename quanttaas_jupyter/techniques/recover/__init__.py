@@ -1,6 +1,7 @@
-"""What follows pruning, one module a technique.
+"""Recoveries, which regain accuracy after pruning, one module each, registered under the recipe's ``recover``.
 
-A technique is ``recover(job: RecoverJob) -> dict``: it changes ``job.model`` in place and returns facts for the record.
+A technique is a function ``recover(job: RecoverJob) -> dict``: it changes ``job.model`` in place and returns facts for
+the trial's record.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from ..registry import Registry
 
 @dataclass(frozen=True)
 class RecoverJob:
-    """What a recovery is given.
+    """Arguments of a recovery.
 
     Attributes:
         model: The pruned module.
         teacher: The original module, in eval mode.
         data: Training or calibration batches; targets may be missing.
-        class_dim: The dimension of the main output that holds one score a class, or None.
-        epochs: Passes over the data, or None for a default by the size of the data.
+        class_dim: The dimension of the main output that holds one score per class, or None.
+        epochs: Passes over the data, or None for a default that depends on its size.
         lr: Peak learning rate, or None for the default.
         seed: Seed of shuffling and dropout.
-        report: Called with a line for the log.
-        warn: Called with a sentence for the person.
-        effort: Multiplies the default number of epochs; a search spends more where it pays.
-        precision: What the model will be quantized to; for recoveries that train with quantizers.
+        report: Called with lines for the log.
+        warn: Called with sentences for the user.
+        effort: Factor for the default number of epochs; a search raises it for promising trials.
+        precision: Quantization that follows; for recoveries that train with quantizers.
         ignore: Modules that are not quantized.
-        function: The notebook's own recovery, where one was given.
+        function: The notebook's own recovery function, if there is one.
     """
 
     model: Any

@@ -1,4 +1,4 @@
-"""BatchNorm re-estimation: running means and variances are those of the pruned network, not of the old one."""
+"""Re-estimation of BatchNorm's running statistics, which pruning changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ...core.catalogue import Technique
 from . import RECOVERIES, RecoverJob
 
 _BATCH = 64
+"""Samples per batch for the statistics; chosen, not tuned."""
 _SAMPLES = 4_096
+"""Samples for the statistics; chosen, not tuned. More take longer and hardly change the estimate."""
 
 NOTHING_TO_LEARN = (
     "no batch of the data gives BatchNorm more than one value a channel; its statistics stay as they were"
@@ -25,16 +27,16 @@ NOTHING_TO_LEARN = (
     ),
 )
 def recover(job: RecoverJob) -> dict[str, Any]:
-    """Estimate the statistics anew (``torch.optim.swa_utils.update_bn``); a model without BatchNorm stays as it is."""
+    """Re-estimate the statistics (``torch.optim.swa_utils.update_bn``); a model without BatchNorm stays unchanged."""
     count = estimate_again(job.model, job.data, job.warn)
     job.report(f"{count} BatchNorm layers estimated again" if count else "no BatchNorm in this model")
     return {"batchnorm_layers": count}
 
 
 def estimate_again(model: Any, data: Batches, warn: Callable[[str], None]) -> int:
-    """Re-estimate all BatchNorm statistics; returns how many layers there are.
+    """Re-estimate all BatchNorm statistics, and return the number of BatchNorm layers.
 
-    Where no batch can be learned from, they stay as they are, with a warning.
+    If no batch is usable, the statistics stay unchanged and a warning is given.
     """
     import torch
 
@@ -52,17 +54,17 @@ def estimate_again(model: Any, data: Batches, warn: Callable[[str], None]) -> in
 
 
 def layers_of(model: Any) -> list[Any]:
-    """All BatchNorm layers."""
+    """Return all BatchNorm layers of a model."""
     import torch
 
     return [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
 
 
 def learnable(model: Any, data: Batches) -> list[Batch]:
-    """The batches that BatchNorm can learn from: those with more than one value for each channel of every layer.
+    """Return the batches that BatchNorm can learn from: those with more than one value per channel in each layer.
 
-    A single sample is enough where features have places, as a picture's do. It is looked at only where most batches
-    are that small: beside larger ones, each weighs as much as a whole batch.
+    A single sample suffices if features have positions, as in images. This is checked only if most batches hold one
+    sample: in the average over batches, a single sample would weigh as much as a whole batch.
     """
     if not layers_of(model):
         return list(data.batches)
@@ -73,7 +75,7 @@ def learnable(model: Any, data: Batches) -> list[Batch]:
 
 
 def _fewest_values(model: Any, data: Batches, batch: Batch) -> int:
-    """How many values a channel the poorest BatchNorm layer sees."""
+    """Return the smallest number of values per channel that any BatchNorm layer sees."""
     import torch
 
     counts: list[int] = []
@@ -94,10 +96,10 @@ def _fewest_values(model: Any, data: Batches, batch: Batch) -> int:
 
 
 class _Called:
-    """A module as ``update_bn`` wants it: one that takes the batch's first element.
+    """Wrapper for ``update_bn``, which calls a module with the first element of each batch.
 
-    Only its BatchNorm layers go into training mode: the statistics are those of inference, without dropout, and a
-    model that does something else in training mode works all the same.
+    Only BatchNorm layers go into training mode. So the statistics are those of inference, without dropout, and a model
+    that behaves differently in training mode works too.
     """
 
     def __init__(self, model: Any, data: Batches) -> None:
@@ -107,6 +109,7 @@ class _Called:
         return getattr(self._model, name)
 
     def train(self, mode: bool = True) -> None:
+        """Put the BatchNorm layers into training or eval mode."""
         for layer in layers_of(self._model):
             layer.train(mode)
 

@@ -1,4 +1,4 @@
-"""The notebook's own recovery: ``recover(model, teacher, batches)``."""
+"""Recovery by a function of the notebook: ``recover(model, teacher, batches)``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from . import RECOVERIES, RecoverJob
 def recover(job: RecoverJob) -> dict[str, Any]:
     """Call the function with the pruned module (in training mode), the original one and ``[(inputs, targets), ...]``.
 
-    It changes the module in place and returns nothing, or a number, which is kept as its last loss; or it returns the
-    module to go on with.
+    The function changes the module in place and returns None or a number, which is recorded as its last loss. Or it
+    returns the module to continue with.
 
     Raises:
-        StageError: The function raised, with its message, or returned something else.
+        StageError: The function raised an exception, or returned something else.
     """
     assert job.function is not None
     job.model.train()
@@ -50,13 +50,17 @@ def recover(job: RecoverJob) -> dict[str, Any]:
 
 
 def _taken_over(model: Any, returned: Any) -> float | None:
-    """Make ``model`` what was returned, if that is a module; the loss, if it is a number. Raises StageError."""
+    """Turn ``model`` into the returned module, or return the returned number as the loss.
+
+    Raises:
+        StageError: The function returned anything else.
+    """
     import torch
 
     if isinstance(returned, torch.nn.Module) and not isinstance(returned, torch.jit.ScriptModule):
         trained = unwrapped(returned)
         if trained is not model:
-            # The stage goes on with the module that it gave: that one becomes the other.
+            # The stage holds a reference to the module that it passed, so that one takes over the returned one's state.
             model.__class__, model.__dict__ = trained.__class__, trained.__dict__
         return None
     if returned is None:
@@ -70,7 +74,7 @@ def _taken_over(model: Any, returned: Any) -> float | None:
 
 
 def as_given(data: Batches) -> list[tuple[Any, Any]]:
-    """Batches nested as the person gave them; targets are None without labels."""
+    """Return batches nested as the user's data; targets are None without labels."""
     return [
         (
             unflatten(data.inputs, list(batch.inputs)),

@@ -1,4 +1,4 @@
-"""Distillation: the original model teaches the pruned one, no labels needed."""
+"""Distillation: the pruned model is trained on the outputs of the original one, without labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .batchnorm import estimate_again
 from .training import train
 
 _LEARNING_RATE = 3e-3
+"""Peak learning rate of AdamW's one-cycle schedule; chosen, not tuned. Larger ones may diverge, smaller need longer."""
 
 
 @RECOVERIES.register(
@@ -20,6 +21,10 @@ _LEARNING_RATE = 3e-3
     ),
 )
 def recover(job: RecoverJob) -> dict[str, Any]:
-    """Estimate BatchNorm statistics again, then train on the original model's answers. Raises StageError."""
+    """Re-estimate BatchNorm statistics, then train on the outputs of the original model.
+
+    Raises:
+        StageError: The loss is not finite, or the model has no floating-point outputs.
+    """
     estimate_again(job.model, job.data, job.warn)
     return train(job, "distilling", _LEARNING_RATE)

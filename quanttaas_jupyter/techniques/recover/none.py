@@ -1,4 +1,4 @@
-"""No recovery: the pruned model is measured as pruning left it."""
+"""No recovery: the pruned model is evaluated as pruning left it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Quantization-aware recovery: the model learns to live with the rounding that its quantization will do.
+"""Quantization-aware training: the model adapts to the rounding of its quantization.
 
-Weights are rounded as the quantizer will round them before every forward pass and put back after the backward pass,
-so that gradients reach the full weights straight through (Bengio, Leonard and Courville, 2013; Jacob et al.,
-"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018). Where the
-quantization rounds activations too, inputs of convolutions and linear layers are rounded to 8 bits. Precisions of
-ModelOpt are trained under its own quantizers. What leaves is an ordinary floating-point model: the runtime's own
-quantizer makes the file.
+Before each forward pass, weights are rounded as the quantizer will round them, and restored after the backward pass, so
+that gradients reach the full weights (straight-through estimator; Bengio, Leonard and Courville, 2013; Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018). If the
+quantization also rounds activations, inputs of convolutions and linear layers are rounded to 8 bits. Precisions of
+ModelOpt are trained with its own quantizers. The result is an ordinary floating-point model, which the runtime's own
+quantizer turns into an artifact.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ ROUNDED_HERE = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
 PRECISIONS = (*ROUNDED_HERE, *QUANTIZERS)
 _ROUNDS_ACTIVATIONS = ("int8", "mixed")
 _LEARNING_RATE = 1e-3
+"""Peak learning rate of AdamW's one-cycle schedule; chosen, not tuned. Larger ones may undo what was learned."""
 _BLOCK = 32
+"""Inputs that share a scale, as in ``int4-weight`` on ONNX Runtime."""
 _MEMORY = 0.95
+"""Decay of the moving average of activation ranges, per batch; chosen, not tuned. A larger one forgets more slowly."""
 _WHAT = "training with quantizers"
 
 
@@ -39,7 +42,7 @@ _WHAT = "training with quantizers"
     ),
 )
 def recover(job: RecoverJob) -> dict[str, Any]:
-    """Train under the rounding of ``job.precision``; statistics of BatchNorm stay as they are.
+    """Train with the rounding of ``job.precision``; BatchNorm statistics stay unchanged.
 
     Raises:
         StageError: The precision rounds none of the weights, or the training fails.
@@ -70,7 +73,7 @@ def recover(job: RecoverJob) -> dict[str, Any]:
 
 
 def round_symmetric(weight: Any, axis: int | None, bits: int = 8) -> Any:
-    """Values of ``weight`` on a symmetric grid of ``bits`` bits: one scale per index of ``axis``, or one in all."""
+    """Round ``weight`` to a symmetric grid of ``bits`` bits, with one scale per index of ``axis``, or a single one."""
     largest = 2 ** (bits - 1) - 1
     if axis is None:
         scale = weight.abs().max()
@@ -82,7 +85,7 @@ def round_symmetric(weight: Any, axis: int | None, bits: int = 8) -> Any:
 
 
 def round_blocks(weight: Any, bits: int = 4) -> Any:
-    """Values of a matrix (outputs x inputs) on a symmetric grid, one scale for every 32 inputs of an output."""
+    """Round a matrix (outputs x inputs) to a symmetric grid with one scale for each 32 inputs of an output."""
     import torch
 
     rows, columns = weight.shape
@@ -91,7 +94,7 @@ def round_blocks(weight: Any, bits: int = 4) -> Any:
 
 
 class _Rounded:
-    """Weights that are rounded while it is entered."""
+    """Weights that are rounded inside the context ``entered``."""
 
     def __init__(self, layers: list[Any], rounding: Callable[[Any, str], Callable[[Any], Any] | None]) -> None:
         found = {}
@@ -105,6 +108,7 @@ class _Rounded:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
+        """Round the weights within this context, and restore them afterwards."""
         kept = [parameter.data for parameter, _ in self.weights]
         for parameter, how in self.weights:
             parameter.data = how(parameter.data)
@@ -116,7 +120,7 @@ class _Rounded:
 
 
 def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any] | None]:
-    """Which weights a precision rounds, and how."""
+    """Return a function from a module and a parameter's name to its rounding, or to None if it is not rounded."""
     import torch
 
     recurrent = (torch.nn.RNNBase, torch.nn.RNNCellBase)
@@ -124,7 +128,7 @@ def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any
     def rounding(module: Any, name: str) -> Callable[[Any], Any] | None:
         is_matrix = isinstance(module, torch.nn.Linear) or name == "in_proj_weight"
         if isinstance(module, recurrent) and name.startswith("weight"):
-            # All precisions store these as int8 with a scale a row, whatever they do with other layers.
+            # All precisions store recurrent weights as int8 with one scale per row.
             return lambda weight: round_symmetric(weight, 0)
         if precision == "int4-weight":
             return round_blocks if is_matrix and name.endswith("weight") else None
@@ -146,7 +150,7 @@ def _round_inputs(layers: list[Any]) -> list[Any]:
 
 
 class _RoundedInput:
-    """Rounds a layer's input to 8 unsigned bits over the range seen so far; it learns the range while training."""
+    """Hook that rounds a layer's input to 8 unsigned bits; the range is a moving average learned in training."""
 
     def __init__(self) -> None:
         self._low: Any = None

@@ -1,7 +1,7 @@
-"""Training under the quantizers of NVIDIA's ModelOpt: for precisions whose ranges it finds. Needs its extra.
+"""Training with the quantizers of NVIDIA's ModelOpt, for precisions that it calibrates. Needs the ``modelopt`` extra.
 
-Its quantizers stand in the layers while they train and are gone afterwards: what leaves is an ordinary floating-point
-model, in which the technique that writes the file looks for ranges anew.
+The quantizers exist only during training: the result is an ordinary floating-point model, whose ranges are calibrated
+again when the artifact is written.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from . import RecoverJob
 
 _SAMPLES, _BATCH = 512, 32
+"""Samples that calibrate the quantizers, and samples per batch; chosen, not tuned."""
 _E4M3 = {"num_bits": (4, 3), "axis": None}
-# Their outputs lie along the second dimension of the weight.
+# The outputs of transposed convolutions lie along the second dimension of the weight.
 _TRANSPOSED = tuple(
     {**WEIGHTS, "parent_class": f"nn.ConvTranspose{dims}d", "cfg": {"num_bits": 8, "axis": 1}} for dims in (1, 2, 3)
 )
@@ -26,7 +27,7 @@ _FP8 = (
     {"quantizer_name": "*weight_quantizer", "cfg": _E4M3},
     {"quantizer_name": "*input_quantizer", "cfg": _E4M3},
 )
-# The finest blocks that a runtime of ours takes; others have larger ones.
+# The smallest block of all runtimes here; others use larger ones.
 _BLOCKS = {"num_bits": 4, "block_sizes": {-1: 32, "type": "static"}}
 _INT4 = ({"quantizer_name": "*weight_quantizer", "parent_class": "nn.Linear", "cfg": _BLOCKS},)
 
@@ -37,14 +38,16 @@ QUANTIZERS: dict[str, tuple[dict[str, Any], ...]] = {
     "fp8-modelopt": _FP8,
     "int4-awq": _INT4,
 }
-"""What is rounded by precision."""
+"""ModelOpt's quantizer rules by precision."""
 
 
 def with_quantizers(job: RecoverJob) -> tuple[Any, int]:
-    """The module with quantizers in its layers, and how many weights they round. It shares the job's parameters.
+    """Return a copy of the module with quantizers in its layers, and how many weights they round.
+
+    The copy shares its parameters with the job's model.
 
     Raises:
-        StageError: ModelOpt cannot run the module, or there is nothing to round.
+        StageError: ModelOpt cannot run the module, or it has no weight to round.
     """
     import torch
 
@@ -74,7 +77,7 @@ def with_quantizers(job: RecoverJob) -> tuple[Any, int]:
 
 
 def keep_buffers(job: RecoverJob, module: Any) -> None:
-    """Give the job's model the buffers as the trained module has them: a module may have made them anew."""
+    """Copy the buffers of the trained module into the job's model, because a module may have replaced them."""
     trained = dict(module.named_buffers())
     for path, owner in job.model.named_modules():
         for name in owner._buffers:
@@ -83,7 +86,7 @@ def keep_buffers(job: RecoverJob, module: Any) -> None:
 
 
 def _called(module: Any, run: Callable[[Any], None]) -> set[str]:
-    """Paths of the layers that run: attention reads the weight of its output layer without calling it."""
+    """Return the paths of the layers that run: attention reads its output layer's weight without calling the layer."""
     seen: set[str] = set()
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs, path=path: seen.add(path))
@@ -96,7 +99,7 @@ def _called(module: Any, run: Callable[[Any], None]) -> set[str]:
 
 
 def _left_out(job: RecoverJob, called: set[str]) -> set[str]:
-    """Paths of layers that get no quantizers: ignored ones, and those that do not run."""
+    """Return the paths of layers without quantizers: ignored ones, and those that do not run."""
     ignored = {id(module) for kept in job.ignore for module in kept.modules()}
     leaves = [(path, layer) for path, layer in job.model.named_modules() if not any(layer.children())]
     return {path for path, layer in leaves if id(layer) in ignored or path not in called}

@@ -1,9 +1,9 @@
-"""Training a model to answer as another does: the loop that recoveries share.
+"""Training of a model on the outputs of another: the loop that recoveries share.
 
-After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). Class scores are matched by
-the Kullback-Leibler divergence at a raised temperature, every other output by its mean squared error in units of the
-teacher's variance (of a thousandth of its mean square where it hardly varies). Half of every batch is mixed with other
-samples and answered by the teacher anew: a small set of inputs then teaches like a larger one (Beyer et al.,
+After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). Class scores are matched by the
+Kullback-Leibler divergence at a raised temperature. Other outputs are matched by the mean squared error in units of the
+teacher's variance, or of a thousandth of its mean square if that is larger. Half of each batch is mixed with other
+samples, and the teacher labels the mixtures: a small set of inputs then teaches like a larger one (Beyer et al.,
 "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022).
 """
 
@@ -23,28 +23,37 @@ from . import RecoverJob
 from .batchnorm import NOTHING_TO_LEARN, layers_of, learnable
 
 _TEMPERATURE = 2.0
+"""Temperature of class scores, a usual choice for distillation; a higher one weighs unlikely classes more."""
 _HELD_OUT = 0.1
+"""Share of the samples that decides when to stop and is not trained on; chosen, not tuned."""
 _BATCH = 64
+"""Samples per training batch; chosen, not tuned."""
 _SAMPLE_PASSES = 120_000
+"""Default length of a training in samples, repetitions included; chosen, not tuned. Time grows in proportion."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 2, 40
+"""Bounds of the default number of epochs at an effort of 1; chosen, not tuned."""
 _PATIENCE = 6
+"""Epochs without a better held-out loss after which training stops, in its second half; chosen, not tuned."""
 _PROBED = 2
+"""Samples on which a model's training mode and memory format are tested."""
 _FLATTEST = 1e-3
+"""Share of an output's mean square below which its variance is not used as a unit; chosen, not tuned."""
 
 Pass = Callable[[], AbstractContextManager[None]]
+"""Returns a context for one forward and backward pass."""
 
 
 def train(
     job: RecoverJob, what: str, peak: float, keeps_statistics: bool = False, forward_and_back: Pass = nullcontext
 ) -> dict[str, Any]:
-    """Train with AdamW under a one-cycle schedule; stop early on held-out inputs; keep the best weights.
+    """Train with AdamW and a one-cycle schedule, stop early by held-out inputs, and keep the best weights.
 
     Args:
-        job: What to train, and from whom it learns.
-        what: What the log calls it.
-        peak: Peak learning rate where the job names none.
-        keeps_statistics: Running statistics of BatchNorm stay as they are.
-        forward_and_back: Entered around every forward and backward pass.
+        job: The model, its teacher and the data.
+        what: Name of the training in the log.
+        peak: Peak learning rate if the job has none.
+        keeps_statistics: Whether the running statistics of BatchNorm stay unchanged.
+        forward_and_back: Returns a context that is entered around each forward and backward pass.
 
     Returns:
         ``epochs``, ``best_epoch``, ``losses`` (mean of each epoch) and ``held_out_loss``.
@@ -96,21 +105,21 @@ def train(
 
 
 def default_epochs(samples: int, effort: float) -> int:
-    """Passes over so many samples: few over many, many over few."""
+    """Return the default number of epochs for a data set of this size; smaller data sets get more, from 2 to 40."""
     return round(effort * max(_FEWEST_EPOCHS, min(_MOST_EPOCHS, _SAMPLE_PASSES / max(1, samples))))
 
 
 def training_device() -> str:
-    """Where to train: the GPU that this process was given, if any. The model comes back to the CPU afterwards."""
+    """Return ``cuda`` if this process has a GPU, otherwise ``cpu``; a trained model always returns to the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def fast_layout(student: Any, teacher: Any, data: Batches) -> Any:
-    """The memory format to train in: channels last where there are 2-D convolutions, which gain by a third on CPUs.
+    """Return the memory format for training: channels last for 2-D convolutions, a third faster on CPUs, if it works.
 
-    A model that takes views of its activations cannot work on it; what it does with a few samples tells.
+    A model that takes views of its activations fails with channels last, so a few samples are tried first.
     """
     import torch
 
@@ -138,7 +147,7 @@ def _laid_out(leaves: Sequence[Any], layout: Any) -> list[Any]:
 
 
 class _Mode:
-    """The mode in which a model is trained: training mode, as far as the model and the data allow it."""
+    """Mode of a model during training: training mode, as far as the model and the data allow."""
 
     def __init__(self, job: RecoverJob, probed: Batches, keeps_statistics: bool) -> None:
         self._job, self._keeps_statistics = job, keeps_statistics
@@ -150,7 +159,7 @@ class _Mode:
             )
 
     def usable(self, data: Batches) -> Batches:
-        """The batches to train on: all, unless BatchNorm learns from them and cannot from some."""
+        """Return the batches to train on: all, except those that are too small if BatchNorm learns from them."""
         if self._is_eval or self._keeps_statistics:
             return data
         found = learnable(self._job.model, data)
@@ -175,7 +184,7 @@ class _Mode:
 
 
 def _answers_alike(model: Any, probed: Batches) -> bool:
-    """Whether a model returns the same in training mode as in eval mode: some have outputs for training only."""
+    """Return whether a model's outputs have the same structure and shapes in training mode as in eval mode."""
     import torch
 
     found = []
@@ -188,13 +197,13 @@ def _answers_alike(model: Any, probed: Batches) -> bool:
                 leaves, structure = flatten(call(model, probed.inputs, probed.batches[0].inputs))
             found.append((structure, [getattr(leaf, "shape", None) for _, leaf in leaves]))
         except Exception:
-            # What cannot be run in training mode, such as for want of targets, is trained in eval mode.
+            # A model that fails in training mode, for example because it needs targets, is trained in eval mode.
             found.append((None, []))
     return found[0] == found[1]
 
 
 class _Lesson:
-    """Batches with the teacher's answers, asked for once."""
+    """Batches with the teacher's outputs, computed once."""
 
     def __init__(self, job: RecoverJob, data: Batches, layout: Any, forward_and_back: Pass) -> None:
         import torch
@@ -214,7 +223,7 @@ class _Lesson:
         self._scales = [_scale(list(leaves)) for leaves in zip(*self._answers, strict=True)]
 
     def teach(self, model: Any, optimizer: Any, schedule: Any) -> float:
-        """One pass over the batches in a new order; returns the mean loss."""
+        """Train for one pass over the batches in a new order, and return the mean loss."""
         import torch
 
         total = 0.0
@@ -233,7 +242,7 @@ class _Lesson:
         return total / len(pairs)
 
     def loss(self, model: Any) -> float:
-        """The mean loss in eval mode."""
+        """Return the mean loss in eval mode."""
         import torch
 
         model.eval()
@@ -259,7 +268,7 @@ class _Lesson:
         return [(Batch([leaf[rows] for leaf in inputs], []), [leaf[rows] for leaf in answers]) for rows in chunks]
 
     def _half_mixed(self, pair: tuple[Batch, Sequence[Any]]) -> tuple[Batch, Sequence[Any]]:
-        """The batch with its first half mixed with other samples of it, where inputs are numbers and may be mixed."""
+        """Mix the first half of a batch with other samples of it, if the inputs are floating-point numbers."""
         import torch
 
         batch, answers = pair
@@ -295,7 +304,7 @@ class _Lesson:
         from torch.nn import functional
 
         dim = self._class_dim
-        # Heads beside the main one hold class scores too where they are shaped alike; embeddings do not.
+        # Other outputs with the number of classes of the main one are taken for class scores too.
         if dim is not None and teacher.ndim == self._ndim and teacher.shape[dim] == self._classes:
             divergence = functional.kl_div(
                 functional.log_softmax(student / _TEMPERATURE, dim=dim),
@@ -308,7 +317,7 @@ class _Lesson:
 
 
 def _scale(answers: list[Any]) -> float:
-    """The variance of an output; of one that hardly varies, such as a constant, what is large beside its magnitude."""
+    """Return the variance of an output, at least a thousandth of its mean square."""
     import torch
 
     values = torch.cat([leaf.detach().reshape(-1) for leaf in answers])

@@ -1,4 +1,4 @@
-"""Runtimes, one module each: build an artifact from a module, run it, say what in it is quantized."""
+"""Runtimes, one module each: each builds an artifact from a module, runs it, and reports its quantized layers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ..registry import Registry
 
 @dataclass(frozen=True)
 class Layers:
-    """What of an artifact is quantized.
+    """Layers of an artifact, and which of them are quantized.
 
     Attributes:
-        quantizable: Layers with weights.
-        quantized: Those with weights of less than four bytes a number; a model may be born with float16.
+        quantizable: Number of layers with weights.
+        quantized: Number of those with weights of less than four bytes per number; the original may have float16
+            weights.
         kept: Names of the others.
-        integers: Those with weights that are integers.
+        integers: Number of layers with integer weights.
     """
 
     quantizable: int
@@ -30,14 +31,14 @@ class Layers:
 
 @dataclass(frozen=True)
 class Built:
-    """What building reports.
+    """Result of building an artifact.
 
     Attributes:
-        export_error: Largest absolute difference between the artifact's outputs and the module's.
-        about: What loading needs: names of inputs and structures of inputs and outputs.
-        warnings: Sentences for the person.
-        graph: What quantizations start from and layers are counted in, where the artifact itself cannot be changed or
-            read any more; None where it can.
+        export_error: Largest absolute difference between the outputs of the artifact and of the module.
+        about: Facts needed for loading: names of inputs, and structures of inputs and outputs.
+        warnings: Sentences for the user.
+        graph: File that quantizations start from and layers are counted in, if the artifact itself cannot be changed or
+            read; otherwise None.
     """
 
     export_error: float
@@ -47,44 +48,50 @@ class Built:
 
 
 class Notes(Protocol):
-    """What a runtime learns while it builds, kept in the store for the next build, whichever node does it."""
+    """Measurements that a runtime makes while it builds, kept in the store for later builds on any node."""
 
     def read(self, name: str) -> bytes | None:
-        """What was noted under a name, or None."""
+        """Return the data under a name, or None."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Note it in place of what was there."""
+        """Write data under a name, and replace what was there."""
 
 
 Session = Callable[[Sequence[Any]], "list[Any]"]
-"""May tell more than outputs: ``seconds(arrays)``, the duration of a call by a device's own clock, and
-``gpu_memory_bytes``."""
+"""A function from input arrays to output arrays.
+
+It may have an attribute ``seconds(arrays)``, which measures a call by the device's own clock, and ``gpu_memory_bytes``.
+"""
 
 
 class Runtime(Protocol):
-    """One place to deploy. Registered under its name in ``RUNTIMES``."""
+    """Interface of a runtime, registered under its name in ``RUNTIMES``."""
 
     suffix: str
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Write the unquantized artifact of a module. Raises StageError naming the operator or line."""
+        """Write the unquantized artifact of a module.
+
+        Raises:
+            StageError: The runtime cannot express the module; the message names the operator or line.
+        """
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """Load an artifact; the session takes NumPy arrays, the inputs ``names`` in order, and returns arrays."""
+        """Load an artifact; the session takes NumPy arrays for the inputs ``names`` in order, and returns arrays."""
 
     def layers(self, path: Path) -> Layers:
-        """Count what is quantized in an artifact, or in its graph where it has one."""
+        """Count the quantized layers of an artifact, or of its graph if it has one."""
 
     def why_not_run(self) -> str:
-        """Why artifacts cannot run on this machine; empty where they can."""
+        """Return why artifacts cannot run on this machine, or an empty string if they can."""
         return ""
 
     def open_graph(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """Stands in for ``open`` where artifacts cannot run: computes what the artifact's graph says."""
+        """Load an artifact's graph, which is evaluated instead of the artifact on machines that cannot run it."""
         return self.open(path, threads, names)
 
     def aimed_at(self, targets: Sequence[str], notes: Notes | None = None) -> Runtime:
-        """The runtime that builds for these GPU architectures; asked of those registered with the need ``targets``."""
+        """Return the runtime that builds for these GPU architectures; for runtimes with the need ``targets``."""
         return self
 
 

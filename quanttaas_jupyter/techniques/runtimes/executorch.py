@@ -14,18 +14,21 @@ from .export_check import Mismatch, arrays_of, difference, flattened, named, pro
 
 
 class ExecuTorch(Runtime):
-    """Builds with ``torch.export`` and XNNPACK, runs with ExecuTorch's Python runtime.
+    """ExecuTorch runtime: builds with ``torch.export`` and XNNPACK, runs with ExecuTorch's Python bindings.
 
-    Its files cannot be changed any more, so that quantizations start from the exported graph beside them.
+    Its files cannot be changed, so quantizations start from the exported graph, which is kept with the artifact.
     """
 
     suffix = ".pte"
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Lower, and compare the file's outputs with the module's at several batch sizes. Raises StageError.
+        """Lower the module, and compare the outputs of the file with the module's at several batch sizes.
 
-        The batch varies up to 64, other dimensions up to twice what the data shows. Where ``torch.export`` wants a
-        batch of fixed size it is one sample.
+        The batch varies up to 64, other dimensions up to twice the size in the data. If ``torch.export`` needs a fixed
+        batch size, it is one sample.
+
+        Raises:
+            StageError: ExecuTorch cannot express or reproduce the module.
         """
         from .executorch_file import package
 
@@ -50,13 +53,17 @@ class ExecuTorch(Runtime):
         return Built(error, about, warnings, graph)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """A loaded program on ``threads`` threads that takes the inputs ``names`` in order. Raises StageError."""
+        """Load a program on ``threads`` threads that takes the inputs ``names`` in order.
+
+        Raises:
+            StageError: The runtime refuses the file.
+        """
         from .executorch_file import open_program
 
         return open_program(path, threads, len(names))
 
     def layers(self, path: Path) -> Layers:
-        """Calls with weights in the graph that was lowered, and which of them hold narrow ones."""
+        """Count the calls with weights in the exported graph, and those with narrow weights."""
         from .torch_graph import summarize
 
         return summarize(path)
@@ -82,7 +89,7 @@ class ExecuTorch(Runtime):
 
 
 def _bounded(examples: Batches, probes: list[Batch]) -> list[dict[int, Any]]:
-    """Which dimensions vary, and how far."""
+    """Return the dimensions of each input that vary, with their bounds."""
     import torch
 
     from .executorch_file import MOST_SAMPLES

@@ -1,4 +1,4 @@
-"""ExecuTorch programs (``.pte``): lowered to XNNPACK from an exported graph, opened in ExecuTorch's Python runtime."""
+"""ExecuTorch programs (``.pte``): lowering of an exported graph to XNNPACK, and sessions."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from ...core.failures import StageError, optional
 from . import Session
 
 MOST_SAMPLES = 64
-"""Memory is planned ahead for so many samples; a session cuts larger batches."""
+"""Samples that memory is planned for; a session splits larger batches. Chosen, not tuned: more take more memory."""
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Programs that are open in this process."""
 _OPERATOR = re.compile(r"\b(?:aten|quantized_decomposed|torchvision)(?:::|\.)[\w.]+")
 
 
 def package() -> Any:
-    """ExecuTorch's lowering. Raises StageError where it is missing."""
+    """Import ExecuTorch's lowering.
+
+    Raises:
+        StageError: The package is missing.
+    """
     return optional("executorch.exir", extra="executorch")
 
 
 def lower(program: Any, path: Path, is_dynamic: bool = False) -> None:
-    """Write a program: what XNNPACK can compute goes to it, the rest to portable kernels.
+    """Write a program that delegates to XNNPACK what it can compute, and the rest to portable kernels.
 
     Args:
         program: A ``torch.export.ExportedProgram``.
-        path: Where the file goes.
-        is_dynamic: It quantizes activations as they come.
+        path: Path for the file.
+        is_dynamic: Whether activations are quantized with ranges found at run time.
 
     Raises:
-        StageError: No kernel computes one of its operators, which is named.
+        StageError: An operator has no kernel; the message names it.
     """
     exir = package()
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
@@ -41,7 +46,7 @@ def lower(program: Any, path: Path, is_dynamic: bool = False) -> None:
         XnnpackPartitioner,
     )
 
-    # The first one finds nothing in other programs, and decomposes them once more for it: a third of the time.
+    # The dynamic partitioner finds nothing in other programs, but would take a third of the lowering time.
     partitioners = [*([XnnpackDynamicallyQuantizedPartitioner()] if is_dynamic else []), XnnpackPartitioner()]
     options = exir.EdgeCompileConfig(_check_ir_validity=False)
     try:
@@ -59,9 +64,9 @@ def lower(program: Any, path: Path, is_dynamic: bool = False) -> None:
 
 
 def open_program(path: Path, threads: int, count: int) -> Session:
-    """A session of a program with ``count`` inputs.
+    """Open a session of a program with ``count`` inputs.
 
-    It runs on ``threads`` threads, or on those of the programs that are open in this process already.
+    It runs on ``threads`` threads, or on as many as the programs that are already open in this process.
 
     Raises:
         StageError: The runtime refuses the file.
@@ -73,7 +78,7 @@ def open_program(path: Path, threads: int, count: int) -> Session:
     if not _open and portable_lib._threadpool_get_thread_count() != threads:
         # A process has one pool of threads, and programs that are open hang or crash when it is exchanged.
         portable_lib._unsafe_reset_threadpool(threads)
-    # From memory: the file may go while the program is in use.
+    # Load from memory, since the file may be removed while the program is in use.
     content = path.read_bytes()
     try:
         program = Runtime.get().load_program(content)
@@ -86,14 +91,14 @@ def open_program(path: Path, threads: int, count: int) -> Session:
 
 
 class _Program:
-    """A session: one method of a program, with the bytes that both read."""
+    """Session that runs one method of a program; it keeps the bytes alive that the program reads."""
 
     def __init__(self, content: bytes, program: Any, method: Any, count: int) -> None:
         self._content, self._program, self._method = content, program, method
         self._most = [method.metadata.input_tensor_meta(index).sizes()[:1] for index in range(count)]
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
-        """Outputs of arrays; what is more than the program has memory for goes through in parts."""
+        """Return the outputs for input arrays; larger batches than memory was planned for are split."""
         rows = {len(array) if array.ndim else 0 for array in arrays}
         size = min((sizes[0] for sizes in self._most if sizes), default=0)
         if len(rows) != 1 or not 0 < size < max(rows):
@@ -102,7 +107,7 @@ class _Program:
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def __del__(self) -> None:
-        # Neither keeps the bytes by itself, and both may read them while they go: the bytes go last.
+        # Method and program may read the bytes during their deletion without owning them, so the bytes go last.
         self._method = self._program = None
 
     def _whole(self, arrays: Sequence[Any]) -> list[Any]:
@@ -114,7 +119,11 @@ class _Program:
 
 
 def _refuse_unknown(program: Any) -> None:
-    """What no kernel of the runtime computes would fail at load with a number. Raises StageError."""
+    """Check that the runtime has a kernel for each operator; loading would fail with only an error number.
+
+    Raises:
+        StageError: An operator has no kernel.
+    """
     from executorch.runtime import Runtime
 
     known = Runtime.get().operator_registry.operator_names

@@ -1,4 +1,4 @@
-"""What runtimes share that build from a module: probes, the module with tensors in a row, and the comparison."""
+"""Helpers of runtimes that build from a module: probe batches, a flat module, and the comparison of outputs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from ...bundle.structure import Structure, flatten
 from ...core.failures import StageError
 
 _RELATIVE = 1e-3
+"""Largest difference of an exported file, relative to the largest output; chosen, not tuned. Smaller refuses more."""
 
 
 class Mismatch(Exception):
-    """The file exists but does not do what the module does."""
+    """The exported file exists, but does not reproduce the module."""
 
 
 def difference(session: Callable[[Sequence[Any]], list[Any]], probes: list[Batch], answers: list[list[Any]]) -> float:
-    """The largest absolute difference between a file's outputs and the module's. Raises Mismatch where it is large."""
+    """Return the largest absolute difference between the outputs of a file and those of the module.
+
+    Raises:
+        Mismatch: A shape differs, or the difference exceeds a thousandth of the largest output.
+    """
     worst = 0.0
     for batch, expected in zip(probes, answers, strict=True):
         found = session([leaf.numpy() for leaf in batch.inputs])
@@ -39,7 +44,7 @@ def difference(session: Callable[[Sequence[Any]], list[Any]], probes: list[Batch
 
 
 def probes_of(examples: Batches) -> list[Batch]:
-    """At least two batches of different sizes where batches may be cut; tracing sees two samples or more."""
+    """Return at least two batches of different sizes if batches can be cut; the first has two samples or more."""
     head = examples.head(256)
     if not head.is_sliceable():
         return list(head.batches[:2])
@@ -52,7 +57,7 @@ def probes_of(examples: Batches) -> list[Batch]:
 
 
 def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...]:
-    """Which dimensions vary: the batch, and whatever differs between batches of the data."""
+    """Return the dimensions of each input that vary: the batch, and those that differ between batches of the data."""
     is_sliceable = examples.is_sliceable()
     found: list[dict[int, str]] = []
     for position, leaf in enumerate(probes[0].inputs):
@@ -65,7 +70,7 @@ def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...
 
 
 def flattened(model: Any, inputs: Structure) -> Any:
-    """The model as a module with tensors in a row going in and coming out; ``structure`` holds its last outputs'."""
+    """Return the model as a module from tensors to a tuple of tensors; ``structure`` is that of its last outputs."""
     import torch
 
     class Flat(torch.nn.Module):
@@ -93,12 +98,12 @@ def flattened(model: Any, inputs: Structure) -> Any:
 
 
 def arrays_of(outputs: tuple[Any, ...]) -> list[Any]:
-    """Outputs as NumPy arrays."""
+    """Return outputs as NumPy arrays."""
     return [leaf.detach().numpy() for leaf in outputs]
 
 
 def named(error: Exception) -> str:
-    """The operator, or else the line, that an exporter stumbled over."""
+    """Return the operator, or else the line, at which an exporter failed."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     operator = re.search(r"operator '?((?:aten|prim|torchvision|\w+)::[\w.]+)'?", text)
     if operator:

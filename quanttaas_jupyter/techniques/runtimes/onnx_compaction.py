@@ -1,7 +1,7 @@
-"""ONNX files as small as they can be, before and after quantization.
+"""Compaction of ONNX files, before and after quantization.
 
-Exporters write names, shapes and traces of the source that serve no inference: of small files they are most. The
-baseline goes without them as quantized files do, or else quantization would get the credit.
+Exporters write names, shapes and source traces that inference does not need; they are most of a small file. The
+baseline is compacted like quantized files, so that quantization is not credited for it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ...core.failures import StageError
 from .onnx_graph import layers_of, module_of, name_layers, scope_of
 
 _FLOAT16 = 10
-_DIGITS = string.ascii_letters  # Quantizers name copies of a tensor by appending digits.
+_DIGITS = string.ascii_letters  # No digits, since quantizers name copies of a tensor by appending digits.
 _MODULES = "modules"
 
 
 def load_prepared(source: Path) -> Any:
-    """The prepared graph of an artifact, each node with a name of its own, layers with their module's.
+    """Return the prepared graph of an artifact, with a unique name for each node and module names for layers.
 
     Raises:
         StageError: ONNX Runtime cannot read or infer the graph.
@@ -30,7 +30,7 @@ def load_prepared(source: Path) -> Any:
     import onnx
 
     model = onnx.load(str(source))
-    # Preparing forgets the metadata that names modules, and makes nodes of its own.
+    # Preparation drops the metadata that names modules, and adds nodes.
     _name_by_modules(model)
     name_layers(model.graph)
     model = _prepared(model)
@@ -44,7 +44,7 @@ def load_prepared(source: Path) -> Any:
 
 
 def make_lean(source: Path, target: Path) -> None:
-    """Write an export anew without what serves no inference; what module each node comes from stays known."""
+    """Write an export without data that inference does not need; the module of each node is kept."""
     import onnx
 
     try:
@@ -56,10 +56,10 @@ def make_lean(source: Path, target: Path) -> None:
 
 
 def save(model: Any, target: Path) -> None:
-    """Write a quantized model without what serves no inference.
+    """Write a quantized model without data that inference does not need.
 
     Layers keep one name, the path of their module; inputs and outputs keep theirs. Other names, documentation, zero
-    points of symmetric weights and repeated constants go: a share of a small file that shows.
+    points of symmetric weights and repeated constants are removed, which is a visible share of a small file.
     """
     _save(model, target, keep_modules=False)
 
@@ -91,9 +91,9 @@ def _save(model: Any, target: Path, keep_modules: bool) -> None:
 
 
 def _modules_of(graph: Any) -> list[str]:
-    """The module of each node that is no layer; layers, which keep names, go with what stands before them.
+    """Return the module of each node that is not a layer; layers, which keep their names, get that of the node before.
 
-    Names of constants tell nothing here: norms that are alike share theirs.
+    Names of constants do not help here: equal norms share them.
     """
     layers = {layer.node for layer in layers_of(graph)}
     found: list[str] = []
@@ -104,7 +104,7 @@ def _modules_of(graph: Any) -> list[str]:
 
 
 def _name_by_modules(model: Any) -> None:
-    """Name the nodes after their modules, as tracing would: those that were noted, or that ``torch.export`` notes."""
+    """Name the nodes after their modules, as tracing does, from the file's metadata or that of ``torch.export``."""
     noted = next((item.value for item in model.metadata_props if item.key == _MODULES), "")
     runs = [run.rpartition("*") for run in noted.split(";") if run]
     modules = [module for module, _, count in runs for _ in range(int(count))]
@@ -113,7 +113,7 @@ def _name_by_modules(model: Any) -> None:
     layers = {layer.node for layer in layers_of(model.graph)}
     for index, (node, module) in enumerate(zip(model.graph.node, modules, strict=True)):
         if module and node.name not in layers:
-            # What reads names takes one "model." away.
+            # ``scope_of`` removes one "model.".
             scope = f"model.{module}" if module.startswith("model.") else module
             node.name = f"/{scope}/{node.op_type}_{index}"
 
@@ -126,7 +126,7 @@ def _prepared(model: Any) -> Any:
         source, target = (str(Path(folder) / name) for name in ("source.onnx", "prepared.onnx"))
         onnx.save(model, source)
         try:
-            # ONNX's own inference gives all that quantizers read; the symbolic one fails more often than it helps.
+            # ONNX's own shape inference suffices for quantizers; the symbolic one fails more often than it helps.
             quant_pre_process(source, target, skip_symbolic_shape=True)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -143,7 +143,7 @@ def _drop_names(graph: Any) -> None:
 
 
 def _keep_types(graph: Any) -> None:
-    """Keep the shapes of float16 tensors: ONNX Runtime 1.32 dies without them where it fuses Transpose with MatMul."""
+    """Keep shapes of float16 tensors only: without them ONNX Runtime 1.32 crashes as it fuses Transpose and MatMul."""
     made = {name for node in graph.node for name in node.output}
     kept = [item for item in graph.value_info if item.type.tensor_type.elem_type == _FLOAT16 and item.name in made]
     del graph.value_info[:]
@@ -151,7 +151,7 @@ def _keep_types(graph: Any) -> None:
 
 
 def _sort(graph: Any) -> None:
-    """Makers before readers, as ONNX wants it; converters append their casts at the end."""
+    """Sort nodes so that each follows the nodes it reads, as ONNX requires; converters append casts at the end."""
     nodes = list(graph.node)
     makers = {output: index for index, node in enumerate(nodes) for output in node.output if output}
     reads = [[makers[name] for name in node.input if name in makers] for node in nodes]
@@ -169,7 +169,7 @@ def _sort(graph: Any) -> None:
 
 
 def _drop_zero_points(graph: Any) -> None:
-    """Zero is what DequantizeLinear takes without a zero point; ONNX Runtime's integer Gemm wants to read it."""
+    """Remove zero points of 0, the default of DequantizeLinear, except where ONNX Runtime's integer Gemm needs them."""
     from onnx import numpy_helper
 
     constants = {item.name: item for item in graph.initializer}

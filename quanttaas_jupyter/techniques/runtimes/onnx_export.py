@@ -1,7 +1,7 @@
-"""PyTorch module -> ONNX file whose outputs were compared with the module's.
+"""Export of a PyTorch module to an ONNX file, whose outputs are compared with the module's.
 
-Tracing is tried first: it is several times faster than ``torch.export`` and expresses recurrent layers. Where tracing
-warns that it froze a decision, or its file does not reproduce the module, the exporter on ``torch.export`` takes over.
+Tracing is tried first: it is several times faster than ``torch.export`` and supports recurrent layers. If tracing warns
+that it froze a decision, or its file does not reproduce the module, the exporter on ``torch.export`` is used.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from ..attention import layer_by_layer
 from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
 _OPSET = 17
+"""Opset of traced files: the first with LayerNormalization."""
 
 Runner = Callable[[Path, "tuple[str, ...]"], Callable[[Sequence[Any]], "list[Any]"]]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What both exporters need to know."""
+    """Arguments of both exporters."""
 
     module: Any
     inputs: tuple[Any, ...]
@@ -42,20 +43,20 @@ class _Plan:
 def export(
     model: Any, examples: Batches, path: Path, run: Runner, report: Callable[[str], None]
 ) -> tuple[float, dict[str, Any]]:
-    """Write the ONNX file.
+    """Write the ONNX file of a module.
 
     Args:
         model: The module, in eval mode.
         examples: Batches to trace with and to compare on, in their own sizes and in a size of one or two.
-        path: Where the file goes.
+        path: Path for the file.
         run: Opens a file; the session takes arrays and returns arrays.
-        report: Called with a line for the log.
+        report: Called with lines for the log.
 
     Returns:
-        The largest absolute difference of outputs, and what loading needs.
+        The largest absolute difference of the outputs, and the facts needed for loading.
 
     Raises:
-        StageError: Neither exporter can express the module; the operator or line is named.
+        StageError: Neither exporter can express the module; the message names the operator or line.
     """
     probes = probes_of(examples)
     flat = flattened(model, examples.inputs)
@@ -82,7 +83,7 @@ def export(
 
 
 def _leaner(error: float, path: Path, compare: Callable[[Path], float], report: Callable[[str], None]) -> float:
-    """Take names and traces out of the file, unless it did something else then; returns its difference."""
+    """Remove names and traces from the file if it still reproduces the module then, and return its difference."""
     from .onnx_compaction import make_lean
 
     lean = path.with_name(f"lean-{path.name}")
@@ -98,7 +99,7 @@ def _leaner(error: float, path: Path, compare: Callable[[Path], float], report: 
 
 
 def _identifier(name: str) -> str:
-    """A name for a graph's input: exporters give numbers and empty names a meaning of their own."""
+    """Return a name for a graph's input; exporters treat numbers and empty names specially."""
     found = re.sub(r"\W", "_", name)
     return found if found and not found[0].isdigit() else f"input_{found}".rstrip("_")
 
@@ -140,7 +141,7 @@ def _trace(plan: _Plan, path: Path) -> None:
             opset_version=_OPSET,
             dynamo=False,
         )
-    # Without values read from tensors only sizes decide; what those freeze shows in the comparison.
+    # If no values are read from tensors, only sizes can be frozen, which the comparison at several sizes finds.
     for warning in caught if _reads_values(plan) else ():
         if "Python boolean" in str(warning.message):
             where = f"{Path(warning.filename).name}:{warning.lineno}"
@@ -148,7 +149,7 @@ def _trace(plan: _Plan, path: Path) -> None:
 
 
 def _reads_values(plan: _Plan) -> bool:
-    """Whether the module takes numbers or truths out of tensors while it runs."""
+    """Return whether the module reads numbers or booleans out of tensors while it runs."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -1,4 +1,4 @@
-"""What stands in an ONNX graph: layers, the modules they come from, what of them is quantized."""
+"""Inspection of ONNX graphs: layers, the modules they come from, and which of them are quantized."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INTEGERS = (2, 3, 21, 22)
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with weights. ``module`` is the dotted path of the module it comes from, or the node's name."""
+    """Node with weights; ``module`` is the dotted path of the module it comes from, or the node's name."""
 
     node: str
     op_type: str
@@ -42,14 +42,14 @@ class Layer:
 
 
 def load_graph(path: Path) -> Any:
-    """The graph of an ONNX file."""
+    """Return the graph of an ONNX file."""
     import onnx
 
     return onnx.load(str(path)).graph
 
 
 def layers_of(graph: Any) -> list[Layer]:
-    """All nodes with weights, in order."""
+    """Return all nodes with weights, in order."""
     constants = {item.name: item for item in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     found = []
@@ -64,7 +64,7 @@ def layers_of(graph: Any) -> list[Layer]:
 
 
 def name_layers(graph: Any) -> None:
-    """Name each layer after its module (``head``, a second one of it ``head#2``), whatever its weights are called."""
+    """Name each layer after its module (``head``, a second one ``head#2``), whatever its weights are called."""
     modules = {layer.node: layer.module for layer in layers_of(graph) if layer.node}
     counted: Counter[str] = Counter()
     for node in graph.node:
@@ -76,16 +76,16 @@ def name_layers(graph: Any) -> None:
 
 
 def summarize(path: Path) -> Layers:
-    """How many layers are quantized, and which are not."""
+    """Count the layers of a file, and list those that are not quantized."""
     layers = layers_of(load_graph(path))
     kept = tuple(layer.module for layer in layers if not layer.is_quantized)
     return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
 
 
 def module_of(node: Any) -> str:
-    """The dotted module path behind a node: from its weight's name, or the scopes of its metadata or its name."""
+    """Return the dotted module path of a node, from its weight's name, its metadata's scopes or its own name."""
     for name in node.input:
-        # torch.export folds BatchNorm into the convolution and leaves it the BatchNorm's scope.
+        # When torch.export folds BatchNorm into a convolution, the node keeps the scope of the BatchNorm.
         if (weight := _WEIGHT_NAME.fullmatch(name)) is not None:
             return weight.group(1)
     for item in node.metadata_props:
@@ -96,7 +96,7 @@ def module_of(node: Any) -> str:
 
 
 def scope_of(node: Any) -> str:
-    """The dotted module path that a node's name tells, or an empty string."""
+    """Return the dotted module path in a node's name, or an empty string."""
     path: list[str] = []
     previous = ""
     # Tracing names a node /model/features/features.0/Conv: children repeat the name of their container.
@@ -107,7 +107,7 @@ def scope_of(node: Any) -> str:
 
 
 def ignored_nodes(graph: Any, ignore: tuple[str, ...]) -> list[str]:
-    """Names of the nodes of ignored modules: a module's path stands for all below it, an empty one for the model."""
+    """Return the names of the nodes of ignored modules and their submodules; an empty name is the whole model."""
     return [
         node.name
         for node in graph.node
@@ -117,7 +117,7 @@ def ignored_nodes(graph: Any, ignore: tuple[str, ...]) -> list[str]:
 
 
 def _weight_type(node: Any, constants: dict[str, Any], producers: dict[str, Any]) -> int | None:
-    """The data type of a node's constant operand, seen through dequantization, casts and reshapes."""
+    """Return the data type of a node's constant operand, looking through dequantization, casts and reshapes."""
     positions = range(len(node.input)) if node.op_type == "MatMul" else [_WEIGHTED[node.op_type]]
     for position in positions:
         name = node.input[position] if position < len(node.input) else ""
@@ -134,7 +134,7 @@ def _weight_type(node: Any, constants: dict[str, Any], producers: dict[str, Any]
 
 
 def _embedding_type(node: Any, table: Any) -> int | None:
-    """The table's data type; None for look-ups of indices, scales and the like, which are no layers."""
+    """Return the data type of an embedding table, or None for look-ups of indices and scales, which are no layers."""
     along_rows = not any(item.name == "axis" and item.i for item in node.attribute)
     is_table = len(table.dims) == 2 and min(table.dims) > 1 and table.data_type in (_FLOAT, *_NARROW)
     return table.data_type if is_table and along_rows else None

@@ -12,30 +12,34 @@ from . import RUNTIMES, Built, Layers, Runtime, Session
 
 
 class OnnxRuntime(Runtime):
-    """Builds with ``torch.onnx``, runs with ONNX Runtime's CPU provider."""
+    """ONNX Runtime on CPUs: builds with ``torch.onnx``, runs with the CPU provider."""
 
     suffix = ".onnx"
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Export, and compare the file's outputs with the module's. Raises StageError."""
+        """Export the module, and compare the outputs of the file with the module's.
+
+        Raises:
+            StageError: ONNX cannot express the module.
+        """
         from .onnx_export import export
 
         error, about = export(model, examples, path, lambda file, names: self.open(file, 1, names), report)
         return Built(error, about)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """An inference session on ``threads`` threads that takes the inputs ``names`` in order."""
+        """Open an inference session on ``threads`` threads that takes the inputs ``names`` in order."""
         return open_session(path, threads, names)
 
     def layers(self, path: Path) -> Layers:
-        """Nodes with weights, and which of them are quantized."""
+        """Count the nodes with weights, and those that are quantized."""
         from .onnx_graph import summarize
 
         return summarize(path)
 
 
 def open_session(path: Path, threads: int, names: Sequence[str], fuses: bool = True) -> Session:
-    """``OnnxRuntime.open``; without ``fuses`` operators are computed one by one, as the graph says."""
+    """Open a session as ``OnnxRuntime.open``; without ``fuses``, operators are computed one by one."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -47,7 +51,7 @@ def open_session(path: Path, threads: int, names: Sequence[str], fuses: bool = T
     # Spinning threads of several sessions disturb each other's latency many times over.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # An input that the model never reads is no input of the graph.
+    # The graph has no input that the model never reads.
     wanted = {item.name for item in session.get_inputs()}
 
     def run(arrays: Sequence[Any]) -> list[Any]:

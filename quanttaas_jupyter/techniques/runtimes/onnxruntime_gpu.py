@@ -20,16 +20,20 @@ _FLOAT16, _NARROW = 10, (3, 17)  # int8, float8 (E4M3)
 
 
 class OnnxRuntimeGpu(Runtime):
-    """Builds with ``torch.onnx``, runs with one provider; without it the graph on the CPU stands in for accuracy."""
+    """ONNX Runtime with one GPU provider; without a GPU, accuracy is evaluated with the same file on the CPU."""
 
     suffix = ".onnx"
 
     def __init__(self, provider: str) -> None:
-        """By this provider, ``CUDA`` or ``Tensorrt``; what the latter does not take CUDA computes."""
+        """Use the provider ``CUDA`` or ``Tensorrt``; CUDA computes operators that the latter does not support."""
         self._provider = f"{provider}ExecutionProvider"
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Export, and compare the file's outputs with the module's. Raises StageError."""
+        """Export the module, and compare the outputs of the file with the module's.
+
+        Raises:
+            StageError: ONNX cannot express the module.
+        """
         from .onnx_export import export
 
         open_ = self.open_graph if self.why_not_run() else self.open
@@ -37,7 +41,11 @@ class OnnxRuntimeGpu(Runtime):
         return Built(error, about)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """A session on this machine's GPU. Raises StageError where ONNX Runtime falls back to the CPU."""
+        """Open a session on this machine's GPU.
+
+        Raises:
+            StageError: ONNX Runtime falls back to the CPU.
+        """
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -53,13 +61,13 @@ class OnnxRuntimeGpu(Runtime):
         return _OnGpu(session, names)
 
     def layers(self, path: Path) -> Layers:
-        """Nodes with weights, and which of them are quantized."""
+        """Count the nodes with weights, and those that are quantized."""
         from .onnx_graph import summarize
 
         return summarize(path)
 
     def why_not_run(self) -> str:
-        """That there is no GPU, or that this ONNX Runtime has no such provider."""
+        """Return that there is no GPU, or that this ONNX Runtime lacks the provider; otherwise an empty string."""
         import onnxruntime as ort
         import torch
 
@@ -70,25 +78,25 @@ class OnnxRuntimeGpu(Runtime):
         return ""
 
     def open_graph(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """The same file on the CPU, operators computed one by one."""
+        """Open the same file on the CPU, with operators computed one by one."""
         return open_session(path, threads, names, fuses=False)
 
 
 class _OnGpu:
-    """A session whose inputs and outputs are bound to GPU memory; arrays go there and back."""
+    """Session whose inputs and outputs are bound to GPU memory; arrays are copied there and back."""
 
     def __init__(self, session: Any, names: Sequence[str]) -> None:
         self._session, self._names = session, names
         self._wanted = {item.name for item in session.get_inputs()}
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
-        """Outputs of arrays."""
+        """Return the outputs for input arrays."""
         binding = self._bound(arrays)
         self._session.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
 
     def seconds(self, arrays: Sequence[Any]) -> float:
-        """The duration of a call until the GPU is done, without the way there and back."""
+        """Return the seconds of a call until the GPU is done, without the copies of inputs and outputs."""
         binding = self._bound(arrays)
         binding.synchronize_inputs()
         start = time.perf_counter()
@@ -112,9 +120,9 @@ class _OnGpu:
 
 
 def _flags(path: Path) -> dict[str, bool]:
-    """Precisions that TensorRT may use: those that products in the graph compute in, so that a baseline stays one.
+    """Return the precisions that TensorRT may use: those of the products in the graph, so that a baseline stays one.
 
-    Weights that are merely stored as float16 are widened first, since arithmetic in float16 would overflow.
+    Weights that are only stored as float16 are widened first, since arithmetic in float16 could overflow.
     """
     import onnx
 

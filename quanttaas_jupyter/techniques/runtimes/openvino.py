@@ -13,12 +13,16 @@ from . import RUNTIMES, Built, Layers, Runtime, Session
 
 
 class OpenVino(Runtime):
-    """Builds through ONNX, runs with OpenVINO's CPU plugin."""
+    """OpenVINO on CPUs: builds through ONNX, runs with the CPU plugin."""
 
     suffix = ".openvino.zip"
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Convert, and compare the file's outputs with the module's at several batch sizes. Raises StageError."""
+        """Convert the module, and compare the outputs of the file with the module's at several batch sizes.
+
+        Raises:
+            StageError: ONNX cannot express the module, or OpenVINO is not installed.
+        """
         from .onnx_export import export
         from .openvino_file import core, save
 
@@ -29,12 +33,16 @@ class OpenVino(Runtime):
         with TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
             error, about = export(model, examples, graph, converted, report)
-            # The last graph that was tried need not be the one that was kept.
+            # The graph that was tried last may not be the one that was kept.
             save(core().read_model(str(graph)), path)
         return Built(error, about)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """A compiled model on ``threads`` threads that takes the inputs ``names`` in order. Raises StageError."""
+        """Compile a model for ``threads`` threads that takes the inputs ``names`` in order.
+
+        Raises:
+            StageError: OpenVINO is not installed.
+        """
         from .openvino_file import core, load, session_of
 
         options = {
@@ -46,7 +54,7 @@ class OpenVino(Runtime):
         return session_of(core().compile_model(load(path), "CPU", options), names)
 
     def layers(self, path: Path) -> Layers:
-        """Nodes with weights, and which of them are quantized."""
+        """Count the nodes with weights, and those that are quantized."""
         from .openvino_file import summarize
 
         return summarize(path)

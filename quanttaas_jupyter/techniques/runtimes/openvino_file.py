@@ -1,7 +1,7 @@
-"""OpenVINO models as one file, looked through.
+"""OpenVINO models as one file: reading, writing and inspection.
 
-The file is a ZIP of ``model.xml``, the graph, and ``model.bin``, the weights. The graph is text and goes compressed;
-the weights stay as they are, so that what compression saves is not taken for what quantization saves.
+The file is a ZIP archive of ``model.xml``, the graph, and ``model.bin``, the weights. The graph is text and compressed.
+The weights are not, so that a saving by compression is not taken for one by quantization.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import Layers, Session
 
 _LOCK = threading.Lock()
 _BIAS_SUFFIX = "/WithoutBiases"
-# By type, at which inputs weights may come.
+# Inputs that may be weights, by type of node.
 _WEIGHTED = {
     "Convolution": (1,),
     "GroupConvolution": (1,),
@@ -38,11 +38,12 @@ _INTEGERS = ("i8", "u8", "i4", "u4")
 _NARROW = (*_INTEGERS, "f16", "bf16")
 _FLOATS = ("f32", "f64")
 _LARGEST = 65504.0
+"""Largest finite number in float16."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with weights. ``module`` is the dotted path of the module it comes from, or the node's name."""
+    """Node with weights; ``module`` is the dotted path of the module it comes from, or the node's name."""
 
     node: str
     kind: str
@@ -52,22 +53,31 @@ class Layer:
 
 
 def openvino() -> Any:
-    """The package. Raises StageError where it is missing."""
+    """Import OpenVINO.
+
+    Raises:
+        StageError: The package is missing.
+    """
     return optional("openvino", extra="openvino")
 
 
 def core() -> Any:
-    """The process's one OpenVINO core. Raises StageError where the package is missing."""
+    """Return this process's only OpenVINO core.
+
+    Raises:
+        StageError: The package is missing.
+    """
     with _LOCK:
         return _core(openvino())
 
 
 @lru_cache(maxsize=1)
 def _core(package: Any) -> Any:
-    """Made once, and kept for as long as the process lives.
+    """Create the core once, and keep it as long as the process lives.
 
-    Each core of OpenVINO 2026.4 gives the thread a stack for signals (where the processor has AMX). Of two, the later
-    one to go puts back that of the first, which is freed by then: the next signal would kill the process.
+    Each core of OpenVINO 2026.4 sets a signal stack for the thread if the processor has AMX. When the second of two
+    cores is deleted, it restores the stack of the first, which is freed by then: the next signal would kill the
+    process.
     """
     return package.Core()
 
@@ -83,14 +93,14 @@ def save(model: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read a model."""
+    """Read a model from its file."""
     with zipfile.ZipFile(path) as archive:
         graph, weights = archive.read("model.xml"), archive.read("model.bin")
     return core().read_model(graph, weights)
 
 
 def session_of(compiled: Any, names: Sequence[str]) -> Session:
-    """A session of a compiled model that takes the inputs ``names`` in order."""
+    """Return a session of a compiled model that takes the inputs ``names`` in order."""
     import numpy as np
 
     request = compiled.create_infer_request()
@@ -103,13 +113,13 @@ def session_of(compiled: Any, names: Sequence[str]) -> Session:
 
 
 def feed_of(model: Any, names: Sequence[str], arrays: Sequence[Any]) -> dict[str, Any]:
-    """Arrays by the names of a model's inputs; what the model never reads is no input of it."""
+    """Return arrays by the names of a model's inputs; inputs that the model never reads are dropped."""
     wanted = {name for item in model.inputs for name in item.get_names()}
     return {name: array for name, array in zip(names, arrays, strict=True) if name in wanted}
 
 
 def layers_of(model: Any) -> list[Layer]:
-    """All nodes with weights, in order."""
+    """Return all nodes with weights, in order."""
     found = []
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
@@ -124,19 +134,19 @@ def layers_of(model: Any) -> list[Layer]:
 
 
 def summarize(path: Path) -> Layers:
-    """How many layers are quantized, and which are not."""
+    """Count the layers of a file, and list those that are not quantized."""
     layers = layers_of(load(path))
     kept = tuple(layer.module for layer in layers if not layer.is_quantized)
     return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
 
 
 def module_of(name: str) -> str:
-    """The module path in a node's name: layers carry it, what is between them has names that mean nothing."""
+    """Return the module path in a layer's name; other nodes have names without meaning."""
     return name.removesuffix(_BIAS_SUFFIX).partition("#")[0]
 
 
 def ignored_nodes(model: Any, ignore: Iterable[str]) -> list[str]:
-    """Names of the layers of ignored modules: a module's path stands for all below it, "" for the whole model."""
+    """Return the names of the layers of ignored modules and their submodules; "" is the whole model."""
     names = tuple(ignore)
     return [
         layer.node
@@ -146,9 +156,9 @@ def ignored_nodes(model: Any, ignore: Iterable[str]) -> list[str]:
 
 
 def store_as(model: Any, kind: str, kept: Collection[str]) -> None:
-    """Store the float32 weights of all layers but ``kept`` as ``float16`` or ``bfloat16``, widened where they are read.
+    """Store the float32 weights of all layers but ``kept`` as ``float16`` or ``bfloat16``, widened where read.
 
-    Weights that float16 cannot hold stay as they are.
+    Weights that float16 cannot hold stay unchanged.
     """
     import numpy as np
 
@@ -173,7 +183,7 @@ def store_as(model: Any, kind: str, kept: Collection[str]) -> None:
 
 
 def _constant(output: Any) -> Any:
-    """The constant behind an operand, seen through what widens it; None where there is none."""
+    """Return the constant behind an operand, looking through nodes that widen or reshape it, or None."""
     node = output.get_node()
     while node.get_type_name() in _WIDENING:
         node = node.input_value(0).get_node()
@@ -181,7 +191,7 @@ def _constant(output: Any) -> Any:
 
 
 def _kind_of(node: Any, is_table: bool) -> str:
-    """The element type of a constant that is a weight; empty for shapes, indices and scales."""
+    """Return the element type of a constant weight; an empty string for shapes, indices and scales."""
     kind = node.get_element_type().get_type_name()
     shape = list(node.get_output_shape(0))
     least = 2 if is_table else 1

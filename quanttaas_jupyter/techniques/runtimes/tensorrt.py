@@ -1,4 +1,4 @@
-"""TensorRT on NVIDIA GPUs: artifacts are engines, built ahead of time where there is no GPU to run them."""
+"""TensorRT on NVIDIA GPUs: artifacts are engines, which can be built ahead of time without a GPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from . import RUNTIMES, Built, Layers, Notes, Runtime, Session
 
 
 class TensorRt(Runtime):
-    """Builds from ONNX, runs on the GPU at hand; without one, the graph that was built from stands in for accuracy."""
+    """TensorRT: builds engines from ONNX; without a matching GPU, accuracy is evaluated with the ONNX graph."""
 
     suffix = ".engine"
 
     def __init__(self, targets: Sequence[str] = (), notes: Notes | None = None) -> None:
-        """For these GPU architectures; empty for the GPU at hand, or for the usual one. Notes hold timings."""
+        """Build for these GPU architectures; empty for this machine's GPU or the default. Notes hold kernel timings."""
         self._targets, self._notes = tuple(targets), notes
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Export to ONNX, compare that with the module, and build its engine. Raises StageError."""
+        """Export to ONNX, compare that with the module, and build an engine from it.
+
+        Raises:
+            StageError: ONNX cannot express the module, or TensorRT cannot build it.
+        """
         from .onnx_export import export
         from .tensorrt_engine import build, package, shapes_of
 
@@ -32,19 +36,23 @@ class TensorRt(Runtime):
         return Built(error, about, graph=graph)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """An engine on this machine's GPU. Raises StageError where it is for another one."""
+        """Open an engine on this machine's GPU.
+
+        Raises:
+            StageError: There is no GPU, or the engine is for another one or another version.
+        """
         from .tensorrt_engine import open_engine
 
         return open_engine(path, names)
 
     def layers(self, path: Path) -> Layers:
-        """Nodes with weights in the graph that was built from, and which of them are quantized."""
+        """Count the nodes with weights in the engine's ONNX graph, and those that are quantized."""
         from .onnx_graph import summarize
 
         return summarize(path)
 
     def why_not_run(self) -> str:
-        """That there is no GPU, or not one of those that engines are built for."""
+        """Return that there is no GPU, or none of the targets; otherwise an empty string."""
         from .tensorrt_engine import gpu
 
         here = gpu()
@@ -53,18 +61,18 @@ class TensorRt(Runtime):
         return "" if not self._targets or here in self._targets else f"this GPU is {here}, and engines are for others"
 
     def open_graph(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """The graph that an engine was built from, in ONNX Runtime, whose fusions compute float8 wrongly."""
+        """Open the ONNX graph in ONNX Runtime without fusions, which compute float8 wrongly."""
         from .onnxruntime import open_session
 
         return open_session(path, threads, names, fuses=False)
 
     def aimed_at(self, targets: Sequence[str], notes: Notes | None = None) -> TensorRt:
-        """The runtime that builds for these GPU architectures."""
+        """Return the runtime that builds for these GPU architectures."""
         return TensorRt(targets, notes)
 
 
 def seen_by(examples: Batches, names: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:
-    """Shapes of the data's batches by input."""
+    """Return the shapes of the data's batches by input."""
     return {name: [tuple(batch.inputs[i].shape) for batch in examples.batches] for i, name in enumerate(names)}
 
 

@@ -1,9 +1,9 @@
-"""TensorRT engines: built from ONNX graphs, ahead of time where there is no GPU, and run where there is one.
+"""TensorRT engines: built from ONNX graphs, ahead of time without a GPU if necessary, and run on a GPU.
 
-``tensorrt`` (the full package) is taken where it is installed and a GPU is there, else ``tensorrt_rtx``, whose builder
-needs no GPU. Networks are strongly typed in both: precisions are those of the graph. An engine's file says first what
-it was built by and for, in the manner of Ultralytics' ``.engine`` files: the length of a JSON text in four bytes (the
-lowest first), that text, and TensorRT's plan.
+``tensorrt``, the full package, is used if it is installed and there is a GPU. Otherwise ``tensorrt_rtx`` is used, whose
+builder needs no GPU. Both build strongly typed networks: precisions are those of the graph. An engine's file begins
+with its builder and targets, like Ultralytics' ``.engine`` files: the length of a JSON text in four bytes
+(little-endian), the text, and TensorRT's plan.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from ...core.failures import StageError, optional
 from . import Notes, Session
 
 DEFAULT_TARGETS = ("SM89",)
-"""An L4, and the usual workstation's GPU: what a target is where none is named."""
+"""Architecture of an L4 and of common workstation GPUs, the default without a GPU and without targets."""
 TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120")
 _MOST_SAMPLES = 64
+"""Largest batch in the optimization profile, unless the data has larger ones; chosen, not tuned."""
 _EXTRA = "tensorrt-rtx"
 
 
 def gpu() -> str:
-    """The architecture of this machine's GPU, such as SM89; empty where there is none."""
+    """Return the architecture of this machine's GPU, such as SM89, or an empty string."""
     import torch
 
     if not torch.cuda.is_available():
@@ -36,7 +37,11 @@ def gpu() -> str:
 
 
 def package() -> Any:
-    """The builder: ``tensorrt`` where it and a GPU are there, else ``tensorrt_rtx``. Raises StageError."""
+    """Import the builder: ``tensorrt`` if it and a GPU are available, otherwise ``tensorrt_rtx``.
+
+    Raises:
+        StageError: Neither can be imported.
+    """
     if gpu():
         try:
             return importlib.import_module("tensorrt")
@@ -56,13 +61,13 @@ def build(
 
     Args:
         graph: The ONNX file.
-        path: Where the engine goes.
-        targets: GPU architectures; empty for this machine's GPU, or for ``DEFAULT_TARGETS`` where there is none.
-        shapes: By input the smallest, usual and largest shape: one optimisation profile.
-        notes: Where timings of kernels are kept, so that the next engine for these GPUs is built faster.
+        path: Path for the engine.
+        targets: GPU architectures; empty for this machine's GPU, or for ``DEFAULT_TARGETS`` without one.
+        shapes: Smallest, usual and largest shape of each input, for one optimization profile.
+        notes: Stores the timings of kernels, so that later engines for these GPUs are built faster.
 
     Raises:
-        StageError: The parser refuses a node, which is named, or no kernel serves it on a target.
+        StageError: The parser refuses a node, which is named, or no kernel implements it on a target.
     """
     trt = package()
     log = _log(trt)
@@ -86,7 +91,7 @@ def build(
     config.add_optimization_profile(profile)
     timings = f"tensorrt/{trt.__name__}-{trt.__version__}-{'-'.join(aims)}"
     known = None if notes is None else notes.read(timings)
-    # One of another driver or GPU is refused; then it starts anew.
+    # A cache from another driver or GPU is refused; then an empty one is used.
     if not config.set_timing_cache(config.create_timing_cache(known or b""), False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
     serialized = builder.build_serialized_network(network, config)
@@ -104,14 +109,14 @@ def build(
 
 
 def read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """What an engine was built by and for (``built_by``, ``version``, ``targets``), and the plan."""
+    """Return an engine's builder and targets (``built_by``, ``version``, ``targets``, ``is_sparse``), and its plan."""
     content = path.read_bytes()
     begin = 4 + int.from_bytes(content[:4], "little")
     return json.loads(content[4:begin]), content[begin:]
 
 
 def open_engine(path: Path, names: Sequence[str]) -> Session:
-    """A session on this machine's GPU.
+    """Open a session of an engine on this machine's GPU.
 
     Raises:
         StageError: There is no GPU, or the engine is for another one or another version.
@@ -132,7 +137,7 @@ def open_engine(path: Path, names: Sequence[str]) -> Session:
 
 
 class _OnGpu:
-    """An engine with its context; arrays go to the GPU and back."""
+    """Session of an engine with its execution context; arrays are copied to the GPU and back."""
 
     def __init__(self, trt: Any, content: bytes, names: Sequence[str]) -> None:
         self._trt, self._names = trt, names
@@ -144,7 +149,7 @@ class _OnGpu:
         self.gpu_memory_bytes = int(self._engine.device_memory_size_v2) + len(content)
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
-        """Outputs of arrays."""
+        """Return the outputs for input arrays."""
         import torch
 
         outputs = self._enqueue(self._sent(arrays))
@@ -152,7 +157,7 @@ class _OnGpu:
         return [tensor.cpu().numpy() for tensor in outputs]
 
     def seconds(self, arrays: Sequence[Any]) -> float:
-        """The duration of a call by CUDA's events, without the way to the GPU and back."""
+        """Return the seconds of a call by CUDA events, without the copies to the GPU and back."""
         import torch
 
         inputs = self._sent(arrays)
@@ -204,7 +209,7 @@ _TORCH_TYPES = {
 
 @lru_cache(maxsize=2)
 def _log(trt: Any) -> Any:
-    """TensorRT takes one logger a process."""
+    """Return the logger of this process; TensorRT accepts only one."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -247,7 +252,7 @@ def _first(lines: Sequence[str]) -> str:
 
 
 def _is_sparse(graph: Path) -> bool:
-    """Whether two weights of every four are zero in the matrices and kernels of the graph."""
+    """Return whether two of each four weights are zero in most large matrices and kernels of the graph."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -258,10 +263,12 @@ def _is_sparse(graph: Path) -> bool:
 
 
 def shapes_of(graph: Path, seen: dict[str, list[tuple[int, ...]]]) -> dict[str, list[tuple[int, ...]]]:
-    """Smallest, usual and largest shape by input: batches go from 1 to 64, other free dimensions to twice the largest.
+    """Return the smallest, usual and largest shape of each input.
+
+    Batches range from 1 to 64, other dynamic dimensions up to twice the data's largest.
 
     Args:
-        graph: The ONNX file; what it does not leave free has one size.
+        graph: The ONNX file; its fixed dimensions have one size.
         seen: Shapes of the data's batches by input.
     """
     import onnx

@@ -1,4 +1,4 @@
-"""PyTorch itself on CPUs: artifacts are exported programs (``.pt2``), which need no source of the model."""
+"""PyTorch on CPUs: artifacts are exported programs (``.pt2``), which do not need the model's source."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from .export_check import Mismatch, arrays_of, difference, flattened, named, pro
 
 
 class TorchExport(Runtime):
-    """Builds with ``torch.export``, runs the program's graph with its constants folded."""
+    """PyTorch runtime: builds with ``torch.export``, runs the program's graph with folded constants."""
 
     suffix = ".pt2"
 
     def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
-        """Export, and compare the file's outputs with the module's at several batch sizes. Raises StageError."""
+        """Export the module, and compare the outputs of the file with the module's at several batch sizes.
+
+        Raises:
+            StageError: ``torch.export`` cannot express or reproduce the module.
+        """
         import torch
 
         from .torch_graph import save
@@ -39,7 +43,7 @@ class TorchExport(Runtime):
         return Built(error, about)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
-        """A session on ``threads`` threads (those of the process) that takes the inputs ``names`` in order."""
+        """Open a session that takes the inputs ``names`` in order, and sets the process's number of threads."""
         import torch
 
         from .torch_graph import fold, load
@@ -58,7 +62,7 @@ class TorchExport(Runtime):
         return run
 
     def layers(self, path: Path) -> Layers:
-        """Calls with weights, and which of them hold narrow ones."""
+        """Count the calls with weights, and those with narrow weights."""
         from .torch_graph import summarize
 
         return summarize(path)

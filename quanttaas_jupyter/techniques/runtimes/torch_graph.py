@@ -1,4 +1,4 @@
-"""Exported PyTorch programs (``.pt2``): read without running foreign code, looked through, changed, written small."""
+"""Exported PyTorch programs (``.pt2``): safe reading, inspection, changes, and compact writing."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TRACES = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "fro
 
 @dataclass(frozen=True)
 class Layer:
-    """A call with weights.
+    """Call with weights.
 
     Attributes:
         node: The call in the graph.
         module: Dotted path of the module that holds the weights.
         weights: The ``get_attr`` nodes of the weights, without biases and scales.
-        is_quantized: Every weight has fewer than four bytes a number.
-        is_integer: Every weight is of integers.
+        is_quantized: Whether all weights have fewer than four bytes per number.
+        is_integer: Whether all weights are integers.
     """
 
     node: Any
@@ -47,7 +47,11 @@ class Layer:
 
 
 def load(path: Path) -> Any:
-    """The program as a ``GraphModule``. Raises StageError where the file holds pickled objects."""
+    """Read a program as a ``GraphModule``.
+
+    Raises:
+        StageError: The file holds pickled objects, which could run code.
+    """
     import torch
 
     _refuse_pickles(path)
@@ -55,11 +59,11 @@ def load(path: Path) -> Any:
 
 
 def save(module: Any, inputs: Sequence[Any], dynamic: Sequence[dict[int, Any]], path: Path) -> None:
-    """Export a module, and write it without the traces of its source and without sample inputs."""
+    """Export a module, and write it without source traces and sample inputs."""
     import torch
 
     with torch.no_grad():
-        # A view would bring along all of the batch it was cut from.
+        # A view would be stored with the whole batch that it was cut from.
         arguments = tuple(leaf.clone() for leaf in inputs)
         program = torch.export.export(module, arguments, dynamic_shapes=_shapes_of(module, dynamic))
     for node in program.graph_module.graph.nodes:
@@ -70,7 +74,7 @@ def save(module: Any, inputs: Sequence[Any], dynamic: Sequence[dict[int, Any]], 
 
 
 def rewrite(path: Path, target: Path, inputs: Sequence[Any], change: Callable[[Any], None]) -> None:
-    """Load a program, change its graph, and write it with the same dimensions left free."""
+    """Load a program, change its graph, and write it with the same dynamic dimensions."""
     import torch
 
     module = load(path)
@@ -87,7 +91,7 @@ def rewrite(path: Path, target: Path, inputs: Sequence[Any], change: Callable[[A
 
 
 def layers_of(module: Any) -> list[Layer]:
-    """All calls with weights, in order."""
+    """Return all calls with weights, in order."""
     found = []
     for node in module.graph.nodes:
         position = _WEIGHTS.get(str(node.target)) if node.op == "call_function" else None
@@ -105,20 +109,20 @@ def layers_of(module: Any) -> list[Layer]:
 
 
 def summarize(path: Path) -> Layers:
-    """How many layers are quantized, and which are not."""
+    """Count the layers of a file, and list those that are not quantized."""
     layers = layers_of(load(path))
     kept = tuple(layer.module for layer in layers if not layer.is_quantized)
     return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
 
 
 def tensor_of(module: Any, node: Any) -> Any:
-    """The tensor that a ``get_attr`` node reads."""
+    """Return the tensor that a ``get_attr`` node reads."""
     parent, _, name = node.target.rpartition(".")
     return getattr(module.get_submodule(parent), name)
 
 
 def add_tensor(module: Any, beside: Any, suffix: str, tensor: Any) -> Any:
-    """Register a tensor beside the one a ``get_attr`` node reads; returns the node that reads it."""
+    """Register a tensor in the module of the one that ``beside`` reads, and return the ``get_attr`` node for it."""
     parent, _, name = beside.target.rpartition(".")
     module.get_submodule(parent).register_buffer(f"{name}_{suffix}", tensor)
     with module.graph.inserting_before(beside):
@@ -126,7 +130,7 @@ def add_tensor(module: Any, beside: Any, suffix: str, tensor: Any) -> Any:
 
 
 def fold(module: Any) -> None:
-    """Compute once what depends on no input: weights are widened at load and not at every call."""
+    """Compute nodes that depend on no input once, so that weights are widened at load and not at each call."""
     import torch
 
     known: dict[Any, Any] = {}
@@ -149,19 +153,19 @@ def fold(module: Any) -> None:
 
 
 def is_ignored(module: str, ignore: Iterable[str]) -> bool:
-    """Whether a module is, or lies below, one of those to leave alone; an empty name stands for the whole model."""
+    """Return whether a module is an ignored one or inside of it; an empty name ignores the whole model."""
     return any(not name or module == name or module.startswith(f"{name}.") for name in ignore)
 
 
 def _shapes_of(module: Any, dynamic: Sequence[dict[int, Any]]) -> Any:
     import torch
 
-    # A loaded program names its inputs; a module that takes them in a row has them in one tuple.
+    # A loaded program has named inputs; a flat module has all of them in one tuple.
     return tuple(dynamic) if isinstance(module, torch.fx.GraphModule) else (tuple(dynamic),)
 
 
 def _source(node: Any) -> Any:
-    """The ``get_attr`` node that a weight comes from, seen through casts, scales and views."""
+    """Return the ``get_attr`` node that a weight comes from, looking through casts, scales and views."""
     while getattr(node, "op", "") == "call_function" and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node if getattr(node, "op", "") == "get_attr" else None
@@ -187,7 +191,11 @@ def _drop_unread(module: Any) -> None:
 
 
 def _refuse_pickles(path: Path) -> None:
-    """``torch.export.load`` unpickles what it finds; only tensors may be found."""
+    """Check that a file holds only tensors, because ``torch.export.load`` unpickles its content.
+
+    Raises:
+        StageError: The file holds pickled objects.
+    """
     import torch
 
     with zipfile.ZipFile(path) as archive:
