@@ -23,14 +23,13 @@ from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState, fold
 from ..store import MissingKey, Store, blobs
 from ..study_store import records as studies
+from .displays import display
+from .submission import Submission
 from .watching import Follower, Watcher
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-    from .displays import display
-from .submission import Submission
 
 _CLAIM_SECONDS = 3.0
 
