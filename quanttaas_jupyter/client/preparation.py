@@ -24,6 +24,7 @@ from ..core.versions import versions
 from ..techniques.availability import refuse_unbuilt
 from ..techniques.evaluate import predictions
 from ..techniques.evaluate.metrics import score
+from ..views import format as fmt
 
 _CHECK_SAMPLES = 8
 _TOLD_APART_ON = 64
@@ -259,8 +260,8 @@ def _better_class_dim(model: Any, first: data.Batches, fitting: list[int]) -> tu
     shares = {dim: predictions.right_share(main, targets, dim) for dim in fitting}
     best, other = sorted(fitting, key=lambda dim: -shares[dim])
     return best, [
-        f"outputs of shape {tuple(main.shape)} are read with classes in dimension {best}: {shares[best]:.0%} of the "
-        f"first labels are right then, {shares[other]:.0%} with dimension {other}"
+        f"outputs of shape {tuple(main.shape)} are read with classes in dimension {best}: {fmt.share(shares[best])} of "
+        f"the first labels are right then, {fmt.share(shares[other])} with dimension {other}"
     ]
 
 

@@ -24,6 +24,7 @@ from ..store.base import Progress, Together
 from ..study_store import records as studies
 from ..study_store import stage_cache as cache
 from ..techniques import portable_model as portable
+from ..views import format as fmt
 from .preparation import Prepared
 
 CALIBRATION_SAMPLES = 512
@@ -136,7 +137,7 @@ def send(
     tell(what, 0.0)
 
     def progress(done: int, total: int) -> None:
-        tell(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done / total)
+        tell(f"{what}: {fmt.size(done)} of {fmt.size(total)}", done / total)
 
     together = Together(len(program) + sum(batches.bytes for batches in found.values()), progress)
     with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:

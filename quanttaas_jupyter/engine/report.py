@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.frontier import is_uncertain
 from ..core.state import TrialState
+from ..views import format as fmt
 
 _METRICS = (
     "metric",
@@ -67,7 +69,7 @@ def warnings_of(
     speedup = metrics.get("speedup")
     is_baseline = not config["prune"] and config["quantize"] == "none"
     if speedup is not None and speedup < 0.95 and not is_baseline:
-        found.append(f"{1 / speedup:.1f}x slower than the baseline on this machine")
+        found.append(f"{fmt.faster(speedup)} than the baseline on this machine")
     if config["prune"] and config["prune"]["method"] == "unstructured":
         found.append("zeros make no smaller file and no faster model; they help only where the file is compressed")
     return found
@@ -75,27 +77,18 @@ def warnings_of(
 
 def recommendation(best: TrialState | None, goal: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
     """One sentence: what to take, what it saves, what it costs."""
-    unit, factor = (" points", 100.0) if metric.get("percent") else ("", 1.0)
-    allowed = f"{goal['max_drop'] * factor:g}{unit}"
+    percent = bool(metric.get("percent"))
+    allowed = fmt.allowance(goal["max_drop"], percent)
     if best is None:
         return f"No trial keeps the {metric['name']} within {allowed} of the baseline; try smaller amounts."
     if best.is_baseline:
         return f"Nothing beats the unchanged model within {allowed} of its {metric['name']}."
-    values = best.metrics
-    parts = [_times(1 / float(values["size_ratio"] or 1), "smaller", "larger")]
-    if values.get("speedup"):
-        parts.append(_times(float(values["speedup"] or 1), "faster", "slower"))
-    change, low, high = (-factor * float(values[key] or 0) for key in ("drop", "drop_high", "drop_low"))
-    sure = "" if (values.get("drop_high") or 0) <= goal["max_drop"] else "; its interval reaches beyond the goal"
-    return (
-        f"Take {best.name}: {', '.join(parts)}, {metric['name']} {_signed(change)}{unit} "
-        f"(95 %: {_signed(low)} to {_signed(high)}){sure}."
-    )
-
-
-def _times(factor: float, better: str, worse: str) -> str:
-    return f"{factor:.1f}x {better}" if factor >= 1 else f"{1 / factor:.1f}x {worse}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}" if abs(value) >= 0.05 else "±0.0"
+    drop, low, high = (best.metrics.get(key) for key in ("drop", "drop_low", "drop_high"))
+    ends = fmt.drop_interval(low, high, percent)
+    parts = [
+        fmt.smaller(best.metrics.get("size_ratio")),
+        fmt.faster(best.metrics.get("speedup")),
+        f"{metric['name']} drop {fmt.drop(drop, percent, low, high)}" + (f" (95 %: {ends})" if ends else ""),
+    ]
+    unsure = "; its interval reaches beyond the goal" if is_uncertain(best, goal["max_drop"]) else ""
+    return f"Take {best.name}: {', '.join(filter(None, parts))}{unsure}."

@@ -21,6 +21,7 @@ from ..core.device import physical_cores
 from ..core.errors import QuantTaaSError
 from ..store import open_store
 from ..study_store import records as studies
+from ..views import format as fmt
 
 _UNNAMED = "cluster"
 _HEADER = ("cluster", "state", "nodes", "CPUs", "GPUs", "running studies", "per hour")
@@ -161,7 +162,7 @@ def _row(name: str, config: ClusterConfig, running: int) -> Row:
     if found.trouble:
         return Row(name, "out of reach", studies=str(running), trouble=found.trouble)
     gpus = " ".join([f"{found.gpus:g}", *found.kinds])
-    price = "" if found.price is None else f"{found.price:.2f}"
+    price = "" if found.price is None else fmt.money(found.price)
     return Row(name, "up", str(found.nodes), f"{found.cpus:g}", gpus, str(running), price)
 
 

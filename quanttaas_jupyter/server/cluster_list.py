@@ -8,6 +8,7 @@ from ..compute.clusters import local_engine as resident
 from ..compute.clusters import local_head as head
 from ..compute.clusters.connect import Look
 from ..core.device import physical_cores
+from ..views import format as fmt
 
 ASKING = "asking …"
 
@@ -41,7 +42,7 @@ def remote(name: str, look: Look | None, running: int) -> dict[str, Any]:
     words = [f"{look.nodes} node{'s' * (look.nodes != 1)}, {look.cpus:g} CPUs, {look.gpus:g} GPUs"]
     words[0] += f" ({', '.join(look.kinds)})" if look.kinds else ""
     words += [f"{running} running"] if running else []
-    words += [f"${look.price:.2f}/h"] if look.price is not None else []
+    words += [f"{fmt.money(look.price)}/h"] if look.price is not None else []
     return _line(name, "busy" if running else "up", " · ".join(words), can_stop=can_stop)
 
 

@@ -1,4 +1,4 @@
-"""The digest of a study, which lists of studies read instead of its events."""
+"""Summaries of studies, which lists of studies read instead of the events."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Any
 
 from ..core.frontier import best_trial, pareto
 from ..core.state import StudyState
+from ..views import format as fmt
 
-# More do not show in a line of a list.
 _FRONTIER_POINTS = 24
+"""Most frontier points in a summary; more cannot be told apart in the sparkline of a list. Chosen, not tuned."""
 _REASON_LENGTH = 200
+"""Most characters of a failure's reason in a summary; chosen, not tuned."""
 
 
 def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
-    """The digest of a study: everything in it can be rebuilt from its record and events.
+    """Return the summary of a study, which can be rebuilt from its record and events at any time.
 
-    Those of older versions lack ``cut``, ``reason``, ``metric``, ``minimize``, ``recommended`` and ``frontier``.
+    Summaries by older versions lack ``cut``, ``reason``, ``metric``, ``minimize``, ``recommended`` and ``frontier``.
     """
     sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
     higher = bool(state.metric.get("higher_is_better", True))
@@ -31,7 +33,7 @@ def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
         "done": state.done,
         "failed": state.failed,
         "cut": state.cut,
-        "best": state.recommendation or (f"{1 / min(filter(None, sizes)):.1f}x smaller" if sizes else ""),
+        "best": state.recommendation or fmt.smaller(min(filter(None, sizes), default=None)),
         "ended": state.ended,
         "reason": (state.error or state.message)[:_REASON_LENGTH],
         "metric": {"name": state.metric.get("name", "metric"), "higher_is_better": higher},
@@ -42,7 +44,7 @@ def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
 
 
 def _recommended(state: StudyState) -> dict[str, Any] | None:
-    """The best trial under the goal so far, as far as a line says it; None where the baseline is all there is."""
+    """Return the name and ratios of the best trial under the goal so far, or None if only the baseline meets it."""
     if state.goal.get("max_drop") is None:
         return None
     best = best_trial(state.trials.values(), float(state.goal["max_drop"]), str(state.goal.get("minimize", "size")))
@@ -52,7 +54,7 @@ def _recommended(state: StudyState) -> dict[str, Any] | None:
 
 
 def _frontier(state: StudyState, higher_is_better: bool) -> list[list[float]]:
-    """Size and metric of the trials on the frontier; of many, evenly chosen ones with both ends."""
+    """Return size and metric of the trials on the Pareto frontier; of many, an even selection with both ends."""
     found = pareto(state.trials.values(), higher_is_better=higher_is_better)
     if len(found) > _FRONTIER_POINTS:
         step = (len(found) - 1) / (_FRONTIER_POINTS - 1)

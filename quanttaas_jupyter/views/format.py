@@ -195,9 +195,24 @@ def time_left(seconds: float | None) -> str:
     return f"about {duration(5 * math.ceil(seconds / 5) if seconds < 60 else seconds)} left"
 
 
+def share(fraction: float, places: int = 0) -> str:
+    """Return a share in percent, with so many decimal places: ``12 %`` or ``12.3 %`` of 0.123."""
+    return f"{100 * fraction:.{places}f} %"
+
+
+def decibels(number: float) -> str:
+    """Return a ratio in decibels with its sign as people write it: ``−3.2 dB``."""
+    return f"{_signed(number, 1)} dB"
+
+
+def difference(number: float) -> str:
+    """Return a difference between outputs with two digits: ``1.2e-06``."""
+    return f"{number:.2g}"
+
+
 def money(amount: float) -> str:
     """Dollars, to the cent; what is less is said to be less."""
-    return f"${amount:,.2f}" if amount >= 0.01 else "less than $0.01"
+    return f"${amount:,.2f}" if amount >= 0.01 or amount == 0 else "less than $0.01"
 
 
 def clock(seconds: float) -> str:

@@ -119,4 +119,4 @@ def _sending(state: StudyState) -> Progress:
     if state.sent is None:
         return Progress((), 0.0, (Notice("calm", state.status),))
     percent = 100 * state.sent
-    return Progress((Part("done", percent),), percent, (Notice("calm", f"{percent:.0f} % sent"),), "sent")
+    return Progress((Part("done", percent),), percent, (Notice("calm", f"{fmt.share(state.sent)} sent"),), "sent")

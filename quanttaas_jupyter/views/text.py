@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ..core.state import StudyState, TrialState
+from . import format as fmt
+from .scene import is_percent
 
 
 def study_text(state: StudyState) -> str:
@@ -22,12 +24,13 @@ def trial_line(trial: TrialState, state: StudyState) -> str:
         return f"{trial.name}: {trial.status}: {trial.error['reason']}"
     if metrics.get("metric") is None:
         return f"{trial.name}: {trial.status}"
-    factor, unit = (100.0, " %") if state.metric.get("percent") else (1.0, "")
-    parts = [f"{state.metric.get('name', 'metric')} {factor * float(metrics['metric'] or 0):.4g}{unit}"]
-    if metrics.get("size_bytes"):
-        parts.append(f"{float(metrics['size_bytes'] or 0) / 1000:.4g} KB")
-    if metrics.get("size_ratio"):
-        parts.append(f"{1 / float(metrics['size_ratio'] or 1):.1f}x smaller")
-    if metrics.get("latency_ms") is not None:
-        parts.append(f"{float(metrics['latency_ms'] or 0):.3g} ms, {float(metrics['speedup'] or 0):.1f}x")
-    return f"{trial.name}: {', '.join(parts)}"
+    low, high = metrics.get("metric_low"), metrics.get("metric_high")
+    is_compressed = not trial.is_baseline
+    parts = [
+        f"{state.metric.get('name', 'metric')} {fmt.value(metrics['metric'], is_percent(state), low, high)}",
+        fmt.size(metrics["size_bytes"]) if metrics.get("size_bytes") is not None else "",
+        fmt.smaller(metrics.get("size_ratio")) if is_compressed else "",
+        fmt.latency(metrics["latency_ms"]) if metrics.get("latency_ms") is not None else "",
+        fmt.faster(metrics.get("speedup")) if is_compressed else "",
+    ]
+    return f"{trial.name}: {', '.join(filter(None, parts))}"

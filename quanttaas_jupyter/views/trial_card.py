@@ -70,11 +70,11 @@ def numbers(state: StudyState, trial: TrialState) -> list[Fact]:
         add("GPU memory", fmt.size(metrics["gpu_memory_bytes"]))
     if known("params"):
         share = metrics.get("pruned_share")
-        add("parameters", fmt.count(metrics["params"]), f"{100 * share:.3g} % removed" if share else "")
+        add("parameters", fmt.count(metrics["params"]), f"{fmt.share(share, 1)} removed" if share else "")
     if known("macs"):
         add("MACs", fmt.count(metrics["macs"]))
-    if known("sqnr_db"):
-        add("SQNR", f"{metrics['sqnr_db']:.1f} dB".replace("-", fmt.MINUS))
+    if (decibels := metrics.get("sqnr_db")) is not None:
+        add("SQNR", fmt.decibels(decibels))
     return facts
 
 
@@ -112,7 +112,9 @@ def warnings(trial: TrialState) -> list[Notice]:
 def export_error(trial: TrialState) -> str:
     """How far a baseline's file is from eager PyTorch; empty where that is unknown."""
     error = trial.metrics.get("export_error")
-    return "" if error is None or not trial.is_baseline else f"differs from eager PyTorch by at most {error:.2g}"
+    if error is None or not trial.is_baseline:
+        return ""
+    return f"differs from eager PyTorch by at most {fmt.difference(error)}"
 
 
 def pending(trial: TrialState) -> str:

@@ -180,3 +180,12 @@ def test_money(amount: float, text: str) -> None:
 )
 def test_what_is_past_is_told_no_finer_than_by_the_minute(seconds: float, words: str) -> None:
     assert fmt.ago(seconds) == words
+
+
+def test_shares_decibels_and_differences() -> None:
+    assert fmt.share(0.434) == "43 %"
+    assert fmt.share(1.0) == "100 %"
+    assert fmt.share(0.1234, 1) == "12.3 %"
+    assert fmt.decibels(31.25) == "31.2 dB"
+    assert fmt.decibels(-3.21) == "−3.2 dB"
+    assert fmt.difference(1.234e-6) == "1.2e-06"
