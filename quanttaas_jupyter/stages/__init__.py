@@ -1,7 +1,7 @@
-"""The kinds of stage: small JSON in, small JSON out; all bytes pass through the store.
+"""Kinds of stages: small JSON in, small JSON out; bytes pass through the store.
 
-A stage is ``run(kind, context) -> dict`` with ``blobs`` {name: sha} of what it made, ``facts`` for metrics and
-downstream stages, ``warnings`` for the person and ``choices`` that techniques made by themselves.
+A stage is run by ``run(kind, context) -> dict``. The result holds ``blobs`` {name: sha} of what it made, ``facts`` for
+metrics and later stages, ``warnings`` for the user, and ``choices`` that techniques made.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _HOMES = {
     "evaluate": "measuring",
     "latency": "measuring",
 }
-"""The module of each kind of stage; its function is called as the kind."""
+"""Module of each kind of stage; its function has the name of the kind."""
 
 
 def fingerprint_of(kind: str) -> str:
-    """Return a hash that changes when the code of a kind of stage, or a library that it works with, changes."""
+    """Return a hash that changes with the code of a kind of stage, and with the libraries that it uses."""
     return fingerprint(f"{__name__}.{_HOMES[kind]}")
 
 
 def run(kind: str, context: Context) -> dict[str, Any]:
-    """Run one stage; warnings and choices of the stages it builds on are carried along."""
+    """Run one stage, and return its result with the warnings and choices of the stages it builds on."""
     stage = getattr(importlib.import_module(f"{__name__}.{_HOMES[kind]}"), kind)
     made = {"blobs": {}, "facts": {}, "warnings": [], "choices": {}, **stage(context)}
     builds_on = [context.inputs[role] for role in ("pruned", "trained", "source") if role in context.inputs]

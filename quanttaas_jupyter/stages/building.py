@@ -1,4 +1,4 @@
-"""Stages that make models and files. None of them is given the data that judges."""
+"""Stages that build models and artifacts; none of them reads the data that judges trials."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ from .context import Context
 from .model_profile import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
 
 _JUDGED_SAMPLES = 512
+"""Samples on which techniques and screens compute a drop; chosen, not tuned. Fewer make their decisions noisy."""
 _LOOKED_AT, _BROKEN_DB = 64, 3.0
+"""Samples, and the SQNR in decibels below which integers count as broken: noise of half the signal's power."""
 _SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
+"""Share of the training data, most samples and most epochs of a screen; chosen, not tuned. Larger screens cost more."""
 
 
 def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str]:
-    """Paths of the modules that names or class names mean; a module stands for all below it.
+    """Return the paths of the modules that names or class names mean; a module includes its submodules.
 
-    A name that no module bears is the class of the model itself, since unknown ones were refused when the study was
-    submitted: then everything is meant, under the path "".
+    A name that no module has is the class of the model itself, since unknown names were refused at submission. Then the
+    whole model is meant, under the path "".
 
     Args:
-        names: What the recipe's ``ignore`` says.
+        names: The recipe's ``ignore``.
         classes: Class name by module path.
     """
     known = {*classes, *classes.values()}
@@ -47,7 +50,7 @@ def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str
 
 
 def sensitivity(context: Context) -> dict[str, Any]:
-    """Layers ranked by the damage that pruning or quantizing each alone does to the outputs on calibration data."""
+    """Rank layers by the damage that pruning or quantizing each alone does to the outputs on calibration data."""
     if context.settings["of"] == "prune":
         ranking = PRUNE_RANKERS.get("structured")(_prune_job(context, amount=0.5))
     else:
@@ -57,10 +60,14 @@ def sensitivity(context: Context) -> dict[str, Any]:
 
 
 def prune(context: Context) -> dict[str, Any]:
-    """Prune; the share that went is counted, not believed."""
+    """Prune the model, and count the share of parameters that was removed.
+
+    Raises:
+        StageError: Nothing was removed.
+    """
     settings = context.settings
     job = _prune_job(context, settings["amount"])
-    # Channels are counted with the zeros they held; what the other methods remove is zeros and nothing else.
+    # Structured pruning removes channels with all their weights; other methods only add zeros.
     count = parameters_of if settings["method"] == "structured" else nonzero_in
     whole, before = parameters_of(job.model), count(job.model)
     made = PRUNERS.get(settings["method"])(job)
@@ -76,12 +83,12 @@ def prune(context: Context) -> dict[str, Any]:
 
 
 def screen(context: Context) -> dict[str, Any]:
-    """A short recovery on a part of the data, and what it costs on a part of the guiding half."""
+    """Recover for a short time on a part of the data, and evaluate the drop on a part of the guiding half."""
     pruned, teacher = context.model("pruned"), context.model()
     lesson = context.data(context.settings["recover_on"])
     _, part = lesson.split(_SCREEN_SHARE, _SCREEN_SAMPLES, context.settings["seed"])
     epochs = min(_SCREEN_EPOCHS, context.settings["epochs"] or _SCREEN_EPOCHS)
-    # The full recovery goes on from this one, and warns of the same.
+    # The full recovery continues from this one, and gives the same warnings.
     recovered, _ = _taught(context, pruned, teacher, part, epochs, warn=context.report)
     samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
     mine, theirs = (inference.joined(inference.of_module(model, samples)) for model in (recovered, teacher))
@@ -92,7 +99,7 @@ def screen(context: Context) -> dict[str, Any]:
 
 
 def recover(context: Context) -> dict[str, Any]:
-    """Let a model recover from what was done to it."""
+    """Run a recovery on a pruned model, or on the original one if the trial does not prune."""
     portable.refuse(context.settings["model"])
     before = context.inputs.get("pruned")
     model = context.model("pruned")
@@ -104,7 +111,7 @@ def recover(context: Context) -> dict[str, Any]:
 
 
 def export(context: Context) -> dict[str, Any]:
-    """Write the artifact of a module, unquantized."""
+    """Build the unquantized artifact of a module."""
     runtime = context.runtime
     model, examples = context.model("trained"), context.data("calibration")
     facts: dict[str, Any] = {"params": parameters_of(model), "macs": macs_of(model, examples)}
@@ -122,7 +129,11 @@ def export(context: Context) -> dict[str, Any]:
 
 
 def quantize(context: Context) -> dict[str, Any]:
-    """Quantize an artifact; one in which nothing changed is refused."""
+    """Quantize an artifact.
+
+    Raises:
+        StageError: No layer changed.
+    """
     runtime, settings, source = context.runtime, context.settings, context.inputs["source"]
     with context.folder() as folder, context.file("source", graph=True) as path:
         job = _quantize_job(context, path, folder)
@@ -139,26 +150,26 @@ def quantize(context: Context) -> dict[str, Any]:
 
 
 class CalibrationJudge:
-    """Looks at files on calibration data: what they lose of the original model, how far they are from their source.
+    """Evaluation of files on calibration data: their drop from the original model, and their SQNR against their source.
 
-    A file is an artifact, or its graph where artifacts cannot run here.
+    A file is an artifact, or its graph if artifacts cannot run here.
     """
 
     def __init__(self, context: Context, samples: data.Batches) -> None:
         self._context, self._samples = context, samples
 
     def drop(self, path: Path) -> float:
-        """How much worse it is than the original, before any pruning, in the metric's unit."""
+        """Return the drop from the original, unpruned model, in the metric's unit."""
         return self.drop_of(self._opened(path))
 
     def drop_of(self, session: Session) -> float:
-        """``drop`` of a model that is open already."""
+        """Return the ``drop`` of an open session."""
         metric, function = self._context.settings["metric"], self._context.function("metric")
         mine, class_dim = self._said(session), self._context.settings["class_dim"]
         return inference.drop_between(metric, function, mine, self._original, self._targets, class_dim)
 
     def sqnr_db(self, path: Path) -> float:
-        """Signal to quantization noise of its outputs."""
+        """Return the SQNR of the outputs against the unquantized ones, in decibels; infinite if they are equal."""
         found = sqnr.sqnr_db(self._outputs(path), self._reference)
         return math.inf if found is None else found
 
@@ -293,7 +304,7 @@ def _artifact(
 
 def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict[str, Any]) -> list[str]:
     quantized, quantizable = made["quantized_layers"], made["quantizable_layers"]
-    # A model of float16 has narrow weights before any quantization: only what is new counts.
+    # A float16 model has narrow weights before any quantization: only new ones count.
     counted = "integer_layers" if _makes_integers(quantization) else "quantized_layers"
     if made[counted] <= source[counted]:
         raise StageError(
@@ -316,7 +327,7 @@ def _makes_integers(quantization: str) -> bool:
 
 
 def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob, graph: Path | None) -> list[str]:
-    """A warning where the file says something else than its source: rounding alone does not do that."""
+    """Return a warning if the outputs differ so much from the source's that rounding alone cannot be the reason."""
     if not _makes_integers(quantization):
         return []
     few = job.calibration.head(_LOOKED_AT).rebatched(inference.BATCH)
@@ -331,7 +342,7 @@ def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJ
 
 
 def _masked(model: Any, zeros: dict[str, Any]) -> Any:
-    """Keep pruned weights at zero while a recovery trains the others."""
+    """Keep pruned weights at zero during a recovery, by masking their gradients."""
     for name, parameter in model.named_parameters():
         mask = zeros.get(name)
         if mask is not None and bool(mask.any()):

@@ -1,4 +1,4 @@
-"""What a stage works with."""
+"""Context of a stage: store, settings, and the results of the stages it builds on."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ from ..techniques.runtimes import RUNTIMES, Notes, Runtime, Session
 
 @dataclass(frozen=True)
 class _NotesInStore:
-    """Under ``notes/``. What gets lost, to another writer or a store out of reach, is learned again."""
+    """Notes under ``notes/`` in the store; a lost note only costs time, since the runtime measures again."""
 
     store: Store
 
     def read(self, name: str) -> bytes | None:
+        """Return the data of a note, or None if it does not exist or the store cannot be reached."""
         with suppress(StoreError):
             return self.store.read_if_there(f"notes/{name}")
         return None
 
     def write(self, name: str, data: bytes) -> None:
+        """Write a note; an unreachable store is ignored."""
         with suppress(StoreError):
             self.store.replace(f"notes/{name}", data)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage works with.
+    """Arguments of a stage.
 
     Attributes:
-        store: Where bytes are.
+        store: The store of the study.
         settings: The stage's own settings.
         inputs: Results of the stages it builds on, by role.
         threads: Threads it may use.
-        report: Called with a line for the log.
+        report: Called with lines for the log.
     """
 
     store: Store
@@ -55,17 +57,17 @@ class Context:
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime the stage builds for or measures in."""
+        """The runtime that the stage builds for or evaluates in."""
         found = RUNTIMES.get(self.settings["runtime"])
         return found.aimed_at(self.settings["targets"], self.notes) if "targets" in self.settings else found
 
     @property
     def notes(self) -> Notes:
-        """What runtimes learned in earlier builds of any study."""
+        """Measurements that runtimes kept from earlier builds of any study."""
         return _NotesInStore(self.store)
 
     def model(self, role: str = "model") -> Any:
-        """The module made by the stage in this role, or the person's own."""
+        """Return the module that the stage in this role made, or the user's model."""
         made = self.inputs.get(role)
         if made:
             return models.loads(blobs.get_bytes(self.store, made["blobs"]["model"]))
@@ -74,22 +76,22 @@ class Context:
         return portable.load(content, own["portable"]) if "portable" in own else models.loads(content)
 
     def data(self, name: str) -> data.Batches:
-        """A data set of the study, one of those that the planner gave this stage."""
+        """Return one of the data sets that the planner assigned to this stage."""
         return data.read(self.store, self.settings["data"][name])
 
     def function(self, name: str) -> Any:
-        """A callable of the notebook, ``metric`` or ``function``; None where there is none."""
+        """Return a callable of the notebook, ``metric`` or ``function``, or None."""
         blob = self.settings.get(name, {}).get("blob")
         return local_code.loads(blobs.get_bytes(self.store, blob)) if blob else None
 
     def file(self, role: str, graph: bool = False) -> AbstractContextManager[Path]:
-        """The artifact made by the stage in this role as a file; with ``graph`` its graph, where it has one."""
+        """Return a context manager that yields the artifact of the stage in this role, or with ``graph`` its graph."""
         made = self.inputs[role]["blobs"]
         return blobs.blob_file(self.store, made.get("graph", made["artifact"]) if graph else made["artifact"])
 
     @contextmanager
     def opened(self, role: str, threads: int | None = None) -> Iterator[Session]:
-        """A session of the artifact made by the stage in this role, or of its graph where it cannot run here."""
+        """Open a session of the artifact of the stage in this role, or of its graph if it cannot run here."""
         is_graph = bool(self.runtime.why_not_run())
         names = self.inputs[role]["about"]["input_names"]
         with self.file(role, graph=is_graph) as path:
@@ -98,6 +100,6 @@ class Context:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A scratch folder."""
+        """Create a temporary folder, and remove it afterwards."""
         with tempfile.TemporaryDirectory(prefix="quanttaas-") as name:
             yield Path(name)

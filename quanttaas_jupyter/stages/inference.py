@@ -1,4 +1,4 @@
-"""What artifacts and modules say on a data set: batches of outputs, joined."""
+"""Inference of artifacts and modules on a data set, batch by batch, and the joining of outputs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from ..techniques.evaluate import metrics, predictions
 from ..techniques.runtimes import Session
 
 BATCH = 64
+"""Samples per batch of evaluations; chosen, not tuned."""
 
 
 def of_session(
     session: Session, about: dict[str, Any], samples: data.Batches, report: Callable[[str], None] = lambda line: None
 ) -> list[Any]:
-    """Outputs of an open artifact, batch by batch, in the model's structure."""
+    """Return the outputs of an open artifact, batch by batch, in the model's structure."""
     import torch
 
     parts = []
@@ -32,7 +33,7 @@ def of_session(
 
 
 def of_module(model: Any, samples: data.Batches) -> list[Any]:
-    """Outputs of a module, batch by batch."""
+    """Return the outputs of a module, batch by batch."""
     import torch
 
     with torch.no_grad():
@@ -40,13 +41,13 @@ def of_module(model: Any, samples: data.Batches) -> list[Any]:
 
 
 def joined(parts: list[Any], fill: float = 0) -> Any:
-    """Outputs of batches as the output of one; rows of different lengths are filled up, labels as ignored ones."""
+    """Concatenate the outputs of batches; rows of different lengths are padded with ``fill``."""
     structure = flatten(parts[0])[1]
     return unflatten(structure, [_concatenated(column, fill) for column in _columns(parts)])
 
 
 def targets_of(samples: data.Batches) -> Any:
-    """All targets, joined; None without labels."""
+    """Return all targets, concatenated and padded with the ignored label, or None without labels."""
     if not samples.has_targets:
         return None
     parts = [unflatten(samples.targets, list(batch.targets)) for batch in samples.batches]
@@ -54,7 +55,13 @@ def targets_of(samples: data.Batches) -> Any:
 
 
 def refuse_ragged(metric: str, parts: list[Any]) -> None:
-    """Only accuracy knows which rows were filled up; any other metric would count them. Raises StageError."""
+    """Check that outputs have the same length in all batches, or that the metric is accuracy.
+
+    Only accuracy ignores padded rows; other metrics would count them.
+
+    Raises:
+        StageError: The lengths differ.
+    """
     if metric != "accuracy" and any(len({leaf.shape[1:] for leaf in column}) > 1 for column in _columns(parts)):
         raise StageError(
             f"metric {metric!r} cannot judge outputs whose length differs between batches",
@@ -65,7 +72,7 @@ def refuse_ragged(metric: str, parts: list[Any]) -> None:
 def drop_between(
     metric: dict[str, Any], function: Any, mine: Any, reference: Any, targets: Any, class_dim: int | None
 ) -> float:
-    """How much worse ``mine`` is than ``reference``, in the metric's unit; 1 - agreement without targets."""
+    """Return the drop of ``mine`` from ``reference``, in the metric's unit; 1 - agreement without targets."""
     sides = [predictions.Predictions(side, targets, reference, class_dim) for side in (reference, mine)]
     if targets is None or metric["name"] == "agreement":
         return 1.0 - metrics.score({"kind": "built-in", "name": "agreement"}, None, sides[1]).value

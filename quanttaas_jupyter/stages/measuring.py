@@ -1,4 +1,4 @@
-"""Stages that judge: they read the data that judges and write no model."""
+"""Stages that evaluate: they read the data that judges trials, and write no model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .context import Context
 
 
 def preview(context: Context) -> dict[str, Any]:
-    """The model in eager PyTorch: a first point, before any file is built."""
+    """Evaluate the model in eager PyTorch, as a first point before any artifact is built."""
     model, evaluation = context.model(), context.data("eval").rebatched(inference.BATCH)
     parts = inference.of_module(model, evaluation)
     inference.refuse_ragged(context.settings["metric"]["name"], parts)
@@ -27,7 +27,7 @@ def preview(context: Context) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Metric, paired drop and fidelity of an artifact on the data that judges (or guides a search)."""
+    """Compute metric, paired drop and fidelity of an artifact on the data that judges trials or guides a search."""
     evaluation = context.data(context.settings["judged_on"]).rebatched(inference.BATCH)
     made = context.inputs["artifact"]
     with context.opened("artifact") as session:
@@ -48,12 +48,12 @@ def evaluate(context: Context) -> dict[str, Any]:
 
 
 def latency(context: Context) -> dict[str, Any]:
-    """Median and p90 of an artifact's calls, in turns with the baseline's; None where artifacts cannot run here."""
+    """Measure the median and p90 latency of an artifact, in turns with the baseline; None if it cannot run here."""
     if context.runtime.why_not_run():
         return {"facts": {"latency_ms": None, "latency_p90_ms": None, "speedup": None}}
     sample = _sized(context.data("calibration"), context.settings["batch"])
     arrays = [leaf.numpy() for leaf in sample.inputs]
-    # The baseline takes turns with a second session of itself, so that its figure is made like all others.
+    # The baseline takes turns with a second session of itself, so that it is measured like all others.
     roles = ["artifact", "baseline" if "baseline" in context.inputs else "artifact"]
     sessions = []
     for role in roles:
@@ -77,7 +77,7 @@ def _unrun(context: Context) -> list[str]:
 
 
 def _sized(calibration: data.Batches, size: int) -> data.Batch:
-    """``size`` samples, again from the first where there are fewer; the first batch where batches cannot be cut."""
+    """Return a batch of ``size`` samples, repeated if there are fewer; the first batch if batches cannot be cut."""
     batch = calibration.head(size).rebatched(size).batches[0]
     if batch.samples == size or not calibration.is_sliceable():
         return batch

@@ -1,4 +1,4 @@
-"""What can be said of a module by looking at it."""
+"""Facts about a module: classes, parameters, and multiply-accumulate operations."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ..bundle import batches as data
 
 
 def classes_of(model: Any) -> dict[str, str]:
-    """Class name by module path."""
+    """Return the class name of each module by path."""
     return {path: type(module).__name__ for path, module in model.named_modules() if path}
 
 
 def parameters_of(model: Any) -> int:
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def nonzero_in(model: Any) -> int:
-    """Parameters without the zero weights: what pruning single weights leaves of a model."""
+    """Return the number of parameters without zero weights; vectors, such as biases, are counted in full."""
     return sum(int((p != 0).sum()) if p.ndim > 1 else p.numel() for p in model.parameters())
 
 
 def weights_by_kind(model: Any) -> dict[str, int]:
-    """Parameters by the kind of layer that holds them: what a search starts from."""
+    """Return the number of parameters by the kind of layer that holds them; a search starts from it."""
     import torch
 
     kinds: dict[str, Any] = {
@@ -41,7 +41,7 @@ def weights_by_kind(model: Any) -> dict[str, int]:
 
 
 def macs_of(model: Any, examples: data.Batches) -> int | None:
-    """Multiply-accumulate operations for one sample; None where they cannot be counted."""
+    """Return the multiply-accumulate operations for one sample, or None if they cannot be counted."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,6 +50,6 @@ def macs_of(model: Any, examples: data.Batches) -> int | None:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             data.call(model, examples.inputs, one.inputs)
     except Exception:
-        # A count is a nicety: an operation that the counter cannot see through must not cost the trial.
+        # An operation that the counter does not support must not fail the trial.
         return None
     return math.ceil(int(counter.get_total_flops()) / 2)
