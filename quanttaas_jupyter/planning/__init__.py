@@ -1,0 +1,1 @@
+"""Planning: the search that proposes trials, and the plan that turns them into shared stages."""

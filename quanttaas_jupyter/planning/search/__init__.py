@@ -1,6 +1,6 @@
-"""Which trial next: all combinations (grid), or proposals that follow from what was seen (auto).
+"""Searches, which choose the next trials: all combinations (grid), or proposals based on outcomes (auto).
 
-A search is a function of what was seen, so a study that is resumed goes on as if it had never stopped.
+A search is a function of the outcomes so far, so that a resumed study continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a trial so far.
+    """Known results of a trial.
 
     Attributes:
         name: The trial's name.
         config: Its configuration.
-        is_lost: It failed or was cut.
-        drop: Drop on the guiding half, in the metric's unit; None before it is measured.
+        is_lost: Whether it failed or was cut.
+        drop: Drop on the guiding half, in the metric's unit; None before it is evaluated.
         doubt: Standard error of ``drop``.
-        size_ratio: Bytes relative to the baseline's.
-        slowness: Latency relative to the baseline's; None before it is timed.
-        screen: Drop after a short recovery on a part of the data; None where nobody looked.
+        size_ratio: Size relative to the baseline's.
+        slowness: Latency relative to the baseline's; None before it is measured.
+        screen: Drop after the short recovery of the screen; None if it was not screened.
     """
 
     name: str
@@ -43,28 +43,28 @@ class Outcome:
 
     @property
     def cautious_drop(self) -> float | None:
-        """The drop and half its standard error: many trials look at the guiding half, and the luckiest would win."""
+        """The drop plus half its standard error, so that the luckiest trial on the guiding half does not win."""
         return None if self.drop is None else self.drop + self.doubt / 2
 
     @property
     def amount(self) -> float:
-        """The share of parameters asked to be removed."""
+        """The share of parameters to remove."""
         prune = self.config["prune"]
         return float(prune["amount"]) if prune else 0.0
 
     @property
     def effort(self) -> float:
-        """How much longer than by default its recovery trained."""
+        """Length of its recovery, relative to the default."""
         return float(self.config.get("effort", 1.0))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a search may decide by; nothing of it comes from the data that judges.
+    """Everything that a search may base decisions on; none of it comes from the data that judges trials.
 
     Attributes:
-        outcomes: Trials in the order they were proposed, baselines first.
-        rankings: Sensitivity of layers, under ``prune`` and ``quantize@RUNTIME``, as far as measured.
+        outcomes: Trials in the order of their proposal, baselines first.
+        rankings: Sensitivity of layers, under ``prune`` and ``quantize@RUNTIME``, as far as known.
         weights: Parameters of the model by kind of layer; None before the baseline is built.
     """
 
@@ -74,22 +74,26 @@ class Seen:
 
 
 class Search(Protocol):
-    """Proposes configurations."""
+    """Interface of a search."""
 
     is_adaptive: bool
 
     def start(self) -> list[Config]:
-        """What to try first, baselines at the head."""
+        """Return the first configurations, baselines at the head."""
 
     def propose(self, seen: Seen, slots: int) -> list[Config]:
-        """What to try next, with so many slots to keep busy; nothing when it waits, or when the search is over."""
+        """Return the next configurations for this number of slots; an empty list while it waits, or when it is over."""
 
     def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
-        """Why a trial that was screened is not worth its full recovery, or None."""
+        """Return why a screened trial is not worth its full recovery, or None."""
 
 
 def first_plan(record: Mapping[str, Any]) -> Plan:
-    """What a study begins with, from its ``study.json``; of a grid that is all. Raises RecipeError."""
+    """Return the plan that a study starts with, from its ``study.json``; for a grid it is complete.
+
+    Raises:
+        RecipeError: No technique implements a value of the recipe.
+    """
     planner = Planner(record)
     search = make_search(planner.recipe)
     for config in search.start():
@@ -100,7 +104,7 @@ def first_plan(record: Mapping[str, Any]) -> Plan:
 
 
 def make_search(recipe: Recipe) -> Search:
-    """The search that a recipe asks for."""
+    """Return the search that a recipe asks for."""
     from .auto import AutoSearch
     from .grid import GridSearch
 

@@ -1,4 +1,4 @@
-"""Whether the frontier still moves."""
+"""Convergence of a search: whether the frontier still moves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from ...core.recipe import Goal
 from . import Outcome
 
 _WINDOW = 8
+"""Trials that must have brought no gain; chosen, not tuned. A larger window ends searches later."""
 _FEWEST = 12
+"""Trials before which no search ends; chosen, not tuned."""
 _GAIN = 0.01
+"""Relative gain in hypervolume that counts as movement; chosen, not tuned. A larger one ends searches earlier."""
 _WORST_DROP = 0.10
+"""Drop of the hypervolume's reference point, in the metric's unit; chosen, not tuned. Larger drops do not count."""
 
 
 def has_settled(known: Sequence[Outcome], goal: Goal) -> bool:
@@ -28,7 +32,7 @@ def has_settled(known: Sequence[Outcome], goal: Goal) -> bool:
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float] = (1.0, _WORST_DROP)) -> float:
-    """Area that points (cost, drop; less is better) dominate, up to a reference point."""
+    """Return the area that points (cost, drop; smaller is better) dominate, up to a reference point."""
     area, floor = 0.0, reference[1]
     for cost, drop in sorted(set(points)):
         if cost < reference[0] and drop < floor:
@@ -38,7 +42,7 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
 
 
 def cost_of(outcome: Outcome, goal: Goal) -> float | None:
-    """What the goal minimizes, relative to the baseline."""
+    """Return the size or latency that the goal minimizes, relative to the baseline."""
     return outcome.size_ratio if goal.minimize == "size" else outcome.slowness
 
 

@@ -1,4 +1,4 @@
-"""The first trials of an automatic search: what suits the kind of model."""
+"""First trials of an automatic search, by the kind of model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from ...core import catalogue
 from ...core.recipe import Prune
 
 _BY_CONVOLUTION = (0.75, 0.9, 0.5)
+"""First amounts for convolutional models, the likeliest first; chosen, not tuned: they hold many spare channels."""
 _BY_OTHERS = (0.5, 0.75, 0.3)
+"""First amounts for other models, the likeliest first; chosen, not tuned. Far-off ones cost the search a few trials."""
 
 
 def first_trials(
@@ -20,14 +22,14 @@ def first_trials(
     runtime: str,
     minimize: str = "size",
 ) -> list[dict[str, Any]]:
-    """Configurations to begin with, the likeliest first.
+    """Return the first configurations, the likeliest first.
 
     Args:
         weights: Parameters of the model by kind of layer.
-        quantizations: What may be proposed.
-        most: The largest amount that may be pruned; 0 for none.
-        named: Prunings of other methods that the recipe names: each is tried with the likeliest quantization.
-        runtime: Where the trials run.
+        quantizations: Quantizations that may be proposed.
+        most: The largest amount of pruning; 0 for none.
+        named: Prunings of other methods in the recipe; each is tried with the likeliest quantization.
+        runtime: Runtime of the trials.
         minimize: What the goal minimizes, ``size`` or ``latency``.
     """
     likely = likely_quantizations(weights, quantizations)
@@ -39,32 +41,32 @@ def first_trials(
     prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
     found += [{"prune": prune.model_dump(), "quantize": carrier, "runtime": runtime} for prune in (*prunings, *named)]
     if minimize == "latency" and prunings and carrier != "none" and "none" in quantizations:
-        # Quantization makes many models smaller and slower: pruning alone may be the fastest.
+        # Quantization makes many models smaller but slower, so pruning alone may be the fastest.
         found.append({"prune": prunings[0].model_dump(), "quantize": "none", "runtime": runtime})
     return found
 
 
 def gentler(allowed: Sequence[str], tried: Sequence[Mapping[str, Any]], runtime: str) -> list[dict[str, Any]]:
-    """Unpruned trials of what costs less accuracy, for models that none of the likely quantizations suits."""
+    """Return unpruned trials of quantizations that cost less accuracy, for models that the likely ones do not suit."""
     found = [{"prune": None, "quantize": name, "runtime": runtime} for name in _fallbacks() if name in allowed]
     return [config for config in found if config not in tried]
 
 
 def likely_quantizations(weights: Mapping[str, int], allowed: Sequence[str]) -> list[str]:
-    """Of the allowed ones, what makes such a model small; the likeliest first, at least one."""
+    """Return the allowed quantizations that suit the kind of model, the likeliest first, at least one."""
     likely = [name for name in _by_kind(weights) if name in allowed]
     return likely or [name for name in allowed if name != "none"][:2] or ["none"]
 
 
 def _by_kind(weights: Mapping[str, int]) -> list[str]:
-    """The quantizations that techniques say suit a kind of model, the likeliest first."""
+    """Return the quantizations whose techniques say that they suit this kind of model, the likeliest first."""
     kind = _kind_of(weights)
     places = {name: item.starts[kind] for name, item in catalogue.techniques("quantize").items() if kind in item.starts}
     return sorted(places, key=places.__getitem__)
 
 
 def _kind_of(weights: Mapping[str, int]) -> str:
-    """The kind of layer that holds most weights; a third in recurrent layers makes a recurrent model."""
+    """Return the kind of layer that holds most weights; ``recurrent`` already counts from a share of 0.3."""
     if _share(weights, "convolution") > 0.5:
         return "convolution"
     if _share(weights, "recurrent") > 0.3:

@@ -1,4 +1,4 @@
-"""All combinations of the recipe's prunings and quantizations, in each runtime."""
+"""Grid search: all combinations of the recipe's prunings and quantizations, in each runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import Config, Outcome, Seen
 
 
 class GridSearch:
-    """Knows all its trials from the start; a quantization is tried in the runtimes that take it."""
+    """Search that knows all trials from the start; a quantization is tried in the runtimes that support it."""
 
     is_adaptive = False
 
@@ -17,7 +17,7 @@ class GridSearch:
         self._recipe = recipe
 
     def start(self) -> list[Config]:
-        """Baselines, then every pruning with every quantization; a budget of trials cuts the list."""
+        """Return the baselines and each pruning with each quantization; a budget of trials shortens the list."""
         recipe = self._recipe
         baselines: list[Config] = [baseline_config(runtime) for runtime in recipe.runtime]
         found = [*baselines]
@@ -31,9 +31,9 @@ class GridSearch:
         return found[: max(recipe.budget.trials, len(baselines))] if recipe.budget.trials else found
 
     def propose(self, seen: Seen, slots: int) -> list[Config]:
-        """Nothing: all is known from the start."""
+        """Return no further configurations."""
         return []
 
     def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
-        """Never: who asked for a combination gets it."""
+        """Return None: each combination that was asked for is carried out."""
         return None
