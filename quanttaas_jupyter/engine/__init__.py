@@ -1,1 +1,1 @@
-"""What happens to a model. Imports nothing from Jupyter."""
+"""Engine: a resident process that claims studies, drives them and runs their stages. It imports nothing of Jupyter."""

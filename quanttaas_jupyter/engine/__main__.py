@@ -1,4 +1,4 @@
-"""``python -m quanttaas_jupyter.engine``: the resident engine of this machine, or with options that of a cluster."""
+"""Command ``python -m quanttaas_jupyter.engine``: the engine of this machine, or with options that of a cluster."""
 
 from __future__ import annotations
 

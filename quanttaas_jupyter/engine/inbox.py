@@ -1,4 +1,4 @@
-"""Where an engine finds the studies that were handed to it."""
+"""Inboxes, in which an engine finds the studies that were submitted to it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ..store.base import Store
 from ..study_store import records as studies
 
 _FORGET_FOREIGN = 10.0
+"""Seconds for which a ticket for another engine is not read again; chosen, not tuned. Smaller costs more requests."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A study to drive: where it lies, the SHA-256 of its ``study.json``, and whether somebody resumed it."""
+    """Ticket of a study: its store, the SHA-256 of its ``study.json``, and whether it is a resume."""
 
     store: str
     study: str
@@ -31,59 +32,67 @@ class Ticket:
 
 
 class Inbox(Protocol):
-    """Tickets that wait; ``poll_seconds`` is how often it is worth to look."""
+    """Interface of an inbox; ``poll_seconds`` is the interval at which an engine looks into it."""
 
     poll_seconds: float
 
     def tickets(self) -> list[Ticket]:
-        """What waits."""
+        """Return the waiting tickets."""
 
     def drop(self, ticket: Ticket) -> None:
-        """Take a ticket out: its study is driven, or will not be."""
+        """Remove the ticket of a study that is driven now, or that cannot be."""
 
 
 class FolderInbox:
-    """Tickets in the folder of this machine's engine, which only its user can write."""
+    """Inbox in the folder of this machine's engine, to which only its user can write."""
 
     poll_seconds = 0.1
 
     def tickets(self) -> list[Ticket]:
-        """What waits."""
+        """Return the waiting tickets."""
         return [Ticket(t["store"], t["study"], t["sha256"], t["resume"]) for t in resident.tickets()]
 
     def drop(self, ticket: Ticket) -> None:
-        """Take a ticket out."""
+        """Remove a ticket from the folder, and its entry from the store's queue."""
         with contextlib.suppress(QuantTaaSError):
             studies.dequeue(open_store(ticket.store), resident.CLUSTER, ticket.study)
         resident.drop_ticket(ticket.study)
 
 
 class QueueInbox:
-    """Tickets in the queue of a store that others may write too: only what the user's key signed counts."""
+    """Inbox in the queue of a store that others may write to; only tickets signed with the user's key count."""
 
     poll_seconds = 0.5
 
     def __init__(self, store: Store, cluster: str, key: str, engine: str) -> None:
-        """Look into ``queue/<cluster>`` for tickets to ``engine`` signed with the private key of ``key``."""
+        """Read tickets in ``queue/<cluster>`` that are for ``engine`` and signed with the private key of ``key``."""
         self._store, self._cluster, self._key, self._engine = store, cluster, key, engine
         self._foreign: dict[str, float] = {}
 
     def tickets(self) -> list[Ticket]:
-        """What waits. Raises StoreError."""
+        """Return the waiting tickets.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
         now = time.monotonic()
         self._foreign = {study: seen for study, seen in self._foreign.items() if now - seen < _FORGET_FOREIGN}
         found = [self._ticket(study) for study in self._store.list(f"queue/{self._cluster}")]
         return [ticket for ticket in found if ticket is not None]
 
     def drop(self, ticket: Ticket) -> None:
-        """Take a ticket out. Raises StoreError."""
+        """Remove a ticket from the queue.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
         studies.dequeue(self._store, self._cluster, ticket.study)
 
     def _ticket(self, study: str) -> Ticket | None:
         if study in self._foreign:
             return None
-        # A ticket copied to another study's place, or from another store, must open nothing there; one for an engine
-        # of before, with other settings or another version of this package, is for that one.
+        # A ticket copied from another study or store must not be valid here. A ticket for an engine with other settings
+        # or another version of this package is not for this engine.
         place = {"study": study, "store": self._store.uri, "cluster": self._cluster, "engine": self._engine}
         try:
             values: dict[str, Any] = studies.read_ticket(self._store, self._cluster, study) or {}

@@ -1,4 +1,4 @@
-"""Logs as JSON lines with the fields that Google Cloud Logging understands: severity, message, time; ours beside them.
+"""Logs as JSON lines with the fields of Google Cloud Logging (severity, message, time) and a few of this package.
 
 https://cloud.google.com/logging/docs/structured-logging
 """
@@ -13,16 +13,17 @@ import sys
 from datetime import datetime, timezone
 
 STUDY: contextvars.ContextVar[str] = contextvars.ContextVar("study", default="")
-"""The study that this thread drives."""
+"""Id of the study that this thread drives."""
 
 _FIELDS = ("trial", "stage")
 _SECRET = re.compile(r"(Bearer\s+|token[=:]\s*|(?:X-Goog-Signature|access_token)=)[^\s&\"']+", re.IGNORECASE)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: ``severity``, ``message``, ``time``, ``logger``, ``study``, ``trial`` and ``stage``."""
+    """Formatter with one JSON object per record: ``severity``, ``message``, ``time``, ``logger`` and study fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line of JSON, with tokens and signatures masked."""
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
@@ -38,7 +39,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stdout() -> None:
-    """Log as JSON lines."""
+    """Log to standard output as JSON lines."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

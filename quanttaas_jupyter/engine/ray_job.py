@@ -1,4 +1,4 @@
-"""The resident engine as a job on a Ray cluster: claims what its user signed, runs stages on the cluster's nodes."""
+"""Resident engine as a job on a Ray cluster: claims studies signed by its user, and runs stages on the nodes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .service import Resident
 
 
 def serve(options: dict[str, object]) -> None:
-    """Run the engine until it is idle for long, or told to end.
+    """Run the engine until it has been idle for long, or is told to stop.
 
     Args:
-        options: ``cluster``, ``store`` (a URI), ``key`` (the user's public key), ``id`` (the engine's, which tickets
-            name), ``slot``, ``max_slots``, ``warm_seconds``, ``prices`` and ``engine``, as ``ClusterConfig`` and
-            ``EngineConfig`` have them.
+        options: ``cluster``, ``store`` (a URI), ``key`` (the user's public key), ``id`` (the engine's name in tickets),
+            ``slot``, ``max_slots``, ``warm_seconds``, ``prices`` and ``engine``, as in ``ClusterConfig`` and
+            ``EngineConfig``.
     """
     log_to_stdout()
     store = open_store(str(options["store"]))
@@ -32,14 +32,14 @@ def serve(options: dict[str, object]) -> None:
     try:
         inbox.tickets()
     except Exception as error:
-        # The likeliest mistake on a new cluster: its machines may not read the bucket.
+        # The likeliest mistake on a new cluster is that its machines have no permission to read the bucket.
         print(HELLO + json.dumps({**versions(), "trouble": f"from the cluster, {error}"}), flush=True)
         raise SystemExit(1) from None
     print(HELLO + json.dumps(versions()), flush=True)
     import ray
 
     ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
-    # Connecting has set a handler that ends this process at once.
+    # ``ray.init`` installs a handler that ends this process at once.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prices = Prices.model_validate(options["prices"]) if options["prices"] else None
     workers = RayExecutor(

@@ -1,6 +1,6 @@
-"""Which stages are wanted, running and done: demand-driven, so that nothing cached is computed again.
+"""Schedule of a study's stages: wanted, running and done. It is demand-driven, so that cached stages are not run again.
 
-A schedule starts from the results that trials end with and adds what those need. It alone retries.
+A schedule starts from the stages that trials end with, and adds those that they need. Only the schedule retries stages.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..study_store import stage_cache as cache
 from .worker import STARTED
 
 _PROGRESS_EVERY = 0.5
+"""Seconds between two progress events of a stage; chosen, not tuned. Smaller makes the event log longer."""
 _RANK = {
     "preview": 0,
     "evaluate": 1,
@@ -49,17 +50,17 @@ class _Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """A stage that ended: with a result in ``Schedule.results``, or with an ``error`` (reason and hint)."""
+    """Stage that ended with a result in ``Schedule.results``, or with an ``error`` (reason and hint)."""
 
     stage: Stage
     error: dict[str, str] | None = None
 
 
 class Schedule:
-    """The stages of one study on an executor."""
+    """Stages of one study on an executor."""
 
     def __init__(self, plan: Plan, store: Store, executor: Executor, config: EngineConfig, append: Append) -> None:
-        """Want nothing yet; ``append`` takes events."""
+        """Start without wanted stages; ``append`` writes events."""
         self._plan, self._store, self._executor, self._config = plan, store, executor, config
         self._append = append
         self._running: dict[Future[dict[str, Any]], _Running] = {}
@@ -73,7 +74,7 @@ class Schedule:
         return bool(self._running)
 
     def want(self, targets: Iterable[str]) -> set[str]:
-        """Ask for stages; returns those to run for them. What is cached is at hand at once."""
+        """Request stages, take cached results at once, and return the stages that have to run."""
         missing: set[str] = set()
         frontier = list(targets)
         while frontier:
@@ -88,12 +89,12 @@ class Schedule:
         return fresh
 
     def keep_only(self, targets: Iterable[str]) -> None:
-        """Forget wanted stages that none of these needs any more; what runs already is let run."""
+        """Forget wanted stages that none of the targets needs; running stages go on."""
         needed = {stage.key for key in targets for stage in self._plan.chain(key)}
         self.wanted &= needed
 
     def submit_ready(self) -> bool:
-        """Hand over every wanted stage whose inputs are there; tells whether the cache had one of them meanwhile."""
+        """Submit the wanted stages with known inputs, and return whether some were found in the cache."""
         before = len(self.results)
         busy = {running.stage.key for running in self._running.values()}
         trainings = self._trainings_now() - sum(running.stage.trains for running in self._running.values())
@@ -105,26 +106,26 @@ class Schedule:
                 if trainings < 0:
                     continue
             if (found := cache.find(self._store, stage.key)) is not None:
-                # Another study needed it as well, and was first.
+                # Another study ran the same stage in the meantime.
                 self._keep(stage, found)
             else:
                 self._submit(stage, attempt=1)
         return len(self.results) > before
 
     def collect(self, timeout: float) -> list[Ended]:
-        """Wait for stages to end; those whose worker died are tried once more."""
+        """Wait for stages to end, and return them; stages whose worker died are submitted again."""
         done, _ = wait(self._running, timeout=timeout, return_when=FIRST_COMPLETED)
         self._tell_progress()
         return [ended for future in done if (ended := self._settle(self._running.pop(future), future))]
 
     def stop(self) -> None:
-        """Stop all that runs."""
+        """Stop all running stages."""
         for future in list(self._running):
             self._executor.stop(future)
         self._running.clear()
 
     def finish_early(self) -> None:
-        """Start nothing new and stop what runs, but time what is measured, so that it counts."""
+        """Stop running stages and start no new ones, except latency stages of evaluated trials, so that these count."""
         self.wanted = {
             key
             for key in self.wanted
@@ -137,14 +138,14 @@ class Schedule:
                 del self._running[future]
 
     def seconds(self, targets: Iterable[str]) -> float:
-        """Seconds spent on these stages and on all they build on, each once, whenever that was."""
+        """Return the seconds spent on these stages and all that they build on, each once, also in earlier studies."""
         chain = {stage.key for key in targets for stage in self._plan.chain(key)}
         known = {key: self.results[key] for key in chain & self.results.keys()}
         found = cache.find_all(self._store, chain - known.keys())
         return float(sum(result["seconds"] for result in (*known.values(), *found.values()) if result))
 
     def _trainings_now(self) -> float:
-        """How many trainings may run: while cheap points are still to come, one slot stays free for them."""
+        """Return how many trainings may run: one slot stays free while trials without training are still to come."""
         stages = self._plan.stages
         cheap = any(
             stages[key].kind == "evaluate" and not any(stage.trains for stage in self._plan.chain(key))
@@ -153,7 +154,7 @@ class Schedule:
         return self._executor.slots - 1 if cheap else float("inf")
 
     def _priority(self, stage: Stage) -> tuple[float, ...]:
-        """Points soon: the preview, then what is close to a measured trial; training fills the rest."""
+        """Return the priority: the preview first, then stages close to an evaluated trial, then trainings."""
         builds_on = {item.kind for item in self._plan.chain(stage.key)}
         is_costly = bool(builds_on & {"recover", "prune", "screen"})
         return float(is_costly), float(_RANK[stage.kind]), self._begun
@@ -217,7 +218,7 @@ class Schedule:
             self._drain(running)
 
     def _drain(self, running: _Running, force: bool = False) -> None:
-        """Pass on the newest line, at most two a second: the log shows progress, not everything."""
+        """Report the newest progress line, at most twice a second."""
         if not force and time.monotonic() - running.told < _PROGRESS_EVERY:
             return
         about = {"stage": running.stage.key, "label": running.stage.label}

@@ -1,4 +1,4 @@
-"""The resident engine: claims studies that were handed over, drives each in a thread, shares one executor."""
+"""Resident engine: claims submitted studies, drives each in a thread, and runs their stages on one executor."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 from filelock import Timeout
 
-# Stages are imported here, not by the first drivers that need them: modules that two threads import at once, and that
-# import each other, may be seen half made.
+# Stages are imported here, not by the first driver: two threads that import modules with circular imports at the same
+# time may see them half initialized.
 from .. import stages  # noqa: F401
 from ..compute.clusters import local_engine as resident
 from ..compute.executors.base import Executor
@@ -38,8 +38,11 @@ from .inbox import FolderInbox, Inbox, Ticket
 from .logs import STUDY
 
 _WARM_AFTER = 0.25
+"""Seconds before workers are started without work, so that a study at hand goes first; chosen, not tuned."""
 _STORE_AGAIN = 2.0
+"""Seconds between two attempts to reach a lost store; chosen, not tuned."""
 _BYTES_PER_SLOT = 1_500_000_000
+"""Memory per slot, for two processes with PyTorch and a small model; chosen, not tuned. Less risks swapping."""
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +58,14 @@ class Resident:
         warm: Callable[[Callable[[], bool]], None],
         name: str,
     ) -> None:
-        """Serve what comes into an inbox.
+        """Serve the tickets of an inbox.
 
         Args:
-            config: Its settings.
-            inbox: Where studies are handed over.
-            executor: Where their stages run.
-            warm: Called once while there is nothing to do, with a function that says whether that is still so.
-            name: What leases call it.
+            config: The engine's options.
+            inbox: Inbox of submitted studies.
+            executor: Executor of their stages.
+            warm: Called once when there is no work, with a function that returns whether that is still so.
+            name: Name of the engine in leases.
         """
         self._config, self._inbox, self._executor, self._warm, self._name = config, inbox, executor, warm, name
         self._drivers: dict[str, threading.Thread] = {}
@@ -70,7 +73,7 @@ class Resident:
         self._busy_at = time.monotonic()
 
     def run(self) -> None:
-        """Serve until idle for long, or told to end."""
+        """Serve until the engine has been idle for long, or is told to stop."""
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         log.info("engine %s with %d slots", self._name, self._executor.slots)
@@ -88,7 +91,7 @@ class Resident:
         log.info("engine %s ends", self._name)
 
     def _warm_up(self) -> None:
-        """With nothing to do yet, import in the workers what stages need."""
+        """Make the workers import the libraries of stages while there is no work."""
         time.sleep(_WARM_AFTER)
         self._warm(lambda: not self._drivers)
 
@@ -117,7 +120,7 @@ class Resident:
                 self._inbox.drop(ticket)
 
     def _claim(self, ticket: Ticket) -> bool:
-        """Drive a study; False while another engine holds its lease, which may run out."""
+        """Start to drive a study and return True; return False while another engine holds its lease."""
         store, study = open_store(ticket.store), ticket.study
         data = studies.read_study_bytes(store, study)
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
@@ -137,7 +140,7 @@ class Resident:
         return True
 
     def _drive(self, store: Store, record: dict[str, Any], lease: Lease) -> None:
-        """Drive a study to its end, through times in which the store is out of reach."""
+        """Drive a study to its end, and continue after times in which the store cannot be reached."""
         STUDY.set(record["id"])
         is_ours = True
         while is_ours:
@@ -155,7 +158,7 @@ class Resident:
                 return
 
     def _hold_again(self, lease: Lease) -> bool:
-        """Wait until the store answers; whether the study is still, or again, this engine's."""
+        """Wait until the store answers, and return whether this engine holds the lease."""
         while not self._stopping.wait(_STORE_AGAIN):
             with contextlib.suppress(StoreError):
                 return lease.renew() or lease.take()
@@ -166,7 +169,7 @@ def serve(config: Config) -> None:
     """Run the engine of this user and environment, unless one runs already."""
     lock = resident.lock()
     try:
-        # A client that looks whether an engine lives holds the lock for a moment.
+        # A client that checks for a running engine holds the lock for a moment.
         lock.acquire(timeout=2)
     except Timeout:
         return
@@ -181,6 +184,6 @@ def serve(config: Config) -> None:
 
 
 def default_slots() -> int:
-    """One slot a physical core, as far as memory allows."""
+    """Return one slot per physical core, or fewer if memory does not suffice."""
     by_memory = int(psutil.virtual_memory().available // _BYTES_PER_SLOT)
     return max(1, min(physical_cores(), by_memory))

@@ -1,4 +1,4 @@
-"""What runs in a worker process: one stage at a time."""
+"""Code of a worker process, which runs one stage at a time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from ..store import open_store
 from ..study_store import stage_cache as cache
 
 STARTED = "\x02"
-"""The first line a stage reports: it has left the queue."""
+"""First line that a stage reports, when it has left the queue."""
 
 _WATCH_SECONDS = 1.0
+"""Seconds between two checks that the engine lives; chosen, not tuned. A longer one leaves orphans for longer."""
 
 
 def begin(parent: int) -> None:
-    """Prepare a worker of this machine's engine: it ends with the engine, whatever ended that."""
+    """Prepare a worker of this machine's engine, which ends when the engine does, however that ended."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     prepare()
 
 
 def prepare() -> None:
-    """Import what every stage needs."""
+    """Import the libraries that all stages need."""
     import onnxruntime  # noqa: F401
     import torch
 
@@ -38,13 +39,13 @@ def prepare() -> None:
 
 
 def run_with_file(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
-    """``run`` for a process of this machine: the file ``progress`` takes the lines for the log."""
+    """Run a stage as ``run`` does, and append the lines for the log to the file ``progress``."""
     with Path(progress).open("a", encoding="utf-8", buffering=1) as stream:
         return run(job, threads, lambda line: print(line, file=stream))
 
 
 def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dict[str, Any]:
-    """Run a stage.
+    """Run a stage, and cache its result.
 
     Args:
         job: ``kind``, ``settings``, ``inputs`` (results of stages by role), ``store`` (its URI) and ``key``.
@@ -53,7 +54,7 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
 
     Returns:
         The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint",
-        "traceback"}}``, with ``is_passing`` where the store was out of reach.
+        "traceback"}}``, with ``is_passing`` if the store could not be reached.
     """
     import torch
 
@@ -73,7 +74,7 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
         )
         result = {**stages.run(job["kind"], context), "began": began}
         result["seconds"] = time.perf_counter() - begun
-        # Kept before anybody hears of it: whoever asks from now on finds it.
+        # Cached before it is reported, so that later requests find it.
         cache.keep(context.store, job["key"], result)
     except StoreError as error:
         return {"error": explain(error), "is_passing": True}
