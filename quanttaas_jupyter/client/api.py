@@ -1,4 +1,4 @@
-"""compress, open, studies: the same in a script as in a notebook."""
+"""Functions of the package, ``compress``, ``open``, ``studies`` and ``plan``, for scripts and notebooks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from .submission import Submission, bundle, nobody
 LOCAL = "local"
 
 _PATIENCE = 10.0
+"""Seconds to wait for the stores of clusters when studies are listed; chosen, not tuned."""
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path | None
 
@@ -45,23 +46,23 @@ def compress(
     """Submit a model with its data and return at once; the study runs in the background.
 
     Args:
-        model: A ``torch.nn.Module``; it is copied before this returns and left as it was.
-        data: Judges: a DataLoader, Dataset, iterable of ``(inputs, targets)``, or tuple of tensors or arrays.
+        model: A ``torch.nn.Module``; it is copied before this returns, and not changed.
+        data: Evaluation data: a DataLoader, Dataset, iterable of ``(inputs, targets)``, or tuple of tensors or arrays.
         recipe: What to try: YAML, a mapping, a path, a Recipe, or None for the default.
-        calibration: Sets ranges and ranks layers; by default a part of ``train``, else of ``data``.
-        train: Feeds recovery; by default ``calibration`` does.
-        metric: A name, a callable, or ``(callable, "max" | "min")``; accuracy or R2 by the targets.
+        calibration: Sets ranges and ranks layers; by default a part of ``train``, or else of ``data``.
+        train: Trains recoveries; by default ``calibration``.
+        metric: A name, a callable, or ``(callable, "max" | "min")``; by default accuracy or R2, by the targets.
         example_inputs: One batch of inputs to trace the model with; by default the first of calibration.
-        cluster: Where to run: a cluster of the configuration, or "local"; None for the configured default.
-        store: Where studies live: a folder or ``gs://BUCKET/PREFIX``; None for the cluster's, else the default.
-        name: What lists call the study.
+        cluster: A cluster of the configuration, or "local"; None for the configured default.
+        store: A folder or ``gs://BUCKET/PREFIX``; None for the cluster's store, or else the default.
+        name: Name of the study in lists.
 
     Raises:
-        QuantTaaSError: One sentence: what is wrong, what was expected, what to do.
+        QuantTaaSError: An argument is wrong; one sentence says what was expected and what to do.
     """
     target, where = _place(cluster, store)
     if target.name == LOCAL:
-        # Before the checks: its workers import meanwhile.
+        # Before the checks, so that its workers import libraries at the same time.
         target.ensure_engine(where.uri)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
     if target.name == LOCAL:
@@ -75,7 +76,7 @@ def compress(
 def open(study: str, store: str | Path | None = None) -> Study:
     """Open a study by its id, or by the URI of its folder (``.../studies/ID``), from any kernel.
 
-    Without a store an id is looked for in the default one, then in those of the configured clusters.
+    Without a store, an id is looked up in the default store, and then in those of the configured clusters.
 
     Raises:
         NotFound: There is no such study.
@@ -93,10 +94,10 @@ def open(study: str, store: str | Path | None = None) -> Study:
 
 
 def studies(store: str | Path | None = None) -> StudyList:
-    """All studies of a store, newest first; reads their summaries only.
+    """Return all studies of a store, newest first; only their summaries are read.
 
-    Without a store, those of the default one and of the configured clusters; a cluster's store that does not answer
-    within ten seconds is left out, and the list says so.
+    Without a store, the studies of the default store and of those of configured clusters are returned. A cluster's
+    store that does not answer within ten seconds is left out, and the list says so.
     """
     first, *others = _stores(store)
     pool = ThreadPoolExecutor(8, thread_name_prefix="studies")
@@ -115,7 +116,7 @@ def studies(store: str | Path | None = None) -> StudyList:
 
 
 def _stores(store: str | Path | None) -> list[Store]:
-    """The store that was named, else the default one and those of the configured clusters, each once."""
+    """Return the named store, or else the default store and those of the configured clusters, each once."""
     if store is not None:
         return [open_store(store)]
     config = load_config()
@@ -135,7 +136,7 @@ def plan(
     store: str | Path | None = None,
     name: str | None = None,
 ) -> PlanView:
-    """What ``compress`` with these arguments would do: trials, stages, and what is cached already."""
+    """Return what ``compress`` with these arguments would do: trials, stages, and how many of them are cached."""
     from ..planning.search import GOES_ON, first_plan
     from ..study_store import stage_cache as cache
 
@@ -156,14 +157,14 @@ def plan(
 
 
 def warm() -> None:
-    """Start the engine of this machine if studies run here by default, so that the first one finds workers ready."""
+    """Start the engine of this machine if studies run here by default, so that the first one finds started workers."""
     if load_config().cluster in (None, LOCAL):
         open_cluster(LOCAL).ensure_engine("")
 
 
 @dataclass(frozen=True)
 class PlanView:
-    """What a study would do."""
+    """Trials and stages that a study would run."""
 
     trials: tuple[tuple[str, bool], ...]
     stages: int
@@ -183,7 +184,7 @@ class PlanView:
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """A line in a list of studies; ``created`` in seconds since the epoch."""
+    """One line of a list of studies; ``created`` is in seconds since the epoch."""
 
     id: str
     name: str
@@ -196,10 +197,10 @@ class StudyInfo:
 
 
 class StudyList(Sequence[StudyInfo]):
-    """Studies of a store, newest first."""
+    """List of studies, newest first."""
 
     def __init__(self, infos: Sequence[StudyInfo], silent: Sequence[str] = ()) -> None:
-        """Keep a list; ``silent`` are stores that did not answer."""
+        """Keep a list of studies; ``silent`` are the URIs of stores that did not answer."""
         self._infos = tuple(infos)
         self._silent = [f"{uri} did not answer; its studies are not in this list" for uri in silent]
 
@@ -239,7 +240,11 @@ def _row(info: StudyInfo) -> tuple[str, ...]:
 
 
 def _place(cluster: str | None, store: str | Path | None) -> tuple[Cluster, Store]:
-    """Where a study runs and lives. Raises QuantTaaSError for a store that the cluster cannot reach."""
+    """Return the cluster and the store of a study.
+
+    Raises:
+        QuantTaaSError: The cluster cannot reach the store.
+    """
     target = open_cluster(cluster)
     where = open_store(store_for(target, store))
     target.refuse_store(where.uri)

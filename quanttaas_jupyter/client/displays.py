@@ -1,4 +1,4 @@
-"""How studies are displayed: the front end registers itself, so that studies work where none is."""
+"""Registration of a display for studies, so that they also work without a notebook."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 class Display(Protocol):
-    """Draws studies."""
+    """Interface of a display of studies."""
 
     def figure(self, state: StudyState) -> Figure:
-        """Draw the still picture."""
+        """Draw the still picture of a study."""
 
     def sensitivity_figure(self, state: StudyState) -> Figure:
-        """Draw the layers ranked by what pruning or quantizing each alone costs."""
+        """Draw the layers ranked by the cost of pruning or quantizing each alone."""
 
     def html(self, state: StudyState) -> str:
-        """Return the still view as HTML."""
+        """Return the still view of a study as HTML."""
 
     def widget(self, study: Study) -> Any:
-        """Return the live view, a widget."""
+        """Return the live view of a study as a widget."""
 
     def show(self, study: Study, namespace: dict[str, Any] | None) -> None:
-        """Display the live view and the still one in the current cell."""
+        """Display the live view and the still view in the current cell."""
 
 
 _module = ""
 
 
 def register(module: str) -> None:
-    """Name the module whose functions are the ``Display``; it is imported when something is drawn."""
+    """Register the module whose functions implement ``Display``; it is imported when a study is drawn."""
     global _module
     _module = module
 

@@ -1,4 +1,4 @@
-"""A compressed model back in the kernel."""
+"""Compressed models as callables in the kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """Called like the original module: the same inputs, torch tensors out, in the same structure."""
+    """Compressed model that is called like the original module, and returns torch tensors in the same structure."""
 
     def __init__(self, session: Session, about: Mapping[str, Any], name: str) -> None:
         self._session, self._about, self._name = session, about, name
@@ -28,7 +28,7 @@ class LoadedModel:
         """Run the artifact on CPU tensors; the first dimension is the batch.
 
         Raises:
-            DataError: The inputs are nested unlike those of the study.
+            DataError: The inputs are nested differently from those of the study.
         """
         import torch
 
@@ -41,7 +41,7 @@ class LoadedModel:
         return unflatten(self._about["outputs"], outputs)
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Arguments nested as the study's inputs are."""
+        """Return the arguments nested like the study's inputs."""
         wanted = self._about["inputs"]
         if isinstance(wanted, dict):
             keys = list(wanted["dict"])
@@ -53,7 +53,7 @@ class LoadedModel:
         return args
 
     def eval(self) -> LoadedModel:
-        """An artifact has no training mode; for code that calls ``model.eval()``."""
+        """Return the model itself, for code that calls ``model.eval()``: an artifact has no training mode."""
         return self
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""From objects in a kernel to a study that can be sent: everything that can be checked at once."""
+"""Preparation of a study from objects in a kernel, with all checks that can be made at once."""
 
 from __future__ import annotations
 
@@ -27,15 +27,20 @@ from ..techniques.evaluate.metrics import score
 from ..views import format as fmt
 
 _CHECK_SAMPLES = 8
+"""Samples on which model and metric are tried before submission; chosen, not tuned, to return fast."""
 _TOLD_APART_ON = 64
+"""Samples that decide between two possible class dimensions; chosen, not tuned."""
 _TRAIN_TIMES = 5
+"""Training samples, at most, as a multiple of ``max_samples``; chosen, not tuned. More take longer to upload."""
 _TRAIN_BYTES = 1 << 30
+"""Bytes of training inputs and targets beyond ``max_samples``, at most; chosen, not tuned, to fit into memory."""
 _FORMAT = 1
+"""Version of the study record; a reader of another version can tell by it."""
 
 
 @dataclass
 class Prepared:
-    """A study that passed every early check. The model is a snapshot already; the data is still being read."""
+    """Study that passed all early checks: the model is copied already, the data is still to be read."""
 
     recipe: Recipe
     name: str
@@ -51,7 +56,7 @@ class Prepared:
     id: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def draft(self, cluster: str, who: str) -> dict[str, Any]:
-        """The record as far as it is known before the data is read."""
+        """Return the study's record as far as it is known before the data is read."""
         return {
             "format": _FORMAT,
             "id": self.id,
@@ -78,10 +83,10 @@ def prepare(
     example_inputs: Any,
     name: str | None,
 ) -> Prepared:
-    """Check everything that can be checked at once, and take the snapshot of the model.
+    """Check the arguments of a study as far as possible without reading all data, and copy the model.
 
     Raises:
-        QuantTaaSError: One sentence: what is wrong, what was expected.
+        QuantTaaSError: An argument is wrong; one sentence says what was expected.
     """
     created = time.time()
     parsed = Recipe.parse(recipe)
@@ -128,7 +133,7 @@ def prepare(
 
 
 def _with_more(source: Source, train: Any, recipe: Recipe) -> Source:
-    """Training data up to several times ``max_samples``, as far as memory allows: recovery gains by every sample."""
+    """Return training data of up to several times ``max_samples``, if memory allows: each sample helps recovery."""
     if source.total is None or source.total < recipe.max_samples:
         return source
     first = source.first()
@@ -174,7 +179,7 @@ def _refuse_other_precisions(module: Any) -> None:
 
 
 def _loaded(snapshot: models.ModelSnapshot) -> Any:
-    """The snapshot as a worker will have it."""
+    """Return the copied model as a worker will load it."""
     try:
         return models.loads(snapshot.data)
     except Exception as error:
@@ -211,19 +216,19 @@ def _try_metric(found: dict[str, Any], metric: Any, first: data.Batches, outputs
     try:
         score(found, function, predictions.Predictions(outputs, targets, class_dim=class_dim))
     except StageError as error:
-        # A few samples may lack a class or all variance; only what cannot fit is refused this early.
+        # A few samples may lack a class or all variance, so only outputs of the wrong shape or kind are refused here.
         if "cannot be computed" in error.reason or "do not fit" in error.reason:
             raise MetricError(str(error)) from None
 
 
 def _class_dim(model: Any, first: data.Batches, outputs: Any, is_of_data: bool) -> tuple[int | None, list[str]]:
-    """The dimension of the main output that holds one score a class, if any; with a note where it had to be guessed.
+    """Return the dimension of the main output with one score per class, or None, and a note if it is a guess.
 
     Args:
-        model: The snapshot.
+        model: The copied model.
         first: The first batch.
-        outputs: What the model said when it was tried out.
-        is_of_data: Whether that was on the first samples of ``first``.
+        outputs: Outputs of the model when it was tried.
+        is_of_data: Whether those were for the first samples of ``first``.
     """
     main = predictions.main_output(outputs)
     if not main.is_floating_point() or main.ndim < 2:
@@ -239,14 +244,14 @@ def _class_dim(model: Any, first: data.Batches, outputs: Any, is_of_data: bool) 
     if len(fitting) > 1:
         return _better_class_dim(model, first, fitting)
     if not fitting and main.ndim == 2 and main.shape[1] > 1 and main.shape != targets.shape:
-        # Labels that come with something else, for a metric of the person's own.
+        # The targets hold more than labels, for a metric of the user's own.
         fitting = [1]
     return (fitting[0] if fitting else None), []
 
 
 def _class_dim_without_labels(outputs: Any, main: Any) -> tuple[int | None, list[str]]:
     if isinstance(outputs, dict) and "logits" in outputs:
-        # Scores of sequences have their classes last, those of pictures in dimension 1.
+        # Scores of sequences have the classes in the last dimension, those of images in dimension 1.
         return (2 if main.ndim == 3 else 1), []
     if main.ndim > 2 or main.shape[1] == 1:
         return None, []
@@ -254,7 +259,7 @@ def _class_dim_without_labels(outputs: Any, main: Any) -> tuple[int | None, list
 
 
 def _better_class_dim(model: Any, first: data.Batches, fitting: list[int]) -> tuple[int, list[str]]:
-    """Of several dimensions that the shapes allow, the one along which more of the first labels are right."""
+    """Return the dimension, among those that fit, along which more of the first labels are correct, and a note."""
     batch = first.head(_TOLD_APART_ON).batches[0]
     main, targets = predictions.main_output(_run(model, first, batch)), _targets(first, batch)
     shares = {dim: predictions.right_share(main, targets, dim) for dim in fitting}
@@ -270,7 +275,7 @@ def _targets(first: data.Batches, batch: data.Batch) -> Any:
 
 
 def _recovery(recipe: Any) -> Function | None:
-    """The notebook's own recovery, ready to travel."""
+    """Return the notebook's own recovery function, pickled, or None."""
     function = recover_function(recipe)
     if function is None:
         return None

@@ -1,4 +1,4 @@
-"""Sending a prepared study in the background: read the data, set parts of it aside, write blobs, hand it over."""
+"""Submission of a prepared study in the background: read the data, split it, upload blobs, submit to the engine."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ from ..views import format as fmt
 from .preparation import Prepared
 
 CALIBRATION_SAMPLES = 512
+"""Calibration samples taken from training data, at most; chosen, not tuned. More make calibration slower."""
 _CALIBRATION_SHARE = 0.2
+"""Share of ``--data`` taken for calibration if there is no other data; chosen, not tuned. Less is left to evaluate."""
 
 
 class Tell(Protocol):
-    """Takes what is being done, and the share of all bytes that was sent (0 to 1) once that is known."""
+    """Progress callback: the present action, and the share of bytes that was sent (0 to 1) once that is known."""
 
-    def __call__(self, message: str, sent: float | None = None) -> None: ...
+    def __call__(self, message: str, sent: float | None = None) -> None:
+        """Report progress."""
 
 
 def nobody(message: str, sent: float | None = None) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 class Submission:
-    """Sends a prepared study in the background; ``state`` says how far it is until the store can."""
+    """Submission of a prepared study in the background; ``state`` reports it until the study is in the store."""
 
     def __init__(self, prepared: Prepared, store: Store, cluster: Cluster, who: str) -> None:
         self._prepared, self._store, self._cluster = prepared, store, cluster
@@ -53,17 +56,17 @@ class Submission:
         self._thread = threading.Thread(target=self._run, name=f"submit-{prepared.id}")
 
     def start(self) -> Submission:
-        """Begin to send; the process waits for it before it exits."""
+        """Start the submission; the process waits for its thread before it exits."""
         self._thread.start()
         return self
 
     @property
     def is_done(self) -> bool:
-        """Whether the study stands in the store."""
+        """Whether the study is in the store."""
         return self._done.is_set() and self._error is None
 
     def state(self, before: StudyState) -> StudyState:
-        """What to show while the store knows nothing of the study."""
+        """Return the state to show before the study is in the store."""
         if self._error is not None:
             return dataclasses.replace(before, status="failed", error=self._error, message=self._error)
         message, sent = self._told
@@ -84,7 +87,7 @@ class Submission:
             sha256 = studies.create_study(self._store, self._prepared.id, self.record)
             self._cluster.hand_over(self._store, self._prepared.id, sha256)
             self._done.set()
-            # From here on the study tells itself what it waits for.
+            # From here on, the state of the study itself says what it waits for.
             with contextlib.suppress(QuantTaaSError):
                 self._cluster.see_taken(self._store, self._prepared.id)
         except QuantTaaSError as error:
@@ -99,12 +102,12 @@ class Submission:
 
 
 def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Read the data, write all blobs; returns the complete record. What the store has is not sent again."""
+    """Read the data and upload all blobs that the store lacks; return the complete record."""
     return send(prepared, store, draft, *read(prepared, tell), tell)
 
 
 def read(prepared: Prepared, tell: Tell) -> tuple[dict[str, data.Batches], list[str]]:
-    """Read the data and set parts of it aside; returns data sets by their duty, and notes on where they come from."""
+    """Read the data and split it; return the data sets by their role, and notes on where they come from."""
     found: dict[str, data.Batches] = {}
     for key, source in prepared.sources.items():
         label = "--data" if key == "eval" else f"--{key}"
@@ -131,7 +134,7 @@ def send(
     tell: Tell,
     is_portable: bool = False,
 ) -> dict[str, Any]:
-    """Write all blobs, several at a time; returns the complete record. What the store has is not sent again."""
+    """Upload all blobs that the store lacks, several at a time, and return the complete record."""
     program, about = _portable(prepared, found, tell) if is_portable else (prepared.snapshot.data, {})
     what = f"sending the model and {sum(batches.samples for batches in found.values())} samples"
     tell(what, 0.0)
@@ -151,7 +154,7 @@ def send(
         notes = [*notes, f"{portable.WHY_NOT}; {portable.WHAT_INSTEAD}"]
     recipe = draft["recipe"]
     if is_portable and prepared.recipe.search == "auto":
-        # A search would propose amount after amount, each in vain.
+        # A search would propose prunings that all fail.
         recipe = {**recipe, "prune": [Prune(amount=0).model_dump(mode="json")]}
     return {
         **draft,
@@ -165,10 +168,10 @@ def send(
 
 
 def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: str) -> bool:
-    """Whether the model has to travel as an exported program, given the versions on the other side.
+    """Return whether the model must be sent as an exported program, since the cluster has another version of Python.
 
     Raises:
-        ClusterError: What differs cannot be bridged.
+        ClusterError: Other versions differ, or the study needs pickled code of the notebook.
     """
     here = versions()
     if found := differences(here, there):
@@ -196,7 +199,7 @@ def _portable(prepared: Prepared, found: Mapping[str, data.Batches], tell: Tell)
 
 
 def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progress) -> str:
-    """The blob of a model; another pickle of the same model, from another kernel, serves as well."""
+    """Store a model and return its blob; a pickle of the same model from another kernel is reused."""
     key = hashlib.sha256(f"model {snapshot.digest}".encode()).hexdigest()
     known = cache.find(store, key)
     if known is not None:
@@ -209,7 +212,7 @@ def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progres
 
 
 def _set_calibration_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
-    """Make sure that there is calibration data, and say where it comes from when nobody named it."""
+    """Split off calibration data if none was given, and return a note on where it comes from."""
     if "calibration" in found:
         return []
     if "train" in found:
@@ -227,7 +230,7 @@ def _set_calibration_aside(found: dict[str, data.Batches], seed: int) -> list[st
 
 
 def _set_guide_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
-    """Halve the data that judges: one half guides the search, the other gives the reported numbers."""
+    """Split the evaluation data: one half guides the search, the other gives the reported numbers."""
     whole = found["eval"]
     if whole.samples < 4 or (not whole.is_sliceable() and len(whole.batches) < 2):
         raise DataError("search: auto needs --data of at least 4 samples, in at least 2 batches; or use search: grid")
@@ -237,7 +240,7 @@ def _set_guide_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
 
 
 def _timed_batch(calibration: data.Batches, wanted: int) -> list[str]:
-    """What to say where batches that cannot be cut are timed as they are."""
+    """Return a note if latency is measured on another batch size, because batches cannot be cut."""
     real = calibration.batches[0].samples
     if calibration.is_sliceable() or real == wanted:
         return []

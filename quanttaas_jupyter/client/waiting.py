@@ -1,4 +1,4 @@
-"""Waiting for a study in a script or a terminal, with a progress bar."""
+"""Waiting for a study, with a progress bar."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..core.state import StudyState
 if TYPE_CHECKING:
     from .study import Study
 
-# An engine that was kept from renewing its lease for a moment goes on; one that gave the study back does not.
 _GONE_SECONDS = 10.0
+"""Seconds of interruption after which waiting ends; chosen, not tuned. An engine may just renew its lease late."""
 
 
 def wait(study: Study, timeout: float | None) -> None:
-    """See ``Study.wait``."""
+    """Wait for a study; see ``Study.wait``."""
     from tqdm.auto import tqdm
 
     changed = threading.Event()

@@ -1,4 +1,4 @@
-"""Watching a study: one thread reads the store for all views of it."""
+"""Watching of a study: one thread reads the store for all views of it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ if TYPE_CHECKING:
     from .study import Study
 
 _POLL_SECONDS = 0.35
+"""Seconds between two reads of the store; chosen, not tuned. Smaller makes views livelier and costs more requests."""
 
 log = logging.getLogger(__name__)
 
 
 class Follower:
-    """One callback that a watcher serves until ``stop``."""
+    """Callback that a watcher serves until ``stop``."""
 
     def __init__(self, watcher: Watcher, callback: Callable[[StudyState], None]) -> None:
         self._watcher, self._callback = watcher, callback
         self._last: StudyState | None = None
 
     def stop(self) -> None:
-        """Call back no longer."""
+        """Stop calling back."""
         self._watcher.remove(self)
 
     def tell(self, state: StudyState) -> None:
-        """Call back if the state is news."""
+        """Call back if the state has changed."""
         if state == self._last:
             return
         self._last = state
         try:
             self._callback(state)
         except Exception:
-            # A view that cannot draw must not stop the others.
+            # An error of one view must not stop the others.
             log.exception("a view of study %s could not be drawn", state.id)
 
 
 class Watcher:
-    """Reads a study's state from a daemon thread while somebody follows it and it has not ended."""
+    """Reader of a study's state in a daemon thread, as long as it has followers and the study has not ended."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -51,7 +52,7 @@ class Watcher:
         self._thread: threading.Thread | None = None
 
     def follow(self, callback: Callable[[StudyState], None]) -> Follower:
-        """Call back with the state now, and whenever it changes."""
+        """Call ``callback`` with the present state, and after each change."""
         follower = Follower(self, callback)
         with self._lock:
             self._followers.append(follower)
@@ -59,13 +60,13 @@ class Watcher:
         return follower
 
     def remove(self, follower: Follower) -> None:
-        """Serve this follower no longer."""
+        """Stop serving a follower."""
         with self._lock:
             if follower in self._followers:
                 self._followers.remove(follower)
 
     def wake(self) -> None:
-        """Watch again, after the study was resumed."""
+        """Start the thread again, for example after the study was resumed."""
         with self._lock:
             if self._followers and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._run, name=f"watch-{self._study.id}", daemon=True)
@@ -80,7 +81,7 @@ class Watcher:
                 follower.tell(state)
             with self._lock:
                 if self._followers == followers and (not followers or state.has_ended):
-                    # Decided under the lock, so that a follower who comes now starts a new thread.
+                    # Decided under the lock, so that a follower that is added now starts a new thread.
                     self._thread = None
                     return
             time.sleep(_POLL_SECONDS)
