@@ -1,1 +1,1 @@
-"""What people see of a study, in plain numbers and words: the notebook, still pictures and the side panel draw it."""
+"""Views of a study as plain numbers and words, which notebook, still pictures and side panel draw."""

@@ -1,4 +1,4 @@
-"""How numbers, names and configurations read; shared by all views."""
+"""Formats of numbers, names and configurations, shared by all views."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
 SAME = 0.02
+"""Relative difference within which sizes and latencies count as the same; chosen, not tuned."""
 
 
 def color(config: Mapping[str, Any]) -> str:
-    """The colour of a configuration: its quantization."""
+    """Return the colour of a configuration, which is that of its quantization."""
     return color_of(str(config.get("quantize")))
 
 
 def color_of(quantization: str) -> str:
-    """The colour of a quantization."""
+    """Return the colour of a quantization."""
     known = catalogue.find("quantize", quantization)
     return known.color if known else catalogue.UNKNOWN_COLOR
 
 
 def marker_of(prune_method: str) -> str:
-    """The marker of a pruning method; "" stands for models that are not pruned."""
+    """Return the marker of a pruning method; "" stands for models that are not pruned."""
     known = catalogue.find("prune", prune_method)
     return known.marker if known else catalogue.UNKNOWN_MARKER if prune_method else "circle"
 
 
 def method(config: Mapping[str, Any]) -> str:
-    """The pruning method of a configuration; empty where nothing is pruned."""
+    """Return the pruning method of a configuration, or an empty string if it does not prune."""
     prune = config.get("prune") or {}
     name = str(prune.get("method", "structured"))
     return name if prune.get("amount") or follows_pattern(name) else ""
 
 
 def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
-    """The marker of a configuration: its runtime where several are compared, else its pruning method."""
+    """Return the marker of a configuration: of its runtime if several are compared, otherwise of its pruning method."""
     if len(runtimes) > 1:
         return dict(zip(runtimes, catalogue.MARKERS, strict=False)).get(
             str(config.get("runtime")), catalogue.UNKNOWN_MARKER
@@ -53,7 +54,7 @@ def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
 
 
 def configuration(config: Mapping[str, Any]) -> str:
-    """A configuration in words: ``structured 50 % · int8 · onnxruntime``."""
+    """Return a configuration in words, such as ``structured 50 % · int8 · onnxruntime``."""
     name, quantize = method(config), str(config.get("quantize", "none"))
     amount = (config.get("prune") or {}).get("amount")
     if not name:
@@ -67,12 +68,12 @@ def configuration(config: Mapping[str, Any]) -> str:
 
 
 def precision(quantize: str) -> str:
-    """A quantization as a precision in words."""
+    """Return a quantization in words."""
     return "not quantized" if quantize == "none" else quantize
 
 
 def _training(config: Mapping[str, Any]) -> list[str]:
-    """What a search chose beside pruning and quantization."""
+    """Return the words for choices of a search other than amount and quantization."""
     words = ["by sensitivity"] if (config.get("prune") or {}).get("spread") else []
     words += ["trained with quantizers"] if config.get("recover") == "qat" else []
     words += [f"trained {config['effort']:g}x as long"] if config.get("effort", 1) != 1 else []
@@ -80,7 +81,7 @@ def _training(config: Mapping[str, Any]) -> list[str]:
 
 
 def size(count: float | None, trim: bool = False) -> str:
-    """Bytes with three digits in decimal units: ``180 KB`` is 180,000 bytes; ``trim`` drops closing zeros."""
+    """Return bytes in decimal units with three digits, ``180 KB`` for 180,000; ``trim`` drops trailing zeros."""
     if count is None:
         return DASH
     value, units = float(count), ["B", "KB", "MB", "GB", "TB"]
@@ -91,7 +92,7 @@ def size(count: float | None, trim: bool = False) -> str:
 
 
 def latency(milliseconds: float | None, trim: bool = False) -> str:
-    """A latency with two or three digits: ``21 µs``, ``0.21 ms``, ``1.20 s``; ``trim`` drops closing zeros."""
+    """Return a latency with two or three digits, such as ``21 µs`` or ``0.21 ms``; ``trim`` drops trailing zeros."""
     if milliseconds is None:
         return DASH
     if milliseconds >= 999.5:
@@ -102,7 +103,7 @@ def latency(milliseconds: float | None, trim: bool = False) -> str:
 
 
 def count(number: float | None) -> str:
-    """A count with three digits: ``597``, ``0.31 M``, ``1.2 G``."""
+    """Return a count with up to three digits, such as ``597``, ``0.31 M`` or ``1.2 G``."""
     if number is None:
         return DASH
     for limit, unit in ((1e9, "G"), (1e5, "M")):
@@ -112,17 +113,17 @@ def count(number: float | None) -> str:
 
 
 def smaller(size_ratio: float | None) -> str:
-    """A size over the baseline's: ``6.9x smaller``; empty where unknown."""
+    """Return a size relative to the baseline's, such as ``6.9x smaller``; an empty string if unknown."""
     return _times(None if not size_ratio else 1 / size_ratio, "smaller", "larger", "same size")
 
 
 def faster(speedup: float | None) -> str:
-    """The baseline's latency over a latency: ``2.4x faster``; empty where unknown."""
+    """Return a speedup over the baseline, such as ``2.4x faster``; an empty string if unknown."""
     return _times(speedup or None, "faster", "slower", "same speed")
 
 
 def value(number: float | None, percent: bool, low: float | None = None, high: float | None = None) -> str:
-    """A metric: ``98.9 %`` or ``0.913``. The interval decides how many digits mean something."""
+    """Return a metric, such as ``98.9 %`` or ``0.913``, with as many digits as its interval justifies."""
     if number is None:
         return DASH
     places = _places(percent, low, high)
@@ -130,7 +131,7 @@ def value(number: float | None, percent: bool, low: float | None = None, high: f
 
 
 def interval(low: float | None, high: float | None, percent: bool) -> str:
-    """An interval of a metric: ``97.6–99.5``; empty where unknown."""
+    """Return an interval of a metric, such as ``97.6–99.5``; an empty string if unknown."""
     if low is None or high is None:
         return ""
     scale, places = (100 if percent else 1), _places(percent, low, high)
@@ -138,7 +139,7 @@ def interval(low: float | None, high: float | None, percent: bool) -> str:
 
 
 def drop(number: float | None, percent: bool, low: float | None = None, high: float | None = None) -> str:
-    """What was lost against the baseline: ``+0.1 pt``; positive is worse."""
+    """Return a drop, such as ``+0.1 pt``; positive is worse."""
     if number is None:
         return DASH
     places = _places(percent, low, high)
@@ -146,7 +147,7 @@ def drop(number: float | None, percent: bool, low: float | None = None, high: fl
 
 
 def drop_interval(low: float | None, high: float | None, percent: bool) -> str:
-    """An interval of a drop: ``−0.4 to +0.6``; empty where unknown."""
+    """Return an interval of a drop, such as ``−0.4 to +0.6``; an empty string if unknown."""
     if low is None or high is None:
         return ""
     scale, places = (100 if percent else 1), _places(percent, low, high)
@@ -154,7 +155,7 @@ def drop_interval(low: float | None, high: float | None, percent: bool) -> str:
 
 
 def allowance(max_drop: float, percent: bool) -> str:
-    """How much may be lost: ``1 point``, ``0.5 points``, or ``0.02`` in the metric's own unit."""
+    """Return the allowed drop: ``1 point``, ``0.5 points``, or ``0.02`` in the metric's own unit."""
     if not percent:
         return f"{max_drop:.4g}"
     points = f"{100 * max_drop:.4g}"
@@ -162,7 +163,7 @@ def allowance(max_drop: float, percent: bool) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration as people say it: ``40 s``, ``3 min``, ``1 h 20 min``."""
+    """Return a duration, such as ``40 s``, ``3 min`` or ``1 h 20 min``."""
     if seconds is None:
         return ""
     if seconds < 60:
@@ -175,7 +176,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long something is past, in words that change at most once a minute: ``4 min ago``, ``3 days ago``."""
+    """Return how long ago something was, such as ``4 min ago`` or ``3 days ago``; it changes once a minute at most."""
     if seconds < 60:
         return "just now"
     if seconds < 3600:
@@ -187,7 +188,7 @@ def ago(seconds: float) -> str:
 
 
 def time_left(seconds: float | None) -> str:
-    """An estimate: ``about 40 s left``, rounded as coarsely as it is known; empty where unknown."""
+    """Return a rounded estimate, such as ``about 40 s left``; an empty string if unknown."""
     if seconds is None:
         return ""
     if seconds < 5:
@@ -196,12 +197,12 @@ def time_left(seconds: float | None) -> str:
 
 
 def share(fraction: float, places: int = 0) -> str:
-    """Return a share in percent, with so many decimal places: ``12 %`` or ``12.3 %`` of 0.123."""
+    """Return a share in percent with ``places`` decimal places: ``12 %`` or ``12.3 %`` for 0.123."""
     return f"{100 * fraction:.{places}f} %"
 
 
 def decibels(number: float) -> str:
-    """Return a ratio in decibels with its sign as people write it: ``−3.2 dB``."""
+    """Return a ratio in decibels with a typographic minus sign, such as ``−3.2 dB``."""
     return f"{_signed(number, 1)} dB"
 
 
@@ -211,22 +212,22 @@ def difference(number: float) -> str:
 
 
 def money(amount: float) -> str:
-    """Dollars, to the cent; what is less is said to be less."""
+    """Return an amount in dollars and cents; smaller amounts read ``less than $0.01``."""
     return f"${amount:,.2f}" if amount >= 0.01 or amount == 0 else "less than $0.01"
 
 
 def clock(seconds: float) -> str:
-    """The time of day here, for seconds since the epoch: ``12:04:31``."""
+    """Return the local time of day for seconds since the epoch, such as ``12:04:31``."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 def better(higher_is_better: bool) -> str:
-    """Which way is better on a chart of size or latency against the metric."""
+    """Return which direction is better in a chart of size or latency against the metric."""
     return "better: up, left" if higher_is_better else "better: down, left"
 
 
 def variable(trial: str, taken: Collection[str] = ()) -> str:
-    """A Python name for a trial's model that clobbers nothing: ``prune50_int8``, then ``prune50_int8_2``."""
+    """Return an unused Python name for a trial's model: ``prune50_int8``, then ``prune50_int8_2``."""
     name = re.sub(r"\W+", "_", trial, flags=re.ASCII).strip("_").lower() or "model"
     if not name[0].isalpha():
         name = f"model_{name}"
@@ -234,7 +235,7 @@ def variable(trial: str, taken: Collection[str] = ()) -> str:
 
 
 def filename(study: str, trial: str, suffix: str, taken: Collection[str] = ()) -> str:
-    """A name for a trial's file that overwrites nothing and that every file system takes."""
+    """Return an unused file name for a trial's artifact that is valid on all file systems."""
     stem = re.sub(r"[^\w.]+", "-", f"{study}-{trial}", flags=re.ASCII).strip("-.") or "model"
     return _free(f"{stem}{suffix}", lambda number: f"{stem}-{number}{suffix}", taken)
 

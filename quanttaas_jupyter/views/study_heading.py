@@ -1,4 +1,4 @@
-"""What stands above a study's chart, in plain text: where it runs, what is wrong, how far it is."""
+"""Heading of a study in plain text: where it runs, its problems, and its progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .summary import summary
 
 
 class Notice(NamedTuple):
-    """A sentence with its weight (``verdict``, ``calm``, ``warn`` or ``bad``); ``lead`` stands before it, in bold."""
+    """Sentence with its weight (``verdict``, ``calm``, ``warn`` or ``bad``); ``lead`` precedes it in bold."""
 
     kind: str
     text: str
@@ -18,19 +18,19 @@ class Notice(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The whole of it."""
+        """Lead and text together."""
         return f"{self.lead} {self.text}".strip()
 
 
 class Part(NamedTuple):
-    """A part of a bar: ``done``, ``cut``, ``half`` (latency is missing) or ``bad``."""
+    """Part of a progress bar: ``done``, ``cut``, ``half`` (latency is missing) or ``bad``."""
 
     kind: str
     percent: float
 
 
 class Progress(NamedTuple):
-    """A bar and its words, each with its weight; ``label`` says what the bar counts, empty where nothing is."""
+    """Progress bar with its words, each with a weight; ``label`` says what it counts, or is empty."""
 
     parts: tuple[Part, ...]
     percent: float
@@ -39,19 +39,19 @@ class Progress(NamedTuple):
 
 
 def capital(sentence: str) -> str:
-    """The sentence with a capital at its head."""
+    """Return a sentence with a capital first letter."""
     return sentence[:1].upper() + sentence[1:]
 
 
 def place(state: StudyState) -> str:
-    """Where a study runs: ``running on this machine (2 slots)``."""
+    """Return where a study runs, such as ``running on this machine (2 slots)``."""
     where = "this machine" if state.cluster == "local" else state.cluster
     slots = f" ({state.slots} slot{'s' * (state.slots != 1)})" if state.slots else ""
     return f"{'running on' if state.status == 'running' else 'on'} {where}{slots}"
 
 
 def notices(state: StudyState) -> list[Notice]:
-    """What came out, or what is wrong and what to do; nothing while all is well."""
+    """Return the outcome of a study, or its problems and what to do; an empty list if it runs well."""
     found = []
     if state.unreachable_since is not None:
         seen = fmt.clock(state.unreachable_since)
@@ -76,7 +76,7 @@ def notices(state: StudyState) -> list[Notice]:
 
 
 def progress(state: StudyState) -> Progress:
-    """Trials done and failed, what runs, the time left; before there are trials, how much was sent."""
+    """Return trials done and failed, running stages and time left; before there are trials, the share that was sent."""
     total = len(state.trials)
     if not total:
         return _sending(state)

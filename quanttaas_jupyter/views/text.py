@@ -8,7 +8,7 @@ from .scene import is_percent
 
 
 def study_text(state: StudyState) -> str:
-    """A header, a line a trial, and what came of it."""
+    """Return a header, one line per trial, and the outcome or error."""
     counts = f"{state.done} of {len(state.trials)} trials" + (f", {state.failed} failed" if state.failed else "")
     counts += f", {state.cut} cut early" if state.cut else ""
     head = f"Study {state.id} ({state.name}): {state.status}, {counts}"
@@ -18,7 +18,7 @@ def study_text(state: StudyState) -> str:
 
 
 def trial_line(trial: TrialState, state: StudyState) -> str:
-    """Name and status, or the numbers that matter."""
+    """Return a trial's name with its status, or with its most important numbers."""
     metrics = trial.metrics
     if trial.error:
         return f"{trial.name}: {trial.status}: {trial.error['reason']}"
