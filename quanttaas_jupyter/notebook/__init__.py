@@ -1,0 +1,1 @@
+"""Notebook front end: magics, completion, the live view and the still view of studies."""

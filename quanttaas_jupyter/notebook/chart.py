@@ -1,4 +1,4 @@
-"""The live chart: a scene drawn with bqplot."""
+"""Live chart, which draws a scene with bqplot."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ FG, DIM, EDGE, ACCENT = "var(--qt-fg)", "var(--qt-dim)", "var(--qt-edge)", "var(
 # bqplot has no dashed outline and no class on a mark. The style sheet finds a mark by its inline stroke width.
 WIDTH, WIDTH_UNCERTAIN, WIDTH_HOLLOW = 0.75, 1.51, 1.49
 FADE_MS = 250
+"""Milliseconds in which a new point appears; chosen, not tuned."""
 
 _Key = tuple[str, bool]
 
 
 class Chart:
-    """Draws scenes; tells ``on_select`` which trial was clicked, or None for the background."""
+    """Chart of scenes; it calls ``on_select`` with the clicked trial, or with None for the background."""
 
     def __init__(self, on_select: Callable[[str | None], None]) -> None:
         self._on_select = on_select
@@ -64,7 +65,7 @@ class Chart:
         )
 
     def draw(self, scene: Scene, selected: str | None) -> None:
-        """Show a scene, with one trial ringed."""
+        """Draw a scene, with a ring around the selected trial."""
         self._drawing = True
         try:
             self._draw_axes(scene)
@@ -74,7 +75,7 @@ class Chart:
             self._drawing = False
 
     def close(self) -> None:
-        """Free what the browser holds for this chart."""
+        """Close all widgets, which frees their counterparts in the browser."""
         parts = [self._x, self._y, self._x_axis, self._y_axis, *self.figure.marks, self.figure]
         parts += [mark.tooltip for mark in self.figure.marks if mark.tooltip is not None]
         for part in parts:
@@ -90,8 +91,8 @@ class Chart:
             values = np.array(list(ticks), dtype=float)
             if _same(axis.tick_values, values) and axis.tick_labels == labels:
                 continue
-            # bqplot writes new ticks with the labels it had before them: labels go first, in a message of their
-            # own, together with those of the ticks that are still on the screen.
+            # bqplot draws new ticks with its old labels. So the new labels are sent first, in a separate message,
+            # together with those of the ticks that are still visible.
             axis.tick_labels = {**(axis.tick_labels or {}), **labels}
             axis.tick_values = values
             axis.tick_labels = labels
@@ -140,7 +141,7 @@ class Chart:
         _set(self._preview_label, x=np.array([x]), y=np.array([y]), text=np.array([scene.preview_label]), visible=alone)
 
     def _draw_mark(self, key: _Key, mark: Any, points: Sequence[Point], selected: str | None) -> None:
-        # bqplot knows an element by its index: a point keeps its index, so that only a new one fades in.
+        # bqplot identifies an element by its index: a point keeps its index, so that only new ones fade in.
         by_name = {point.name: point for point in points}
         known = [name for name in self._names.get(key, []) if name in by_name]
         names = known + [name for name in by_name if name not in known]
@@ -160,7 +161,7 @@ class Chart:
             return
         chosen, names = change["new"], self._names.get(key, [])
         if chosen is None or len(chosen) == 0:
-            # Each mark reports a click on the background; only the one that held the selection had any.
+            # Each mark reports a click on the background, but only the one with the selection had an old value.
             if change["old"] is not None and len(change["old"]):
                 self._on_select(None)
         elif int(chosen[-1]) < len(names):
@@ -243,5 +244,5 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _as_in_javascript(number: float) -> str:
-    """A number as JavaScript writes it, which is how bqplot looks its label up."""
+    """Return a number as JavaScript writes it, because bqplot looks labels up by that text."""
     return str(np.format_float_positional(number + 0.0, trim="-"))

@@ -1,4 +1,4 @@
-"""What ``%quanttaas cluster`` does: start, stop, connect, status and templates of clusters."""
+"""Actions of ``%quanttaas cluster``: start, stop, connect, status and template."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
 
 
 def act(args: Namespace) -> str:
-    """Do what a line asks for; what to print. Raises QuantTaaSError."""
+    """Carry out a line of ``%quanttaas cluster``, and return the text to print.
+
+    Raises:
+        QuantTaaSError: The action failed.
+    """
     return _ACTIONS[args.action](args)
 
 
@@ -140,7 +144,7 @@ KINDS = tuple(TEMPLATES)
 
 @dataclass(frozen=True)
 class Row:
-    """A cluster in the table of the status; ``trouble`` is a sentence for below it."""
+    """Cluster in the table of the status; ``trouble`` is a sentence for below the table."""
 
     name: str
     state: str
@@ -153,7 +157,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The cells, as in the header."""
+        """Cells in the order of the header."""
         return self.name, self.state, self.nodes, self.cpus, self.gpus, self.studies, self.price
 
 
@@ -167,7 +171,7 @@ def _row(name: str, config: ClusterConfig, running: int) -> Row:
 
 
 def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:
-    """Studies that run, by cluster, in the default store and those of the clusters; one out of reach counts none."""
+    """Return the number of running studies by cluster, from all stores that can be reached."""
     stores = {str(load_config().store), *(config.store for config in clusters.values() if config.store)}
     counts: dict[str, int] = {}
     for uri in stores:

@@ -1,4 +1,4 @@
-"""Widgets on Google Colab, which loads third-party widgets only when told to."""
+"""Widgets on Google Colab, which loads third-party widgets only on request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _url: str | None = None
 
 
 def on_colab() -> bool:
-    """Whether this kernel runs on Google Colab."""
+    """Return whether this kernel runs on Google Colab."""
     return "google.colab" in sys.modules
 
 
 def enable_custom_widget_manager() -> None:
-    """Let Colab show bqplot: called once before the first widget; does nothing elsewhere."""
+    """Make Colab load bqplot, once before the first widget; do nothing elsewhere."""
     global _url
     if not on_colab() or _url is not None:
         return
@@ -25,14 +25,14 @@ def enable_custom_widget_manager() -> None:
 
 
 def bundle_metadata() -> dict[str, Any]:
-    """The metadata that a widget's output needs on Colab to be drawn again; empty elsewhere."""
+    """Return the metadata that Colab needs to draw a saved widget again; an empty dict elsewhere."""
     if not _url:
         return {}
     return {"application/vnd.jupyter.widget-view+json": {"colab": {"custom_widget_manager": {"url": _url}}}}
 
 
 def _manager_url() -> str:
-    # Colab keeps the address in a private module and offers no call that returns it.
+    # Colab has the address in a private module only.
     from google.colab.output import _widgets
 
     manager = getattr(_widgets, "_installed_url", None)

@@ -1,4 +1,4 @@
-"""What Tab offers behind ``%quanttaas``, and in the recipe below ``%%quanttaas``."""
+"""Completion of ``%quanttaas`` lines, and of the recipe below ``%%quanttaas``."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ _VALUE_LINE = r"(?:recover|quantize|runtime|search|goal|prune)\s*:"
 
 
 class Completer:
-    """Completes one shell's ``%quanttaas`` lines; ``parsers`` are the commands' own."""
+    """Completer for the ``%quanttaas`` lines of one shell; ``parsers`` are those of the commands."""
 
     def __init__(self, shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentParser]) -> None:
         self._shell = shell
         self._parsers = parsers
 
     def line(self, text: str, token: str) -> list[str]:
-        """What may follow in a line of the magics.
+        """Return completions for a line of the magics.
 
         Args:
             text: The line up to the cursor.
-            token: What IPython will replace: the end of ``text``.
+            token: The end of ``text`` that IPython will replace.
         """
         magic, *words = _words(text)
         if not words:
@@ -75,7 +75,7 @@ class Completer:
         return _fitting(self._candidates(magic.startswith("%%"), before, current), current, token)
 
     def cell(self, context: Any) -> list[str]:
-        """What may follow in a cell: in a line of the magics, or in the recipe below ``%%quanttaas``."""
+        """Return completions for a cell: for a line of the magics, or for the recipe below ``%%quanttaas``."""
         if context.text_until_cursor.split(None, 1)[:1] in _FIRST_WORDS:
             return self.line(context.text_until_cursor, context.token)
         lines = context.full_text.split("\n")
@@ -122,7 +122,7 @@ class Completer:
         if action.dest == "names":
             return _quietly(lambda: [*(KINDS if given == ["template"] else load_config().clusters)])
         if action.dest == "id":
-            # Only the default store: others may take seconds to answer.
+            # Only the default store, since others may take seconds to answer.
             ids = _quietly(lambda: [summary.id for summary in api.studies(store=store or load_config().store)])
             return [*variables(self._shell, lambda value: isinstance(value, Study)), *ids]
         if action.dest == "trial":
@@ -135,7 +135,7 @@ class Completer:
 
 
 def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentParser]) -> None:
-    """Complete ``%quanttaas`` in this shell; installing again replaces what was there."""
+    """Install the completion of ``%quanttaas`` in a shell; an earlier one is replaced."""
     uninstall(shell)
     completer = Completer(shell, parsers)
     try:
@@ -144,7 +144,7 @@ def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentPars
         _install_hooks(shell, completer)
         return
 
-    # Not a hook: only a matcher sees the whole cell, and keeps Jedi's Python keywords out of our lines.
+    # Not a hook: only a matcher sees the whole cell, and can suppress Jedi's Python keywords.
     @context_matcher(identifier=_MATCHER, priority=100)  # type: ignore[untyped-decorator, unused-ignore]
     def matcher(context: Any) -> dict[str, Any]:
         found = [SimpleCompletion(text=text, type="quanttaas") for text in completer.cell(context)]
@@ -154,7 +154,7 @@ def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentPars
 
 
 def _install_hooks(shell: InteractiveShell, completer: Completer) -> None:
-    # IPython before 8.6, such as Colab's, shows a hook one line and not the cell: of a recipe, values only.
+    # IPython before 8.6, such as Colab's, passes only one line to a hook: recipes get completions of values only.
     def line(_: InteractiveShell, event: Any) -> list[str]:
         return completer.line(event.text_until_cursor, event.symbol)
 
@@ -167,7 +167,7 @@ def _install_hooks(shell: InteractiveShell, completer: Completer) -> None:
 
 
 def uninstall(shell: InteractiveShell) -> None:
-    """Complete ``%quanttaas`` no longer."""
+    """Remove the completion of ``%quanttaas`` from a shell."""
     dispatch = shell.strdispatchers[_HOOK]
     for magic in _MAGICS:
         dispatch.strs.pop(magic, None)
@@ -177,11 +177,11 @@ def uninstall(shell: InteractiveShell) -> None:
 
 
 def recipe_matches(lines: Sequence[str], token: str) -> list[str]:
-    """What may follow in a recipe.
+    """Return completions for a recipe.
 
     Args:
-        lines: The recipe up to the cursor; the last line ends there.
-        token: What IPython will replace: the end of the last line.
+        lines: The recipe up to the cursor, which is at the end of the last line.
+        token: The end of the last line that IPython will replace.
     """
     *above, current = lines
     if re.fullmatch(r"\w*", current):
@@ -204,7 +204,7 @@ def _values_of(location: tuple[str, ...]) -> Sequence[str]:
 
 
 def _section(above: Sequence[str], current: str) -> tuple[str, str, bool]:
-    """The top-level key that the cursor is under, the text behind it, whether that starts as a block mapping."""
+    """Return the top-level key at the cursor, the text after it, and whether that starts a block mapping."""
     here = _KEY.fullmatch(current)
     if here:
         return here[1], here[2], False
@@ -217,7 +217,7 @@ def _section(above: Sequence[str], current: str) -> tuple[str, str, bool]:
 
 
 def _fitting(candidates: Iterable[str], typed: str, token: str) -> list[str]:
-    # IPython replaces only its own token, which starts behind characters such as ":" and "@" that are part of ours.
+    # IPython replaces only its own token, which starts after characters such as ":" and "@" that belong to words here.
     kept = len(typed) - len(token)
     return [text[kept:] for text in candidates if text.startswith(typed)] if kept >= 0 else []
 
@@ -250,7 +250,7 @@ def _store_in(words: Sequence[str]) -> str | None:
 
 
 def _quietly(find: Callable[[], list[str]]) -> list[str]:
-    # A store that cannot be reached must cost Tab nothing but its suggestions.
+    # An unreachable store must not raise an error on Tab; it only gives no suggestions.
     try:
         return find()
     except Exception:

@@ -1,4 +1,4 @@
-"""What a cell shows: the live view, and beside it a still one that needs no kernel."""
+"""Display of a study in a cell: the live view, and a still view that needs no kernel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def widget(study: Study) -> StudyView:
-    """Return the live view."""
+    """Return the live view of a study."""
     return StudyView(study)
 
 
 def show(study: Study, namespace: dict[str, Any] | None = None) -> None:
-    """Display both views in the current cell; they follow the study from a thread.
+    """Display both views in the current cell; a thread updates them.
 
-    A widget saved without its kernel shows an error even where HTML stands beside it in the same output, so the still
-    view is an output of its own.
+    A widget saved without its kernel shows an error, even if the same output also has HTML. So the still view is a
+    separate output.
     """
     display(StudyView(study, namespace))
     study.follow(StillView(study.state).update)

@@ -1,4 +1,4 @@
-"""``%quanttaas`` and ``%%quanttaas``: names of the notebook in, a study out; a mistake is answered by one sentence."""
+"""Magics ``%quanttaas`` and ``%%quanttaas``, which take variables of the notebook; an error shows as one sentence."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Run it on a Ray cluster, here or on Google Cloud::
 
 
 def command(*arguments: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Make a method a command of ``%quanttaas``; parser, help and completion all come from its arguments."""
+    """Register a method as a command of ``%quanttaas``; parser, help and completion come from its arguments."""
 
     def register(method: Command) -> Command:
         for add in reversed(arguments):
@@ -81,7 +81,7 @@ def command(*arguments: Callable[[Command], Command]) -> Callable[[Command], Com
 _NO_PANEL = (
     "The side panel is part of JupyterLab; %quanttaas studies lists the studies, %quanttaas attach ID shows one."
 )
-# JupyterLab runs a command that an element names; what else shows a notebook shows a button that does nothing.
+# JupyterLab runs the command that the element names; in other front ends the button does nothing.
 _PANEL = (
     '<button data-commandlinker-command="quanttaas:open-panel" '
     'title="In JupyterLab: also under View, and in the left area">Open the side panel</button>'
@@ -98,7 +98,7 @@ OUT_MODEL = argument("-o", "--out", metavar="VAR", help="variable for the model;
 
 @magics_class
 class QuantTaaSMagics(Magics):
-    """The magics; every command is one method."""
+    """Magics of the package; each command is one method."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -147,7 +147,7 @@ class QuantTaaSMagics(Magics):
 
     @command(argument("id", metavar="ID", nargs="?", help="id of the study; the newest when left out"), STORE)
     def status(self, args: Namespace) -> Any:
-        """Say how a study stands."""
+        """Show the status of a study."""
         return self._study(args)
 
     @command(STUDY, STORE, OUT_STUDY)
@@ -171,7 +171,7 @@ class QuantTaaSMagics(Magics):
 
     @command(STUDY, STORE)
     def resume(self, args: Namespace) -> None:
-        """Go on with a study that was cancelled or interrupted."""
+        """Continue a study that was cancelled or interrupted."""
         study = self._study(args)
         study.resume()
         print(f"Resuming study {study.id}; %quanttaas attach {study.id} shows it.")
@@ -188,7 +188,7 @@ class QuantTaaSMagics(Magics):
 
     @command(STUDY, TRIAL, STORE, OUT_MODEL)
     def load(self, args: Namespace) -> None:
-        """Bring a trial's model into the notebook: tensors in, tensors out."""
+        """Load a trial's model into the notebook: tensors in, tensors out."""
         _check_variable(args.out)
         study = self._study(args)
         model = study[args.trial].load()
@@ -206,7 +206,7 @@ class QuantTaaSMagics(Magics):
 
     @command()
     def panel(self, args: Namespace) -> None:
-        """Show the way to JupyterLab's side panel."""
+        """Show how to open JupyterLab's side panel."""
         display({"text/html": _PANEL, "text/plain": _NO_PANEL}, raw=True)
 
     @command(
@@ -221,12 +221,12 @@ class QuantTaaSMagics(Magics):
         *clusters.ARGUMENTS,
     )
     def cluster(self, args: Namespace) -> None:
-        """Show where studies can run; start, stop or connect a cluster, or write a template of one."""
+        """Show clusters; start, stop or connect one, or write a template for one."""
         print(clusters.act(args))
 
     @line_cell_magic
     def quanttaas(self, line: str, cell: str | None = None) -> Any:
-        """The magic itself; replaced by the help below."""
+        """Run a line or a cell of the magic; the help text replaces this docstring."""
         with _one_sentence():
             words = _split(line)
             return self._line(words) if cell is None else self._cell(words, cell)
@@ -266,7 +266,7 @@ class QuantTaaSMagics(Magics):
         return None if text is None else resolve(text, self.shell.user_ns)
 
     def _recipe(self, body: str | None) -> Any:
-        """The recipe; a function of the notebook may stand under ``recover``."""
+        """Return the recipe, with a function of the notebook under ``recover`` if it names one."""
         if body is None:
             return None
         values = from_yaml(body)
@@ -293,7 +293,7 @@ class QuantTaaSMagics(Magics):
         if name:
             self.shell.push({name: study})
         else:
-            # Returning the study would show it a second time, below the live view; this is what returning does to _.
+            # Returning the study would show it again below the live view; this only assigns it to ``_``.
             self.shell.displayhook.update_user_ns(study)
 
     def _variable_for(self, key: tuple[str, str]) -> str:
@@ -304,10 +304,10 @@ class QuantTaaSMagics(Magics):
 
 
 def help_text() -> str:
-    """What ``%quanttaas?`` shows: examples, the commands, the options of a study."""
+    """Return the text of ``%quanttaas?``: examples, commands, and the options of a study."""
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"    {name:<{width}}  {method.summary}" for name, method in COMMANDS.items())  # type: ignore[attr-defined]
-    # Its usage and its options; the lines between repeat the summary.
+    # Usage and options; the lines between repeat the summary.
     options = str(COMMANDS["compress"].__doc__).partition("positional arguments:")
     return (
         f"{_HELP}Commands (%quanttaas COMMAND -h says more)::\n\n{listed}\n\n"
@@ -316,10 +316,10 @@ def help_text() -> str:
 
 
 def resolve(text: str, namespace: Mapping[str, Any]) -> Any:
-    """The value of a name, or of names with attributes, constant indices and commas, such as ``loaders["test"]``.
+    """Return the value of a name with attributes, constant indices and commas, such as ``loaders["test"]``.
 
     Raises:
-        MagicError: No such variable, or an expression that would run code.
+        MagicError: The variable does not exist, or the text is an expression that would run code.
     """
     return _evaluate(parse(text), text, namespace)
 
@@ -364,7 +364,7 @@ def _is_metric(value: Any) -> bool:
 def _wait(study: Any) -> None:
     study.wait()
     if not study.state.has_ended:
-        # wait() takes Ctrl-C as "stop waiting"; the cells below must not then run as if the study had ended.
+        # wait() takes Ctrl-C as "stop waiting"; the following cells must not run as if the study had ended.
         interrupt = KeyboardInterrupt()
         _render(interrupt, f"KeyboardInterrupt: study {study.id} goes on; %quanttaas attach {study.id} shows it")
         raise interrupt
@@ -414,7 +414,7 @@ def _one_sentence() -> Iterator[None]:
     except QuantTaaSError as error:
         # Not IPython's UsageError: it leaves a line on stderr but no error output, so nbval passes the cell and a
         # saved notebook does not show that it failed. An exception that renders itself stays an error everywhere.
-        # Set on this one instance: in plain Python, where the person's own line is worth seeing, a traceback stays.
+        # Set on this instance only: in plain Python a traceback stays, as it shows the user's own line.
         _render(error, f"{type(error).__name__}: {error}")
         raise
 
@@ -427,7 +427,7 @@ QuantTaaSMagics.quanttaas.__doc__ = help_text()
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magics and their completion, and warm the engine in the background."""
+    """Register the magics and their completion, and start the engine in the background."""
     shell.register_magics(QuantTaaSMagics)
     parsers = {name: method.parser for name, method in COMMANDS.items()}  # type: ignore[attr-defined]
     completion.install(shell, parsers)
@@ -435,7 +435,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take back what ``load`` did, except that a running engine stays."""
+    """Undo ``load``, except that a running engine stays."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("quanttaas", None)
     completion.uninstall(shell)

@@ -1,4 +1,4 @@
-"""Which variables of a notebook hold models, data or functions; nothing is imported or run to find out."""
+"""Detection of notebook variables that hold models, data or functions, without importing or running anything."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ Fits = Callable[[Any], bool]
 
 
 class Found(dict[str, Any]):
-    """The answer to the side panel; goes to it as JSON."""
+    """Variables for the side panel, sent as JSON."""
 
     def _repr_json_(self) -> dict[str, Any]:
         return dict(self)
 
 
 def found(shell: Any) -> Found:
-    """The models, data and functions of a notebook, with what a person wants to know of them.
+    """Return the models, data and functions of a notebook, with descriptions.
 
     Args:
         shell: The InteractiveShell of the notebook.
 
     Returns:
-        ``models`` and ``data`` [{name, words}], ``functions`` [name], ``is_loaded``: whether ``%quanttaas`` is there.
+        ``models`` and ``data`` [{name, words}], ``functions`` [name], and ``is_loaded``: whether ``%quanttaas`` is
+        registered.
     """
     space = shell.user_ns
 
@@ -41,7 +42,7 @@ def found(shell: Any) -> Found:
 
 
 def variables(shell: Any, fits: Fits) -> list[str]:
-    """Names of the notebook whose values fit; an underscore in front hides one."""
+    """Return the names of variables whose values fit, except those that start with an underscore."""
     hidden = shell.user_ns_hidden
     return [
         name
@@ -51,7 +52,7 @@ def variables(shell: Any, fits: Fits) -> list[str]:
 
 
 def holds(fits: Fits, value: Any) -> bool:
-    """Whether a value fits; objects of the notebook may raise from any attribute."""
+    """Return whether a value fits; objects of the notebook may raise from any attribute."""
     try:
         return fits(value)
     except Exception:
@@ -59,13 +60,13 @@ def holds(fits: Fits, value: Any) -> bool:
 
 
 def is_model(value: Any) -> bool:
-    """Whether this is a torch module; torch is not imported to find out."""
+    """Return whether a value is a torch module; torch is not imported for it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def is_data(value: Any) -> bool:
-    """Whether this looks like a loader, a data set, or a tuple or list of arrays or batches."""
+    """Return whether a value looks like a loader, a data set, or a tuple or list of arrays or batches."""
     data = sys.modules.get("torch.utils.data")
     if data is not None and isinstance(value, (data.DataLoader, data.Dataset)):
         return True
@@ -76,27 +77,27 @@ def is_data(value: Any) -> bool:
 
 
 def is_function(value: Any) -> bool:
-    """Whether this can be called and is neither a class nor a model."""
+    """Return whether a value is callable, and neither a class nor a model."""
     return callable(value) and not isinstance(value, type) and not is_model(value)
 
 
 def is_own_function(value: Any) -> bool:
-    """Whether this is a function that was written in the notebook."""
+    """Return whether a value is a function defined in the notebook."""
     return is_function(value) and getattr(value, "__module__", None) == "__main__" and hasattr(value, "__code__")
 
 
 def _is_array(value: Any) -> bool:
-    # Losses and scores that a loop collected have no dimension.
+    # Scalars, such as losses that a loop collected, are no data.
     return hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape) > 0
 
 
 def _is_trained(value: Any) -> bool:
-    """Whether there is anything to compress: loss functions and activations are modules, too."""
+    """Return whether a model has parameters; loss functions and activations are modules too."""
     return is_model(value) and next(_parameters(value), None) is not None
 
 
 def _parameters(model: Any) -> Any:
-    # Of the base class, as nothing that a person wrote is run to look at it.
+    # The base class's method, so that no code of the notebook runs.
     module = sys.modules["torch"].nn.Module
     return (parameter for _, parameter in module.named_parameters(model))
 
@@ -124,7 +125,7 @@ def _of_data(value: Any) -> str:
         first = value[0]
         return f"{len(first):,} samples" if _is_array(first) else f"{len(value):,} batches"
     kind, source = type(value).__name__, getattr(value, "dataset", value)
-    # A length that the notebook itself computes may take its time, or print.
+    # A length computed by code of the notebook may take long, or print.
     length = getattr(type(source), "__len__", None)
     is_own = getattr(length, "__module__", None) == "__main__"
     return kind if length is None or is_own else f"{kind} · {len(source):,} samples"
