@@ -1,1 +1,1 @@
-"""The extension of Jupyter Server behind the side panel: REST under ``<base_url>quanttaas/``."""
+"""Jupyter Server extension of the side panel: REST routes under ``<base_url>quanttaas/``."""

@@ -1,4 +1,4 @@
-"""Which stores and clusters the side panel reaches: those of the configuration, less what the settings leave out."""
+"""Access policy: the stores and clusters of the configuration that the server's settings let the side panel use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .settings import QuantTaaS
 
 
 class Places:
-    """Stores and clusters by name; the configuration is read anew every time, as notebooks write it too."""
+    """Allowed stores and clusters; the configuration is read at each call, since notebooks also write it."""
 
     def __init__(self, settings: QuantTaaS) -> None:
         self._settings = settings
         self._opened: dict[str, Store] = {}
 
     def stores(self) -> dict[str, Store]:
-        """The stores by their URI, the default one first."""
+        """Return the allowed stores by URI, the default one first."""
         config = load_config()
         named = [config.store, *(cluster.store for cluster in config.clusters.values() if cluster.store)]
         found = {opened.uri: opened for opened in map(self._open, dict.fromkeys(named))}
@@ -30,42 +30,58 @@ class Places:
         return {uri: opened for uri, opened in found.items() if uri in uris}
 
     def store(self, uri: str) -> Store:
-        """One of them. Raises NotFound."""
+        """Return an allowed store.
+
+        Raises:
+            NotFound: The store is not configured, or not allowed.
+        """
         known = self.stores()
         if uri not in known:
             raise NotFound(f"the store {uri!r} is not one that this server may use; it may use {_listed(known)}")
         return known[uri]
 
     def clusters(self) -> list[str]:
-        """Names of the clusters, the default one first."""
+        """Return the names of the allowed clusters, the default one first."""
         config = load_config()
         named = dict.fromkeys([config.cluster or resident.CLUSTER, resident.CLUSTER, *config.clusters])
         return [name for name in named if self.allows(name)]
 
     def cluster(self, name: str) -> str:
-        """The name itself, if it is one of theirs. Raises NotFound."""
+        """Return the name if the cluster is allowed.
+
+        Raises:
+            NotFound: The cluster is not configured, or not allowed.
+        """
         known = self.clusters()
         if name not in known:
             raise NotFound(f"the cluster {name!r} is not one that this server may use; it may use {_listed(known)}")
         return name
 
     def allows(self, cluster: str) -> bool:
-        """Whether the settings leave a cluster in."""
+        """Return whether the settings allow a cluster."""
         return self._settings.clusters is None or cluster in self._settings.clusters
 
     def refuse_new_cluster(self, name: str) -> None:
-        """Raise NotFound for a cluster that the settings leave out, though nothing is configured under its name yet."""
+        """Check that the settings allow a cluster that is not configured yet.
+
+        Raises:
+            NotFound: They do not.
+        """
         if not self.allows(name):
             raise NotFound(f"the settings of this server leave out the cluster {name!r}; ask who runs it")
 
     def refuse_new_store(self, uri: str) -> None:
-        """Raise NotFound for a store that the settings leave out, though nothing names it yet."""
+        """Check that the settings allow a store that is not configured yet.
+
+        Raises:
+            NotFound: They do not.
+        """
         allowed = self._settings.stores
         if allowed is not None and self._open(uri).uri not in {self._open(name).uri for name in allowed}:
             raise NotFound(f"the store {uri!r} is not one that this server may use; it may use {_listed(allowed)}")
 
     def _open(self, uri: str) -> Store:
-        # A store remembers its connections, and what it knows of its bucket.
+        # Stores are kept open, since they hold connections and facts about their bucket.
         if uri not in self._opened:
             self._opened[uri] = open_store(uri)
         return self._opened[uri]

@@ -1,4 +1,4 @@
-"""Clusters -> lines of the panel's list."""
+"""Lines of the panel's list of clusters."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _TITLES = {resident.CLUSTER: "this machine", head.NAME: "Ray on this machine"}
 
 
 def title(name: str) -> str:
-    """What people call a cluster."""
+    """Return the title of a cluster for users."""
     return _TITLES.get(name, name)
 
 
 def this_machine(running: int) -> dict[str, Any]:
-    """The line of the machine that the server runs on."""
+    """Return the line of the machine that the server runs on."""
     cores = physical_cores()
     words = f"{cores} core{'s' * (cores != 1)}, {f'{running} running' if running else 'idle'}"
     return _line(resident.CLUSTER, "busy" if running else "idle", words)
 
 
 def not_started() -> dict[str, Any]:
-    """The line of this machine's own Ray cluster while there is none."""
+    """Return the line of this machine's own Ray cluster while it does not run."""
     return _line(head.NAME, "stopped", "not started", can_start=True)
 
 
 def remote(name: str, look: Look | None, running: int) -> dict[str, Any]:
-    """The line of a Ray cluster; None where it has not answered yet."""
+    """Return the line of a Ray cluster; ``look`` is None if it has not answered yet."""
     can_stop = name == head.NAME
     if look is None:
         return _line(name, "unreachable", ASKING, can_stop=can_stop)

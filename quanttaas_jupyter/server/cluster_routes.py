@@ -1,4 +1,4 @@
-"""Routes of clusters: the list, starting, stopping and connecting one, templates."""
+"""Routes of clusters: list, start, stop, connect, and templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TEMPLATES = {
     "docker": "the image of head and workers",
 }
 _FILES = {"gce": "cluster.yaml", "gke": "cluster.yaml", "vertex": "cluster.py", "docker": "Dockerfile"}
-# What a person fills in; the template's own first lines say so.
+# Placeholders for users to replace, as the template's first lines say.
 _EXAMPLE = {"project": "my-project", "zone": "us-central1-a", "bucket": "my-bucket"}
 
 
@@ -43,11 +43,11 @@ class _Connect(BaseModel):
 
 
 class ClustersHandler(Handler):
-    """The list."""
+    """Route of the list of clusters."""
 
     @protected
     async def get(self) -> None:
-        """This machine, the clusters of the configuration, and templates of new ones."""
+        """Return this machine, the clusters of the configuration, and templates for new ones."""
         desk, running = self.desk, self.desk.running()
         configured = {name: config for name, config in load_config().clusters.items() if desk.places.allows(name)}
         is_up = head.NAME not in configured or head.find() is not None
@@ -62,11 +62,11 @@ class ClustersHandler(Handler):
 
 
 class StartHandler(Handler):
-    """Starting a Ray cluster of this machine."""
+    """Route that starts a Ray cluster on this machine."""
 
     @protected
     async def post(self) -> None:
-        """Start it, and write it into the configuration."""
+        """Start the cluster, and write it into the configuration."""
         cpus = self.body(_Start).cpus
         self.desk.places.refuse_new_cluster(head.NAME)
         await self.desk.workers.run(f"cluster {head.NAME}", partial(connecting.start, cpus=cpus))
@@ -74,7 +74,7 @@ class StartHandler(Handler):
 
 
 class StopHandler(Handler):
-    """Stopping what this user runs on a cluster."""
+    """Route that stops a cluster or an engine."""
 
     @protected
     async def post(self) -> None:
@@ -86,11 +86,11 @@ class StopHandler(Handler):
 
 
 class ConnectHandler(Handler):
-    """Adding a cluster to the configuration."""
+    """Route that adds a cluster to the configuration."""
 
     @protected
     async def post(self) -> None:
-        """Write it into the configuration once it has answered."""
+        """Write the cluster into the configuration if it answers."""
         given = self.body(_Connect)
         places = self.desk.places
         places.refuse_new_cluster(given.name)
@@ -103,11 +103,11 @@ class ConnectHandler(Handler):
 
 
 class TemplateHandler(Handler):
-    """The text of a template."""
+    """Route of the text of a template."""
 
     @protected
     async def get(self, kind: str) -> None:
-        """It, and the cell that writes it, with the options of the query; what is left out is an example to replace."""
+        """Return the template and the cell that writes it, with the query's options, or examples if missing."""
         given = {name: self.get_query_argument(name, None) for name in TemplateOptions.model_fields}
         values = {**_EXAMPLE, **{name: value for name, value in given.items() if value is not None}}
         text = render(kind, values)

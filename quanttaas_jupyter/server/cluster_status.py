@@ -1,4 +1,4 @@
-"""What clusters have, asked seldom: an answer may take seconds."""
+"""Status of clusters, requested seldom because an answer may take seconds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from ..core.config import ClusterConfig
 from .thread_pool import Workers
 
 _PATIENCE = 3.0
+"""Seconds to wait for clusters before the list is answered without them; chosen, not tuned."""
 _FRESH_SECONDS = 5.0
+"""Seconds for which an answer is reused; chosen, not tuned. Smaller loads the clusters more."""
 
 
 class Looks:
-    """What clusters answered last; each is asked at most every few seconds, in threads of its own."""
+    """Last answers of clusters; each is asked every few seconds at most, in separate threads."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._known: dict[tuple[str, ClusterConfig], tuple[float, connecting.Look]] = {}
 
     async def all(self, clusters: dict[str, ClusterConfig]) -> dict[str, connecting.Look | None]:
-        """What each cluster has; None for one that has not answered in time, nor before."""
+        """Return the resources of each cluster; None for one that has never answered in time."""
         self._known = {key: look for key, look in self._known.items() if clusters.get(key[0]) == key[1]}
         asked = [asyncio.ensure_future(self._ask(name, config)) for name, config in clusters.items()]
         if asked:

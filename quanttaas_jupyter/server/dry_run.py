@@ -1,4 +1,4 @@
-"""The form of a recipe -> what it would do, without model or data at hand."""
+"""Plan of a form's recipe, without model and data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ _METRIC = {"kind": "built-in", "name": "accuracy", "digest": "", "higher_is_bett
 
 
 def plan(form: Form) -> dict[str, Any]:
-    """Trials and stages. Raises RecipeError where the form's recipe is wrong."""
+    """Return the trials and stages that the form's recipe would run.
+
+    Raises:
+        RecipeError: The recipe is not valid.
+    """
     for problem in recipe_problems(form):
         raise RecipeError(problem.text)
     recipe = Recipe.parse(recipe_values(form))
@@ -24,7 +28,7 @@ def plan(form: Form) -> dict[str, Any]:
             "recipe": recipe.model_dump(mode="json"),
             "model": {"digest": ""},
             "metric": _METRIC,
-            # Different data must not be taken for the same, which would merge their stages.
+            # Data sets get different digests, since equal ones would merge their stages.
             "data": {name: {"digest": name} for name in names},
         }
     )

@@ -1,4 +1,4 @@
-"""From a Jupyter server to routes of ours."""
+"""Registration of the routes at a Jupyter server."""
 
 from __future__ import annotations
 

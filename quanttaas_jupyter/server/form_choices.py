@@ -1,4 +1,4 @@
-"""What the form of a recipe offers, a line of help each; only what is built."""
+"""Choices of the recipe form, with a line of help for each; only those that a technique implements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _METRICS = ("accuracy", "r2", "agreement", "f1_score", "precision", "recall", "a
 
 
 def options(cluster: str) -> dict[str, Any]:
-    """What the form offers and starts with, on a cluster. Looks at all techniques, which takes a moment once."""
+    """Return the choices and the default values of the form on a cluster; the first call imports all techniques."""
     return {
         "quantizations": [
             {"name": name, "help": technique.help, "runtimes": found}

@@ -1,4 +1,4 @@
-"""What all routes share: who may ask, how bodies are read, how a refusal reads."""
+"""Base class of all routes: authorization, validation of requests, and error responses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SENTENCES = {
 
 
 class Refused(QuantTaaSError):
-    """It cannot be done as things stand; ``insert`` is code that does it in the notebook instead."""
+    """The request cannot be carried out at present; ``insert`` is code that does it in the notebook instead."""
 
     def __init__(self, message: str, insert: str = "", needs_trust: bool = False) -> None:
         super().__init__(message)
@@ -41,32 +41,40 @@ class Refused(QuantTaaSError):
 
 
 class Handler(APIHandler):
-    """A route. Errors are JSON: ``message`` in one sentence, ``insert``, ``needs_trust``."""
+    """Base class of routes; errors are JSON with ``message`` (one sentence), ``insert`` and ``needs_trust``."""
 
     auth_resource = "quanttaas"
-    # The panel asks by itself every few seconds: that is no sign of a person, and must not keep a server from ending.
+    # The panel polls every few seconds; that is no user activity, and must not keep an idle server running.
     _track_activity = False
 
     def initialize(self, desk: Desk) -> None:
-        """Take what all routes work with."""
+        """Take the desk that all routes share."""
         self.desk = desk
 
     def body(self, model: type[M]) -> M:
-        """The body of the request, checked. Raises QuantTaaSError."""
+        """Return the validated body of the request.
+
+        Raises:
+            QuantTaaSError: The body is malformed.
+        """
         return _checked(model, self.get_json_body() or {})
 
     def query(self, model: type[M]) -> M:
-        """The query of the request, checked; what is not of the model is left to others."""
+        """Return the validated query of the request; parameters that are not in the model are ignored.
+
+        Raises:
+            QuantTaaSError: A parameter is malformed.
+        """
         given = {name: self.get_query_argument(name, None) for name in model.model_fields}
         return _checked(model, {name: value for name, value in given.items() if value is not None})
 
     def refuse(self, status: int, message: str, insert: str = "", needs_trust: bool = False) -> None:
-        """Answer with a refusal."""
+        """Answer with an error response."""
         self.set_status(status)
         self.finish({"message": message, "insert": insert, "needs_trust": needs_trust})
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer what no route answered itself, without a traceback."""
+        """Answer errors that no route handled, without a traceback."""
         error = kwargs.get("exc_info", (None, None))[1]
         said = error.log_message if isinstance(error, web.HTTPError) else None
         known = _SENTENCES.get(HTTPStatus(status_code))
@@ -75,7 +83,7 @@ class Handler(APIHandler):
 
 
 def protected(method: Callable[..., Awaitable[None]]) -> Any:
-    """Let only those ask who may, and turn errors that a person can mend into refusals."""
+    """Allow only authorized users, and turn errors that a user can fix into error responses."""
 
     @web.authenticated
     @authorized

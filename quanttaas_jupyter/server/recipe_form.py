@@ -1,4 +1,4 @@
-"""The form of a recipe -> the cell that it stands for, or all that is wrong with it."""
+"""Form of a recipe: its validation, and the notebook cell that it stands for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .access_policy import Places
 _Text = Annotated[str, Field(max_length=500)]
 _Names = Annotated[list[_Text], Field(max_length=20)]
 
-# Others mean something to IPython or to the split of a line into words.
+# Other characters have a meaning for IPython, or for splitting a line into words.
 _NAME = re.compile(r"[\w.,:;/+=%@#!?~&*^|][\w .,:;/+=%@#!?~&*^|-]{0,79}")
 _FIELDS = {
     "prune": "amounts",
@@ -36,7 +36,7 @@ _FIELDS = {
 
 
 class Form(BaseModel):
-    """What the panel's form holds; see ``Form`` of its ``types.ts``."""
+    """Values of the panel's form; see ``Form`` in its ``types.ts``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,14 +60,14 @@ class Form(BaseModel):
 
 
 class Problem(NamedTuple):
-    """A sentence about a field of the form."""
+    """Sentence about a field of the form."""
 
     field: str
     text: str
 
 
 def check(form: Form, places: Places) -> dict[str, Any]:
-    """Whether the form is right, all that is wrong with it, and the cell that it stands for."""
+    """Return whether the form is valid, all problems, and the cell that it stands for."""
     problems = [*_problems_of_names(form), *recipe_problems(form), *_problems_of_place(form, places)]
     return {
         "ok": not problems,
@@ -77,9 +77,9 @@ def check(form: Form, places: Places) -> dict[str, Any]:
 
 
 def recipe_values(form: Form) -> dict[str, Any]:
-    """What the form says of the recipe; what stands at its default is left out."""
+    """Return the recipe's values in the form, without defaults."""
     values: dict[str, Any] = {}
-    # The amounts and precisions of a grid are no bounds of a search, which is free to find others.
+    # The amounts and precisions of the form belong to a grid; they must not bound an automatic search.
     if form.search != "auto":
         values = {"prune": _prunings(form), "quantize": form.quantize}
     if form.search != "grid":
@@ -94,7 +94,7 @@ def recipe_values(form: Form) -> dict[str, Any]:
 
 
 def recipe_problems(form: Form) -> Iterator[Problem]:
-    """All that is wrong with what the form says of the recipe, in the recipe's own sentences."""
+    """Yield all problems of the recipe in the form, in the recipe's own sentences."""
     values = recipe_values(form)
     if form.max_drop is None:
         yield Problem("max_drop", "give how much of the metric may be lost, such as 0.01")
@@ -110,7 +110,7 @@ def recipe_problems(form: Form) -> Iterator[Problem]:
 
 
 def cell(form: Form, places: Places) -> str:
-    """The cell; of a recipe with nothing to say it is a line, as a cell magic must have a body."""
+    """Return the cell of the form; for a default recipe a line, since a cell magic must have a body."""
     options = {
         "--data": _plain(form.data),
         "--calibration": _plain(form.calibration),
@@ -133,7 +133,7 @@ def cell(form: Form, places: Places) -> str:
 def _prunings(form: Form) -> list[Any]:
     amounts = [round(amount, 6) for amount in form.amounts]
     if follows_pattern(form.method):
-        # It has one amount, which nobody can choose.
+        # A pattern has a fixed amount.
         return [0, form.method]
     if form.method == "structured":
         return [amount or 0 for amount in amounts]
@@ -141,7 +141,7 @@ def _prunings(form: Form) -> list[Any]:
 
 
 def _unbuilt(values: dict[str, Any], wrong: set[str]) -> Iterator[Problem]:
-    """What is known but not built yet, each field for itself."""
+    """Yield a problem for each field with a valid value that no technique implements."""
     plain: dict[str, Any] = {"prune": 0, "quantize": "none"}
     given = {"runtime": "runtime", "quantize": "quantize", "method": "prune"}
     runtime: dict[str, Any] = {}
@@ -153,7 +153,7 @@ def _unbuilt(values: dict[str, Any], wrong: set[str]) -> Iterator[Problem]:
         except RecipeError as error:
             yield Problem(field, str(error))
         else:
-            # Which quantizations are built depends on it.
+            # The runtime decides which quantizations are implemented.
             runtime = {"runtime": values[key]} if key == "runtime" else runtime
 
 
@@ -190,7 +190,11 @@ def _store_option(form: Form) -> str:
 
 
 def _plain(text: str) -> str:
-    """A variable as the magic's line takes it, in one spelling; empty where none is named. Raises MagicError."""
+    """Return a variable in the form that the magic's line takes; an empty string if none is named.
+
+    Raises:
+        QuantTaaSError: The text is more than a variable, or holds characters that a line does not take.
+    """
     if not text.strip():
         return ""
     expression = parse(text)

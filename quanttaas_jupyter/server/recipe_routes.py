@@ -1,4 +1,4 @@
-"""Routes of the form: what it offers, whether it is right, what it would do."""
+"""Routes of the recipe form: choices, validation, and plan."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .handler import Handler, protected
 from .recipe_form import Form, check
 from .study_routes import cannot_run
 
-# Reads sources of techniques, and the configuration.
+# Threads for work that reads sources of techniques, and the configuration.
 _PLACE = "form"
 
 
 class ServiceHandler(Handler):
-    """What the server can do."""
+    """Route of the server's capabilities."""
 
     @protected
     async def get(self) -> None:
-        """Its version, stores and clusters, and what the form offers."""
+        """Return version, stores and clusters, and the choices of the form."""
         places, why_not = self.desk.places, cannot_run()
         clusters = places.clusters()
         offered = partial(choices.options, clusters[0] if clusters else "")
@@ -39,20 +39,20 @@ class ServiceHandler(Handler):
 
 
 class ValidateHandler(Handler):
-    """Checking the form."""
+    """Route that validates the form."""
 
     @protected
     async def post(self) -> None:
-        """All that is wrong with it, or the cell that it stands for."""
+        """Return all problems of the form, or the cell that it stands for."""
         self.finish(await self.desk.workers.run(_PLACE, partial(check, self.body(Form), self.desk.places)))
 
 
 class PlanHandler(Handler):
-    """Planning what the form asks for."""
+    """Route that plans the form's recipe."""
 
     @protected
     async def post(self) -> None:
-        """Trials and stages."""
+        """Return trials and stages."""
         self.finish(await self.desk.workers.run(_PLACE, partial(planning.plan, self.body(Form))))
 
 

@@ -1,4 +1,4 @@
-"""What an administrator may restrict, in ``jupyter_server_config.py`` or on the command line."""
+"""Settings for administrators, in ``jupyter_server_config.py`` or on the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from traitlets.config import Configurable
 
 
 class QuantTaaS(Configurable):
-    """Restricts what the side panel reaches of what QuantTaaS's own configuration names; it never adds to that."""
+    """Restrictions on the stores and clusters of the configuration that the side panel may use; they never add any."""
 
     stores = List(
         Unicode(),

@@ -1,4 +1,4 @@
-"""Summaries of studies -> lines of the panel's list."""
+"""Lines of the panel's list of studies, made from summaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..views import format as fmt
 
 
 def line(store: str, summary: dict[str, Any], now: float) -> dict[str, Any]:
-    """A line of the list; summaries of older versions lack some values."""
+    """Return a line of the list; summaries by older versions lack some values."""
     total, done = int(summary["total"]), int(summary["done"])
     over = done + int(summary["failed"]) + int(summary.get("cut", 0))
     status = str(summary["status"])
@@ -31,7 +31,7 @@ def line(store: str, summary: dict[str, Any], now: float) -> dict[str, Any]:
 
 
 def actions(status: str) -> dict[str, bool]:
-    """What may be done to a study of this status."""
+    """Return the actions that a study's status allows."""
     return {
         "cancel": status in ("queued", "running"),
         "resume": status in ("interrupted", "cancelled", "failed"),
@@ -40,7 +40,7 @@ def actions(status: str) -> dict[str, bool]:
 
 
 def square(frontier: Sequence[Sequence[float]], higher_is_better: bool) -> list[tuple[float, float]]:
-    """Sizes and metrics in a square of side 1, sizes by their logarithm, the better metric always up."""
+    """Scale sizes (by their logarithm) and metrics into a square of side 1, with the better metric at the top."""
     points = [(math.log(size), metric if higher_is_better else -metric) for size, metric in frontier if size > 0]
     if not points:
         return []
@@ -71,7 +71,7 @@ def _best(summary: dict[str, Any]) -> str:
     if best:
         smaller, faster = fmt.smaller(best.get("size_ratio")), fmt.faster(best.get("speedup"))
         return (faster or smaller) if summary.get("minimize") == "latency" else smaller
-    # What an older version wrote: short while it ran, a whole sentence at the end.
+    # Older versions wrote a short text while the study ran, and a whole sentence at the end.
     before = "" if "recommended" in summary else str(summary.get("best") or "")
     return before if before.endswith(" smaller") else ""
 

@@ -1,4 +1,4 @@
-"""Studies as the panel asks for them: lists by index, a few studies open, so that a poll reads only news."""
+"""Reader of studies for the panel: lists from indexes, and a few open studies, so that a poll reads only changes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ from .thread_pool import Workers
 T = TypeVar("T")
 
 _OPEN = 16
+"""Studies kept open with their folded state; chosen, not tuned. More take memory, fewer read events again."""
 _PATIENCE = 10.0
-# For a store that did not answer in time before: the others must not wait for it again and again.
+"""Seconds to wait for a store; chosen, not tuned."""
 _LITTLE_PATIENCE = 0.5
+"""Seconds to wait for a store that was too slow the last time, so that it does not delay each list again."""
 _LONG_PATIENCE = 120.0
+"""Seconds to wait for a store to weigh a study, which reads many objects; chosen, not tuned."""
 
 
 class Listed(NamedTuple):
-    """Summaries with the URI of their store, and sentences about stores that did not answer."""
+    """Summaries with the URIs of their stores, and sentences about stores that did not answer."""
 
     summaries: list[tuple[str, dict[str, Any]]]
     silent: list[str]
 
 
 class Desk:
-    """What the routes work with. Lives in the server's loop; whatever waits for a store runs in threads."""
+    """Shared state of all routes; it lives in the server's event loop, and accesses stores in threads."""
 
     def __init__(self, places: Places, workers: Workers) -> None:
         self.places, self.workers, self.looks = places, workers, Looks(workers)
@@ -47,7 +50,7 @@ class Desk:
         self._open: OrderedDict[tuple[str, str], Study] = OrderedDict()
 
     async def lists(self) -> Listed:
-        """The studies of all stores, newest first; a store that does not answer in time shows what it last did."""
+        """Return the studies of all stores, newest first; a store that does not answer shows its last known ones."""
         stores = self.places.stores()
         self._indexes = {uri: self._indexes.get(uri) or StudyIndex(store) for uri, store in stores.items()}
         self._last = {uri: found for uri, found in self._last.items() if uri in stores}
@@ -69,12 +72,17 @@ class Desk:
         return Listed(sorted(found, key=lambda item: -float(item[1]["created"])), silent)
 
     def running(self) -> Counter[str]:
-        """Studies that ran when the lists were last asked for, by cluster."""
+        """Return the number of running studies by cluster, as of the last call of ``lists``."""
         summaries = (summary for found in self._last.values() for summary in found)
         return Counter(str(summary["cluster"]) for summary in summaries if summary["status"] == "running")
 
     async def open(self, study: str, store: str = "") -> Study:
-        """A study by its id; without a store, of the first that has it. Raises NotFound, StoreError."""
+        """Open a study by its id; without a store, in the first store that has it.
+
+        Raises:
+            NotFound: No allowed store has the study.
+            StoreError: The store does not answer.
+        """
         studies.checked_id(study)
         where = [self.places.store(store)] if store else list(self.places.stores().values())
         for place in where:
@@ -90,29 +98,37 @@ class Desk:
         raise NotFound(f"no study {study} in the stores that this server may use")
 
     async def ask(self, study: Study, what: str, act: Callable[[], T], patience: float = _PATIENCE) -> T:
-        """Ask something of a study's store, once for all who ask the same meanwhile. Raises StoreError."""
+        """Run a query on a study's store in a thread; concurrent equal queries share one run.
+
+        Raises:
+            StoreError: The store does not answer in time.
+        """
         return await _in_time(
             self.workers.shared((what, study.store, study.id), study.store, act), study.store, patience
         )
 
     async def act(self, study: Study, act: Callable[[], T]) -> T:
-        """Do something to a study; lists then look at it until it shows."""
+        """Run an action on a study in a thread, and read the study at each list for a while."""
         answer = await self.workers.run(study.store, act)
         if study.store in self._indexes:
             self._indexes[study.store].suspect(study.id)
         return answer
 
     async def weigh(self, study: Study) -> deletion.Weight:
-        """What a study keeps in its store."""
+        """Return the bytes that a study takes in its store."""
         weigh = partial(deletion.weigh, self.places.store(study.store), study.id)
         return await self.ask(study, "weight", weigh, _LONG_PATIENCE)
 
     async def delete(self, study: Study) -> tuple[int, str]:
-        """Delete a study; returns the bytes freed so far, and a sentence. Raises StudyIsBusy while it runs."""
+        """Delete a study, and return the bytes freed so far and a sentence.
+
+        Raises:
+            StudyIsBusy: The study is running.
+        """
         store = self.places.store(study.store)
         freed = await self.workers.run(store.uri, partial(deletion.remove_study, store, study.id))
         self._open.pop((store.uri, study.id), None)
-        # It looks at all studies of the store, which may take minutes.
+        # A sweep reads all studies of the store, which may take minutes.
         sweeping = self.workers.shared(("sweep", store.uri), store.uri, partial(deletion.sweep, store))
         await asyncio.wait([sweeping], timeout=_PATIENCE)
         if not sweeping.done():
@@ -121,7 +137,7 @@ class Desk:
         return freed, f"{fmt.size(freed)} freed; files that other studies need, or younger than a day, stay."
 
     def _close_deleted(self, uri: str) -> None:
-        """What somebody deleted elsewhere is not to be shown from memory."""
+        """Close open studies that were deleted elsewhere, so that they are not shown from memory."""
         known = {summary["id"] for summary in self._last[uri]}
         for key in [key for key in self._open if key[0] == uri and key[1] not in known]:
             del self._open[key]

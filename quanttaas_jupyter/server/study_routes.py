@@ -1,4 +1,4 @@
-"""Routes of studies: the list, a study's page, its events and files, and what is done to it."""
+"""Routes of studies: list, page, events, artifacts, and actions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from .study_list import actions, line
 from .study_page import file_name, page
 
 _CHUNK = 1 << 20
+"""Bytes of an artifact sent at once; chosen, not tuned."""
 _EVENTS_AT_ONCE = 500
+"""Events in one response; chosen, not tuned. More make a response slower."""
 
 ID = r"studies/([^/]+)"
 
@@ -48,22 +50,22 @@ class _Resume(BaseModel):
 
 
 class StudiesHandler(Handler):
-    """The list of all stores."""
+    """Route of the list of studies."""
 
     @protected
     async def get(self) -> None:
-        """Studies of all stores, newest first."""
+        """Return the studies of all stores, newest first."""
         found = await self.desk.lists()
         now = time.time()
         self.finish({"studies": [line(uri, item, now) for uri, item in found.summaries], "silent": found.silent})
 
 
 class StudyHandler(Handler):
-    """One study."""
+    """Route of one study."""
 
     @protected
     async def get(self, study: str) -> None:
-        """Everything that its page draws."""
+        """Return all data that the study's page draws."""
         asked = self.query(_PageQuery)
         opened = await self.desk.open(study, asked.store)
         what = f"page {asked.axis} {asked.log}"
@@ -71,17 +73,17 @@ class StudyHandler(Handler):
 
     @protected
     async def delete(self, study: str) -> None:
-        """Delete it; what that freed."""
+        """Delete the study, and return the bytes freed."""
         freed, words = await self.desk.delete(await self.desk.open(study, self.query(_Where).store))
         self.finish({"bytes": freed, "words": words})
 
 
 class EventsHandler(Handler):
-    """The events of a study, as they were written."""
+    """Route of a study's events."""
 
     @protected
     async def get(self, study: str) -> None:
-        """A number of events behind ``after``, and how far they go; asking again from there gives the next."""
+        """Return the events after number ``after``, up to a limit, and the number of the last one."""
         asked = self.query(_EventsQuery)
         opened = await self.desk.open(study, asked.store)
         store = self.desk.places.store(opened.store)
@@ -91,21 +93,21 @@ class EventsHandler(Handler):
 
 
 class WeightHandler(Handler):
-    """How much a study keeps."""
+    """Route of the size of a study."""
 
     @protected
     async def get(self, study: str) -> None:
-        """Bytes of its folder and of the blobs that it names, and what deleting it would leave."""
+        """Return the bytes of the study's folder and of its blobs, and what a deletion would leave."""
         weight = await self.desk.weigh(await self.desk.open(study, self.query(_Where).store))
         self.finish({"bytes": weight.folder + weight.blobs, "words": _words(weight)})
 
 
 class CancelHandler(Handler):
-    """Stopping a study."""
+    """Route that cancels a study."""
 
     @protected
     async def post(self, study: str) -> None:
-        """Ask its engine to stop; what is measured stays."""
+        """Ask the engine to stop the study; finished trials stay."""
         opened = await self.desk.open(study, self.query(_Where).store)
         state = await self.desk.ask(opened, "look", opened.look)
         if not actions(state.status)["cancel"]:
@@ -116,11 +118,11 @@ class CancelHandler(Handler):
 
 
 class ResumeHandler(Handler):
-    """Going on with a study."""
+    """Route that resumes a study."""
 
     @protected
     async def post(self, study: str) -> None:
-        """Let an engine go on with it, after explicit trust where somebody else submitted it."""
+        """Let an engine continue the study; one by another user needs explicit trust."""
         is_trusted = self.body(_Resume).trusted
         opened = await self.desk.open(study, self.query(_Where).store)
         state = await self.desk.ask(opened, "look", opened.look)
@@ -142,11 +144,11 @@ class ResumeHandler(Handler):
 
 
 class ArtifactHandler(Handler):
-    """The file of a trial."""
+    """Route of a trial's artifact."""
 
     @protected
     async def get(self, study: str, trial: str) -> None:
-        """Send the file in pieces, as a download."""
+        """Send the artifact in pieces, as a download."""
         opened = await self.desk.open(study, self.query(_Where).store)
         state = await self.desk.ask(opened, "look", opened.look)
         found = state.trials.get(trial)
@@ -166,7 +168,7 @@ class ArtifactHandler(Handler):
 
     async def _send(self, stream: BinaryIO, place: str) -> None:
         self.set_header("Content-Type", "application/octet-stream")
-        # Whoever closes the page has seen enough.
+        # The user may close the page during the download.
         with contextlib.suppress(StreamClosedError):
             while chunk := await self.desk.workers.run(place, lambda: stream.read(_CHUNK)):
                 self.write(chunk)
@@ -175,15 +177,15 @@ class ArtifactHandler(Handler):
 
 
 def cannot_run() -> str:
-    """Why the server's environment runs no engine, in a sentence; empty where it can."""
-    # Looked for, not imported: torch takes seconds and hundreds of megabytes.
+    """Return why the server's environment cannot run an engine, or an empty string if it can."""
+    # Found without an import: torch takes seconds and hundreds of megabytes.
     return "" if find_spec("torch") else "PyTorch is not installed where the Jupyter server runs."
 
 
 def _cancel(store: Store, study: str, status: str, cluster: str) -> None:
     studies.ask_to_cancel(store, study)
     if status == "queued" and not (cluster == resident.CLUSTER and cannot_run()):
-        # The engine that it was handed to may have ended: only one that runs sees the sign.
+        # The study's engine may have ended, and only a running one sees the cancel mark.
         with contextlib.suppress(QuantTaaSError):
             open_cluster(cluster).see_to(store, study)
 
