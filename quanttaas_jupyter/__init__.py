@@ -1,10 +1,9 @@
 """Quantization and pruning as a service, inside the notebook.
 
->>> import quanttaas_jupyter as qt
->>> study = qt.compress(model, data=test_loader, train=train_loader)   # doctest: +SKIP
->>> study.wait().best(max_drop=0.01).load()                            # doctest: +SKIP
+>>> import quanttaas_jupyter as qt >>> study = qt.compress(model, data=test_loader, train=train_loader) # doctest: +SKIP
+>>> study.wait().best(max_drop=0.01).load() # doctest: +SKIP
 
-Importing it loads neither torch nor any view; names are looked up when they are used.
+Importing the package imports neither torch nor any view; its names are resolved on first use.
 """
 
 from __future__ import annotations
@@ -49,26 +48,26 @@ displays.register(f"{__name__}.notebook.display")
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """``%load_ext quanttaas_jupyter``: register the magics, and warm the engine meanwhile."""
+    """Register the magics for ``%load_ext quanttaas_jupyter``, and start the engine in the background."""
     from .notebook.magics import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """``%unload_ext quanttaas_jupyter``."""
+    """Remove the magics for ``%unload_ext quanttaas_jupyter``."""
     from .notebook.magics import unload
 
     unload(shell)
 
 
 def _jupyter_labextension_paths() -> list[dict[str, str]]:
-    """Where JupyterLab finds the side panel, for development."""
+    """Return the folder in which JupyterLab finds the side panel during development."""
     return [{"src": "labextension", "dest": "quanttaas-jupyter"}]
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
-    """Where Jupyter Server finds the routes of the side panel."""
+    """Return the module in which Jupyter Server finds the routes of the side panel."""
     return [{"module": __name__}]
 
 

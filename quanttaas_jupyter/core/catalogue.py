@@ -28,18 +28,18 @@ class Technique:
     """Description of one technique.
 
     Attributes:
-        help: One line for forms and documentation: what it does, and what for.
-        name: What recipes call it; filled in from the key it is registered under.
-        order: Where lists put it; smaller comes first.
+        help: One line for forms and documentation: its effect and its purpose.
+        name: Name in recipes; filled in from the key it is registered under.
+        order: Place in lists; smaller comes first.
         layers: Kinds of layers that it makes smaller: ``convolution``, ``linear``, ``recurrent``, ``embedding``.
-        color: Of points in charts, as ``#rrggbb``; quantizations have one.
-        marker: Of points in charts, a marker of bqplot; pruning methods have one of ``MARKERS``.
+        color: Colour of points in charts, as ``#rrggbb``; quantizations have one.
+        marker: Marker of points in charts, one of ``MARKERS``; pruning methods have one.
         has_amounts: Whether a pruning method takes amounts; one that follows a pattern has a fixed one.
         is_listed: Whether recipes may name it; the notebook's own functions have no name to list.
         is_proposed: Whether ``search: auto`` may propose a quantization that the recipe does not name.
         starts: Place among the first trials of ``search: auto`` for models whose weights are mostly in one kind of
             layer: ``convolution``, ``recurrent``, ``linear``, or ``other``. 1 comes first.
-        fallback: Place among what ``search: auto`` tries when no first trial meets the goal; 0 is never.
+        fallback: Place among the quantizations that ``search: auto`` tries if no first trial meets the goal; 0: never.
         is_trainable: Whether ``recover: qat`` knows how the quantization rounds.
         makes_integers: Whether a quantization stores weights as integers; one without an integer weight did nothing.
     """

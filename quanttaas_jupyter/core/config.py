@@ -36,10 +36,10 @@ class EngineConfig(BaseModel):
     """Options of the resident engine on this machine.
 
     Attributes:
-        slots: Stages that run at once; None for one a physical core, as far as memory allows.
+        slots: Stages that run at the same time; None for one per physical core, or fewer if memory is short.
         idle_minutes: Minutes without work after which the engine ends.
         stage_timeout: Seconds after which a stage counts as hung.
-        recover_timeout: The same for stages that train.
+        recover_timeout: Seconds after which a stage that trains counts as hung.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,8 +55,8 @@ class SlotConfig(BaseModel):
 
     Attributes:
         cpus: Processors, and threads of the stage.
-        gpus: Share of a GPU that a training gets; 0 for clusters without.
-        memory_gb: Memory that Ray sets aside; None to set none aside.
+        gpus: Share of a GPU for a training; 0 for clusters without GPUs.
+        memory_gb: Memory in GiB that Ray reserves; None to reserve none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,14 +80,14 @@ class ClusterConfig(BaseModel):
     """Address, store and limits of a Ray cluster.
 
     Attributes:
-        address: Of the Jobs API: ``http://HOST:8265``, or ``vertex_ray://...``.
-        store: Where studies for it live, unless the cell names another store.
-        token_file: File that holds the cluster's token; None where it asks for none.
-        slot: What one stage gets.
-        max_slots: Stages at once; None for as many as the nodes of the moment hold.
-        warm_seconds: Seconds without work after which workers give back what they hold.
-        package: ``image`` where the cluster's image holds this very version, ``upload`` to send it, ``auto`` to look.
-        prices: What it costs an hour.
+        address: Address of the Jobs API: ``http://HOST:8265``, or ``vertex_ray://...``.
+        store: Store for its studies, unless the cell names another one.
+        token_file: File that holds the cluster's token; None if it requires none.
+        slot: Resources of one stage.
+        max_slots: Stages at the same time; None for as many as the present nodes hold.
+        warm_seconds: Seconds without work after which workers release their resources.
+        package: ``image`` if the cluster's image holds this version, ``upload`` to send it, ``auto`` to detect that.
+        prices: Prices per hour.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

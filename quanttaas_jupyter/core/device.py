@@ -19,7 +19,7 @@ class Device:
         machine: Architecture of the processor, such as ``x86_64``, and whether its int8 sums may saturate.
         cpu: Name of the processor.
         cores: Physical cores.
-        gpu: Name of the GPU, and its driver; empty where there is none.
+        gpu: Name of the GPU and its driver; empty without a GPU.
     """
 
     machine: str

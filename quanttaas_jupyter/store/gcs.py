@@ -356,7 +356,7 @@ def _client(pid: int, emulator: str | None) -> Any:
     except ImportError:
         raise _missing() from None
     client = storage.Client(project=None)
-    # It would also ask for facts about the bucket, for traces that nobody takes and with a permission we may lack.
+    # The cache would request the bucket's metadata for tracing, with a permission that the account may lack.
     client._bucket_metadata_cache = None
     session = client._http
     for scheme in ("http://", "https://"):

@@ -18,11 +18,11 @@ _WORST_DROP = 0.10
 
 
 def has_settled(known: Sequence[Outcome], goal: Goal) -> bool:
-    """Whether the last trials moved neither the frontier nor the best that meets the goal.
+    """Return whether the last trials moved neither the frontier nor the best trial that meets the goal.
 
     Args:
         known: Outcomes in the order of their proposal.
-        goal: What the best is.
+        goal: The goal of the study.
     """
     if len(known) < _FEWEST:
         return False

@@ -213,7 +213,7 @@ def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> 
 def _part_shared(module: Any) -> set[str]:
     """Give each layer its own weight, since ModelOpt scales weights in place, and return the paths that shared one.
 
-    In the graph shared weights are one constant, so that the layer of a node cannot be told.
+    In the graph, shared weights are one constant, which does not show from which layer a node comes.
     """
     import torch
 

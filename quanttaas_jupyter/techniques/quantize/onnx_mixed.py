@@ -17,6 +17,7 @@ from .onnx_static import Calibrated, Static
 from .onnx_weights import store_as
 
 _FLOAT16 = 10
+"""Float16 as a ``TensorProto`` type."""
 _SECONDS = 60.0
 """Seconds that ranking all layers may take before fewer samples are compared; chosen, not tuned."""
 _FEWEST_SAMPLES = 8

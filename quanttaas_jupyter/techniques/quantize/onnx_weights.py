@@ -19,6 +19,7 @@ from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_file import load_prepared, save
 
 _FLOAT = 1
+"""Float32 as a ``TensorProto`` type."""
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 

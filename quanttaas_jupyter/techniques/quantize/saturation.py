@@ -15,6 +15,7 @@ FULL_BITS, NARROW_BITS = 8, 7
 _SIZE = 64
 """Rows, columns and summands of the test product; chosen, not tuned."""
 _ACTIVATION, _WEIGHT = 255, 127
+"""Largest activation in unsigned and largest weight in signed eight bits."""
 
 
 @cache

@@ -17,6 +17,7 @@ from ...core.failures import StageError
 from .onnx_graph import layers_of, module_of, name_layers, scope_of
 
 _FLOAT16 = 10
+"""Float16 as a ``TensorProto`` type."""
 _DIGITS = string.ascii_letters  # No digits, since quantizers name copies of a tensor by appending digits.
 _MODULES = "modules"
 

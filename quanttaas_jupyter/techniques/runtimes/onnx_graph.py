@@ -26,8 +26,10 @@ _INTEGER = {
 _WEIGHT_NAME = re.compile(r"model\.(.+)\.weight")
 _WIDENING = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Identity", "Reshape")
 _FLOAT = 1
+"""Float32 as a ``TensorProto`` type."""
 _NARROW = (2, 3, 10, 16, 17, 18, 19, 20, 21, 22)  # uint8, int8, float16, bfloat16, the float8 kinds, (u)int4
 _INTEGERS = (2, 3, 21, 22)
+"""``TensorProto`` types uint8, int8, uint4 and int4."""
 
 
 @dataclass(frozen=True)
