@@ -1,6 +1,6 @@
-"""Study and Trial: the person's handle on what an engine does.
+"""Study and Trial: handles of the user on a study in a store.
 
-A Study reads the store and nothing else; it can be opened in any kernel, while the study runs or years later.
+A Study reads only the store. It can be opened in any kernel, while the study runs or years later.
 """
 
 from __future__ import annotations
@@ -32,53 +32,54 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CLAIM_SECONDS = 3.0
+"""Seconds in the queue after which an engine is started for the study; chosen, not tuned. Engines claim within one."""
 
 
 class Trial:
-    """One configuration of a study: what was asked, what was measured, and the file itself."""
+    """One configuration of a study, with its metrics and its artifact."""
 
     def __init__(self, study: Study, state: TrialState) -> None:
         self._study, self._state = study, state
 
     @property
     def name(self) -> str:
-        """Such as ``prune50-int8``."""
+        """Name, such as ``prune50-int8``."""
         return self._state.name
 
     @property
     def config(self) -> dict[str, Any]:
-        """``prune`` ({method, amount} or None), ``quantize``, ``runtime``."""
+        """Configuration: ``prune`` ({method, amount} or None), ``quantize`` and ``runtime``."""
         return dict(self._state.config)
 
     @property
     def status(self) -> str:
-        """waiting, measured (latency is to come), finished, failed, cut (a search gave it up early) or cancelled."""
+        """Status: waiting, measured (without latency yet), finished, failed, cut (stopped early) or cancelled."""
         return self._state.status
 
     @property
     def metrics(self) -> dict[str, float | int | None]:
-        """The flat numbers; empty before the trial is measured."""
+        """Metrics by name; empty before the trial is evaluated."""
         return dict(self._state.metrics)
 
     @property
     def error(self) -> str | None:
-        """Why the trial failed and what to try, or None."""
+        """Reason why the trial failed and what to try, or None."""
         error = self._state.error
         return "; ".join(filter(None, (error["reason"], error.get("hint", "")))) if error else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before trusting the trial."""
+        """Sentences to know before trusting the trial."""
         return self._state.warnings
 
     @property
     def artifact(self) -> dict[str, Any] | None:
-        """``blob`` (SHA-256), ``size`` in bytes and ``filename``, or None before it is built."""
+        """Artifact: ``blob`` (SHA-256), ``size`` in bytes and ``filename``; None before it is built."""
         artifact = self._state.artifact
         return {key: artifact[key] for key in ("blob", "size", "filename")} if artifact else None
 
     def load(self, threads: int | None = None) -> Callable[..., Any]:
-        """The compressed model as a callable: torch tensors in, torch tensors out, structured like the model's.
+        """Return the compressed model as a callable that takes and returns torch tensors like the original.
 
         Args:
             threads: Threads of the runtime; None for all physical cores.
@@ -101,13 +102,13 @@ class Trial:
         return LoadedModel(session, artifact["about"], f"{self.name} of study {self._study.id}")
 
     def export(self, path: str | Path) -> Path:
-        """Write the artifact to ``path`` (a file, or a folder that gets a file of the trial's name).
+        """Write the artifact to ``path``: a file, or a folder for a file with the trial's name.
 
         Returns:
-            Where it was written.
+            The path of the file.
 
         Raises:
-            QuantTaaSError: The trial has no artifact, or its blob was deleted.
+            QuantTaaSError: The trial has no artifact, its blob was deleted, or the file cannot be written.
         """
         artifact = self._artifact()
         target = Path(path).expanduser()
@@ -144,13 +145,13 @@ class Trial:
 class Study:
     """A study in a store.
 
-    ``study["prune50-int8"]`` is a trial, ``study.trials`` all of them, the baseline first.
+    ``study["prune50-int8"]`` is a trial, ``study.trials`` are all of them, the baseline first.
     """
 
     def __init__(
         self, store: Store, study: str, record: Mapping[str, Any], submission: Submission | None = None
     ) -> None:
-        """Read a study; ``quanttaas_jupyter.open`` and ``compress`` make these."""
+        """Read a study; use ``quanttaas_jupyter.open`` or ``compress`` to get one."""
         self._store, self.id = store, study
         self._submission = submission
         self._record: Mapping[str, Any] = record
@@ -163,7 +164,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The name given, or the model's class."""
+        """Name of the study; the model's class by default."""
         return self._state.name
 
     @property
@@ -173,22 +174,22 @@ class Study:
 
     @property
     def recipe(self) -> Recipe:
-        """What was asked."""
+        """The study's recipe."""
         return Recipe.parse(self._record["recipe"])
 
     @property
     def status(self) -> str:
-        """queued, running, finished, cancelled, failed or interrupted."""
+        """Status: queued, running, finished, cancelled, failed or interrupted."""
         return self.state.status
 
     @property
     def who(self) -> str:
-        """The user who submitted it."""
+        """User who submitted the study."""
         return str(self._record["who"])
 
     @property
     def state(self) -> StudyState:
-        """The folded events, read anew; the state last seen where the store cannot be reached."""
+        """State of the study, read again at each access; the last known one if the store cannot be reached."""
         with self._reading:
             state = self._look()
             if self._submission is None and self._state.unreachable_since is None:
@@ -198,7 +199,7 @@ class Study:
             return state
 
     def look(self) -> StudyState:
-        """Like ``state``, for those who only look: no engine is started for a study that nobody claims."""
+        """Return the ``state`` without starting an engine for a study that no engine claims."""
         with self._reading:
             return self._look()
 
@@ -222,17 +223,17 @@ class Study:
         return len(self.state.trials)
 
     def wait(self, timeout: float | None = None) -> Study:
-        """Wait for the end, with a progress bar; Ctrl-C stops waiting, not the study.
+        """Wait until the study has ended, with a progress bar; Ctrl-C stops the waiting, not the study.
 
         Args:
-            timeout: Seconds to wait at most; None for as long as it takes.
+            timeout: Seconds to wait at most; None for no limit.
 
         Returns:
             The study itself.
 
         Raises:
-            StudyFailed: It failed, was cancelled or was interrupted.
-            WaitTimeout: It goes on, but the time is over.
+            StudyFailed: The study failed, was cancelled or was interrupted.
+            WaitTimeout: The time is over, and the study still runs.
         """
         from .waiting import wait
 
@@ -240,7 +241,7 @@ class Study:
         return self
 
     def frame(self) -> pandas.DataFrame:
-        """One row a trial: its name, status, configuration and metrics."""
+        """Return a data frame with one row per trial: name, status, configuration and metrics."""
         import pandas
 
         rows = []
@@ -261,15 +262,18 @@ class Study:
         return pandas.DataFrame(rows)
 
     def frontier(self, x: str = "size", y: str = "metric") -> list[Trial]:
-        """Pareto-optimal trials, sorted by ``x``: ``size``, ``latency``, or any metric where less is better."""
+        """Return the Pareto-optimal trials, sorted by ``x``: ``size``, ``latency``, or a metric to minimize."""
         state = self.state
         higher = bool(state.metric.get("higher_is_better", True))
         return [Trial(self, trial) for trial in frontiers.pareto(state.trials.values(), x, y, higher)]
 
     def best(self, max_drop: float | None = None, minimize: str | None = None) -> Trial | None:
-        """The smallest or fastest trial whose drop is at most ``max_drop`` (in the metric's unit), or None.
+        """Return the smallest or fastest trial whose drop is at most ``max_drop`` (in the metric's unit), or None.
 
-        Without arguments the recipe's goal decides.
+        Arguments that are None are taken from the recipe's goal.
+
+        Raises:
+            QuantTaaSError: ``minimize`` is neither ``size`` nor ``latency``.
         """
         goal = self.recipe.goal
         if minimize not in (None, "size", "latency"):
@@ -282,13 +286,13 @@ class Study:
         return Trial(self, found) if found else None
 
     def figure(self) -> Figure:
-        """The still picture."""
+        """Return the still picture of the study."""
         return display().figure(self.state)
 
     def sensitivity(self) -> Figure:
-        """Layers ranked by the damage that pruning or quantizing each alone does, as a bar chart.
+        """Return a bar chart of the layers ranked by the damage that pruning or quantizing each alone does.
 
-        The numbers are in ``study.state.sensitivity``: layer and SQNR of the outputs in dB, the worst first.
+        The numbers are in ``study.state.sensitivity``: layer and SQNR of the outputs in dB, worst first.
 
         Raises:
             QuantTaaSError: The study ranked no layers.
@@ -301,33 +305,33 @@ class Study:
         return display().sensitivity_figure(state)
 
     def widget(self) -> Any:
-        """The live view."""
+        """Return the live view of the study."""
         return display().widget(self)
 
     def show(self, namespace: dict[str, Any] | None = None) -> None:
-        """Display the live view, and beside it a still one that remains readable without a kernel.
+        """Display the live view, and a still view that remains readable without a kernel.
 
         Args:
-            namespace: Where "Load into notebook" puts models; the notebook's variables by default.
+            namespace: Variables for the models of "Load into notebook"; the notebook's by default.
         """
         display().show(self, namespace)
 
     def cancel(self) -> None:
-        """Ask the engine to stop; what is finished stays."""
+        """Ask the engine to stop the study; finished trials stay."""
         if not self.state.has_ended:
             studies.ask_to_cancel(self._store, self.id)
 
     def resume(self, trusted: bool = False) -> Study:
-        """Let an engine go on with a study that was interrupted, cancelled or failed; finished stages stay finished.
+        """Let an engine continue a study that was interrupted, cancelled or failed; finished stages are not run again.
 
-        Of a finished study it makes again what was deleted from the store.
+        For a finished study, only what was deleted from the store is made again.
 
         Args:
-            trusted: Run a study that another user submitted: its model's code runs on this machine.
+            trusted: Whether to run a study that another user submitted: its model's code runs on this machine.
 
         Raises:
-            NotTrusted: Another user submitted it.
-            StudyIsBusy: It is running or queued.
+            NotTrusted: Another user submitted the study.
+            StudyIsBusy: The study is running or queued.
         """
         if self._record["who"] != whoami() and not trusted:
             raise NotTrusted(
@@ -335,7 +339,7 @@ class Study:
                 "If you trust it: study.resume(trusted=True)"
             )
         status, cluster = self.status, open_cluster(self._state.cluster)
-        # One that waits with somebody else's ticket, or with one of a machine that is gone, may wait for ever.
+        # A study that is queued with another user's ticket, or for a machine that is gone, may wait forever.
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
             raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
@@ -345,16 +349,16 @@ class Study:
         return self
 
     def engine_log(self) -> str:
-        """What the engine that drives the study logged of it: one JSON object a line, as far as the log is there.
+        """Return the log lines of the engine about this study: one JSON object per line, as far as they are kept.
 
         Raises:
-            ClusterError: Its cluster is not configured here, or out of reach.
+            ClusterError: The study's cluster is not configured here, or cannot be reached.
         """
         lines = open_cluster(self._state.cluster).engine_log(self._store.uri).splitlines()
         return "\n".join(line for line in lines if f'"study": "{self.id}"' in line)
 
     def follow(self, callback: Callable[[StudyState], None]) -> Follower:
-        """Call back with the state now and whenever it changed, from a thread, until ``stop`` of what this returns."""
+        """Call ``callback`` with the present state, and after each change, from a thread, until ``stop`` is called."""
         return self._watcher.follow(callback)
 
     def _look(self) -> StudyState:
@@ -373,8 +377,8 @@ class Study:
         return self._state
 
     def _read(self) -> StudyState:
-        # Lease and queue are looked at before the events: a study that ends in between then reads as running for
-        # one more look, never as interrupted.
+        # Lease and queue are read before the events: a study that ends in between then counts as running until the next
+        # look, and never as interrupted.
         present = dataclasses.replace(self._state, unreachable_since=None)
         folded = fold(studies.read_events(self._store, self.id, after=present.seq), _unsettled(present))
         settled = studies.settled(self._store, folded)
@@ -387,7 +391,7 @@ class Study:
         return settled
 
     def _see_to_an_engine(self) -> None:
-        """Start an engine for a study that nobody claims: the one it was handed to has ended meanwhile."""
+        """Start an engine for a queued study that no engine claims, because the engine of its submission has ended."""
         now = time.monotonic()
         if self._state.status != "queued":
             self._queued_since = now
@@ -396,10 +400,10 @@ class Study:
             threading.Thread(target=self._see_to, name=f"see-to-{self.id}", daemon=True).start()
 
     def _see_to(self) -> None:
-        """In a thread: a cluster may take its time to answer."""
+        """Start the engine; this runs in a thread, since a cluster may take long to answer."""
         with self._is_seen_to:
             try:
-                # Who only looks at a study of a teammate need not know its cluster.
+                # A reader of another user's study need not have its cluster in the configuration.
                 if is_configured(self._state.cluster):
                     open_cluster(self._state.cluster).see_to(self._store, self.id)
                 self._trouble = ""
@@ -418,7 +422,7 @@ class Study:
 
 
 def whoami() -> str:
-    """This user's name on this machine."""
+    """Return this user's name on this machine."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -426,7 +430,7 @@ def whoami() -> str:
 
 
 def _unsettled(state: StudyState) -> StudyState:
-    """What the events alone say; ``settled`` judges lease and queue anew."""
+    """Return the state as the events alone give it; ``settled`` then applies lease and queue again."""
     if state.status == "interrupted":
         return dataclasses.replace(state, status="running", message="")
     return state

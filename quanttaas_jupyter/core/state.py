@@ -3,7 +3,7 @@
 Events are mappings with ``seq`` (1, 2, ...), ``time`` (seconds since the epoch) and ``type``:
 
 ========================  ==========================================================================
-type                      what it carries
+type                      content
 ========================  ==========================================================================
 ``started``               ``engine``, ``slots``, ``trials`` [{name, config}], ``stages`` {kind: count to
                           run}, ``cached``, ``metric``, ``goal``, ``notes``; again after a resume
@@ -18,11 +18,11 @@ type                      what it carries
 ``trial_measured``        ``trial``, ``metrics`` so far (latency is still missing), ``artifact``
 ``trial_finished``        ``trial``, ``metrics``, ``artifact``, ``warnings``
 ``trial_failed``          ``trial``, ``error`` {reason, hint}
-``trial_cut``             ``trial``, ``error`` {reason, hint}: a search gave it up early
+``trial_cut``             ``trial``, ``error`` {reason, hint}: a search stopped it early
 ``finished``              ``recommendation``, ``usage``
-``waiting``               ``what`` stages wait for, such as "a GPU node"; empty once it is there
+``waiting``               ``what`` stages wait for, such as "a GPU node"; empty when the wait is over
 ``cost``                  ``amount`` that the cluster cost so far, in the unit of its configured prices
-``released``              ``reason``: the engine ended and gave the study back; resume goes on
+``released``              ``reason``: the engine ended and gave the study back; a resume continues it
 ``cancelled``, ``failed`` ``reason``
 ========================  ==========================================================================
 """
@@ -160,8 +160,8 @@ def with_lease(state: StudyState, lease_until: float | None, queued: bool, now: 
 
     Args:
         state: The folded events.
-        lease_until: When the lease runs out, in seconds since the epoch; None where nobody holds it.
-        queued: Whether the study stands in a queue.
+        lease_until: When the lease runs out, in seconds since the epoch; None if the study never had one.
+        queued: Whether the study is in a queue.
         now: The present, in seconds since the epoch.
     """
     held = lease_until is not None and lease_until > now

@@ -1,4 +1,4 @@
-"""Drives one study: a search proposes trials, a schedule runs their stages, the driver writes what happens."""
+"""Driver of one study: a search proposes trials, a schedule runs their stages, the driver writes the events."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ from .report import metrics_of, recommendation, warnings_of
 from .schedule import Ended, Schedule
 
 _TICK = 0.1
+"""Seconds to wait for stages before the lease, stops and cancellation are checked; chosen, not tuned."""
 _CANCEL_EVERY = 0.5
+"""Seconds between two looks for a cancel mark in the store; chosen, not tuned. Smaller costs more requests."""
 _COST_EVERY = 15.0
-_INTERVAL = 3.92  # Standard errors from end to end of a 95 % interval.
+"""Seconds between two events with the cost; chosen, not tuned. Smaller makes the event log longer."""
+_INTERVAL = 3.92
+"""Width of a 95 % interval in standard errors, twice 1.96."""
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +47,15 @@ _LEVELS = {
 
 
 class LeaseLost(Exception):
-    """Another engine drives the study now."""
+    """Another engine drives the study."""
 
 
 class Stopped(Exception):
-    """The engine ends: the study is given back and goes on when somebody resumes it."""
+    """The engine stops; the study is given back, and can be resumed."""
 
 
 class Cancelled(Exception):
-    """Somebody asked for the end of the study."""
+    """The user cancelled the study."""
 
 
 class Driver:
@@ -82,10 +86,10 @@ class Driver:
         self._schedule: Schedule | None = None
 
     def run(self) -> None:
-        """Drive the study. Returns when it has ended, or when the lease is lost or given back.
+        """Drive the study until it has ended, or until the lease is lost or given back.
 
         Raises:
-            StoreError: The store is out of reach for long. The study has not ended: another driver can go on.
+            StoreError: The store cannot be reached. The study has not ended: another driver can continue it.
         """
         try:
             with self._lease.kept():
@@ -111,7 +115,7 @@ class Driver:
         self._lease.release()
 
     def _drive(self) -> None:
-        # What is being measured on decides which measurements are known already.
+        # The device is needed first: keys of measurements depend on it.
         while (device := self._executor.device()) is None:
             self._live()
             time.sleep(_TICK)
@@ -133,7 +137,13 @@ class Driver:
         self._end()
 
     def _live(self) -> None:
-        """What has to be done all the time. Raises LeaseLost, Stopped, Cancelled."""
+        """Do the periodic work: check lease, stop and cancel mark, and report waiting and cost.
+
+        Raises:
+            LeaseLost: Another engine took the lease.
+            Stopped: The engine stops.
+            Cancelled: The user cancelled the study.
+        """
         if self._lease.is_lost:
             raise LeaseLost
         if self._is_stopping():
@@ -150,7 +160,7 @@ class Driver:
         self._count_cost(now)
 
     def _count_cost(self, now: float) -> None:
-        """What the cluster cost while the study ran."""
+        """Add the cluster's cost since the last call, and report the sum from time to time."""
         self._cost += self._executor.rate() * (now - self._cost_at) / 3600
         self._cost_at = now
         if self._cost and now - self._cost_told >= _COST_EVERY:
@@ -158,7 +168,7 @@ class Driver:
             self._append("cost", amount=self._cost)
 
     def _begin(self, schedule: Schedule) -> None:
-        """Plan what is known from the start: after a resume, all trials that were proposed before."""
+        """Plan the first trials; after a resume, all trials that were proposed before."""
         known = self._events.state.trials
         for name, trial in known.items():
             self._planner.add(trial.config, name)
@@ -177,7 +187,7 @@ class Driver:
         self._summarize()
 
     def _go_on(self, schedule: Schedule) -> None:
-        """Tell what is known now, let the search propose, and submit what can run."""
+        """Report new results, let the search propose, and submit stages that are ready, until nothing is new."""
         is_news = True
         while is_news:
             self._tell_preview(schedule)
@@ -216,7 +226,7 @@ class Driver:
         self._forget_unneeded(schedule)
 
     def _forget_unneeded(self, schedule: Schedule) -> None:
-        """What only failed or cut trials needed is not worth its time any more."""
+        """Forget stages that only failed or cut trials needed."""
         rankings = [key for key in self._plan.rankings.values() if key not in self._errors]
         schedule.keep_only([self._plan.preview, *rankings, *self._targets(self._open.values())])
 
@@ -275,7 +285,7 @@ class Driver:
             drop=judged["facts"]["drop"] if judged else None,
             doubt=(judged["facts"]["drop_high"] - judged["facts"]["drop_low"]) / _INTERVAL if judged else 0.0,
             size_ratio=built["facts"]["size_bytes"] / original["facts"]["size_bytes"] if built and original else None,
-            # What cannot run here is neither faster nor slower; a search must not wait for it.
+            # An artifact that cannot run here counts as neither faster nor slower; a search must not wait for it.
             slowness=1 / (timed["facts"]["speedup"] or 1.0) if timed else None,
             screen=screened["facts"]["screen_drop"] if screened else None,
         )
@@ -300,7 +310,7 @@ class Driver:
                 self._summarize()
 
     def _is_current(self, schedule: Schedule, trial: TrialPlan, known: TrialState) -> bool:
-        """Whether a trial told of earlier still names the file that is there: one built again may differ."""
+        """Return whether a trial's reported artifact is the present one; one that was built again may differ."""
         blob = schedule.results[trial.build]["blobs"]["artifact"]
         return known.artifact is not None and known.artifact["blob"] == blob
 
@@ -350,9 +360,10 @@ class Driver:
         self._append("finished", recommendation=self._recommendation(state), usage=usage)
 
     def _proposals_of_before(self) -> list[dict[str, Any]] | None:
-        """What a search with the same question proposed when it was asked before: its answers are in the cache.
+        """Return the proposals of an earlier study with the same recipe, model, data and metric, or None.
 
-        Proposals depend on what had been measured in the moment, so that asking anew would try other trials.
+        Their results are cached. Proposals depend on what was known at the time, so that a new search would try other
+        trials.
         """
         found = cache.find(self._store, self._search_key())
         return list(found["proposals"]) if found else None
@@ -394,7 +405,7 @@ class Driver:
 
 
 def _cpu_seconds() -> float:
-    """CPU seconds of this process and all its children so far."""
+    """Return the CPU seconds of this process and all its children so far."""
     me = psutil.Process()
     total = 0.0
     for process in [me, *me.children(recursive=True)]:

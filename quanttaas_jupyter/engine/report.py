@@ -1,4 +1,4 @@
-"""From stage results to what a person reads: a trial's metrics, its warnings, the recommendation."""
+"""Reports from stage results: a trial's metrics, its warnings, and the recommendation."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def metrics_of(
     guide: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """The flat metrics of a trial; what was not measured is None.
+    """Return the flat metrics of a trial; missing measurements are None.
 
     Args:
         built: Result of the stage that made the artifact.
         judged: Result of its evaluation.
-        timed: Result of its timing, or None before it.
+        timed: Result of its latency measurement, or None before it.
         baseline: Result of the stage that made the baseline's artifact in the same runtime.
-        guide: Result of its measurement on the half of the data that guides a search, or None without a search.
+        guide: Result of its evaluation on the guiding half, or None without a search.
         seconds: Time spent on all its stages.
     """
     facts = {**built["facts"], **judged["facts"], **(timed["facts"] if timed else {}), "seconds": seconds}
@@ -64,7 +64,7 @@ def metrics_of(
 def warnings_of(
     built: Mapping[str, Any], judged: Mapping[str, Any], metrics: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[str]:
-    """What a person should know before trusting a trial."""
+    """Return sentences that a user should know before trusting a trial."""
     found = [*built["warnings"], *judged["warnings"]]
     speedup = metrics.get("speedup")
     is_baseline = not config["prune"] and config["quantize"] == "none"
@@ -76,7 +76,7 @@ def warnings_of(
 
 
 def recommendation(best: TrialState | None, goal: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    """One sentence: what to take, what it saves, what it costs."""
+    """Return one sentence: which trial to use, what it saves, and what it costs."""
     percent = bool(metric.get("percent"))
     allowed = fmt.allowance(goal["max_drop"], percent)
     if best is None:

@@ -1,4 +1,4 @@
-"""Pieces of HTML that say what a study and its trials are. Whatever a person typed is escaped here."""
+"""HTML fragments about a study and its trials; all text of users is escaped here."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _SHAPES = {
 
 
 def heading(state: StudyState) -> str:
-    """Which study this is, and where it runs."""
+    """Return the name and id of a study, and where it runs."""
     name, where = escape(state.name or "study"), escape(words.place(state))
     return f'<b class="qt-name">{name}</b> <span class="qt-dim">study {escape(state.id)} · {where}</span>'
 
 
 def headline(state: StudyState) -> str:
-    """The sentence on top: what came out, or what is wrong and what to do; empty while all is well."""
+    """Return the outcome of a study, or its problem and what to do; an empty string if it runs well."""
     return "".join(_notice(notice) for notice in words.notices(state))
 
 
 def progress(state: StudyState) -> str:
-    """A bar and its words: trials done and failed, what runs, the time left."""
+    """Return a progress bar with its words: trials done and failed, running stages, time left."""
     found = words.progress(state)
     parts = "".join(f'<i class="{part.kind}" style="width:{part.percent:.1f}%"></i>' for part in found.parts)
     about = (
@@ -55,13 +55,13 @@ def progress(state: StudyState) -> str:
 
 
 def legend(state: StudyState) -> str:
-    """The colours, shapes and marks that occur in this study, and only those."""
+    """Return the legend of the colours, markers and marks that occur in this study."""
     groups = ["".join(_key(key) for key in group) for group in keys(state)]
     return '<div class="qt-legend">' + "".join(f"<span>{group}</span>" for group in groups if group) + "</div>"
 
 
 def facts_table(state: StudyState, trial: TrialState) -> str:
-    """The card of one trial: configuration, numbers with intervals and n, layers, file, warnings."""
+    """Return the card of one trial: configuration, numbers with intervals, layers, warnings."""
     parts = ['<div aria-live="polite">', f'<div class="qt-config">{escape(fmt.configuration(trial.config))}</div>']
     if trial.error:
         parts.append(f'<div class="qt-notice qt-bad" role="status"><b>Failed.</b> {_reason(trial)}</div>')
@@ -80,7 +80,7 @@ def facts_table(state: StudyState, trial: TrialState) -> str:
 
 
 def failures(state: StudyState) -> str:
-    """The failed trials and those cut early, with their reasons, folded away; empty where there are none."""
+    """Return the failed trials and those cut early with their reasons, folded; an empty string if there are none."""
     parts = []
     for status, said in (("failed", "failed"), ("cut", "cut early")):
         found = [trial for trial in state.trials.values() if trial.status == status]
@@ -91,7 +91,7 @@ def failures(state: StudyState) -> str:
 
 
 def log_line(state: StudyState) -> str:
-    """The last line of the log, with its time; empty once the study has finished."""
+    """Return the last line of the log with its time; an empty string once the study has finished."""
     if not state.log or state.status == "finished":
         return ""
     line = state.log[-1]
@@ -102,12 +102,12 @@ def log_line(state: StudyState) -> str:
 
 
 def notes(state: StudyState) -> str:
-    """What the study wants to be known, a line each."""
+    """Return the notes of a study, one line each."""
     return "".join(f'<div class="qt-note">{escape(words.capital(note))}</div>' for note in state.notes)
 
 
 def hint(state: StudyState) -> str:
-    """What the card says while nothing is selected."""
+    """Return the text of the card while no trial is selected."""
     if not shown(state):
         return '<div class="qt-dim">Points appear as trials are measured.</div>'
     best = recommended(state)
@@ -116,7 +116,7 @@ def hint(state: StudyState) -> str:
 
 
 def narrowed(recipe: Recipe, trial: TrialState) -> Recipe | None:
-    """The recipe that makes this one trial; None where a newer engine made a pruning unknown here."""
+    """Return a recipe for this one trial, or None if its pruning is unknown here, as from a newer engine."""
     prune = trial.config.get("prune") or {"amount": 0.0}
     try:
         pruning = Prune(**{key: prune[key] for key in ("method", "amount") if key in prune})
@@ -134,7 +134,7 @@ def narrowed(recipe: Recipe, trial: TrialState) -> Recipe | None:
 
 
 def recipe_block(text: str) -> str:
-    """A button that shows the recipe and copies it, in the browser alone: it works while the kernel is busy."""
+    """Return a button that shows and copies the recipe in the browser, so that it works while the kernel is busy."""
     copy = (
         "const d=this.closest('details');const t=d.querySelector('pre').textContent;"
         "const s=d.querySelector('.qt-copied');"
@@ -148,17 +148,17 @@ def recipe_block(text: str) -> str:
 
 
 def message(text: str, bad: bool = False) -> str:
-    """A sentence under the card's buttons."""
+    """Return a sentence for below the card's buttons."""
     return f'<div class="qt-message{" qt-bad" if bad else ""}">{escape(text)}</div>' if text else ""
 
 
 def title(state: StudyState, trial: TrialState) -> str:
-    """The trial's own mark, as on the chart, and its name."""
+    """Return the trial's marker as in the chart, and its name."""
     return f"{_glyph(fmt.marker(trial.config, runtimes(state)), fmt.color(trial.config))} <b>{escape(trial.name)}</b>"
 
 
 def caption(scene: Scene) -> str:
-    """What stands above the chart: the vertical axis, what better means, what lies outside the view."""
+    """Return the line above the chart: the vertical axis, the better direction, and the points outside of the view."""
     number = scene.outside
     outside = f'<span class="qt-warn">{number} outside the view, close the card to see</span>' if number else ""
     return (

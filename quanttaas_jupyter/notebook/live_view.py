@@ -1,4 +1,4 @@
-"""The live view of a study: chart, card, progress and log as Jupyter widgets."""
+"""Live view of a study: chart, card, progress and log as Jupyter widgets."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ from .chart import Chart
 _RESUMABLE = ("interrupted", "cancelled", "failed")
 _STOPPABLE = ("queued", "running")
 
-# A dropdown shows nothing at all for the value None.
+# An empty string, because a dropdown shows nothing for the value None.
 _NO_TRIAL = ("select a trial", "")
 
 
 class TrialLike(Protocol):
-    """What the view needs of a trial."""
+    """Interface of a trial for the view."""
 
     def load(self) -> Any:
-        """The model of the trial."""
+        """Return the model of the trial."""
 
     def export(self, path: Path) -> Path:
-        """Write the artifact."""
+        """Write the artifact, and return its path."""
 
 
 class Follower(Protocol):
-    """A running subscription to a study's states."""
+    """Subscription to a study's states."""
 
     def stop(self) -> None:
-        """End it."""
+        """End the subscription."""
 
 
 class StudyLike(Protocol):
-    """What the view needs of a study."""
+    """Interface of a study for the view."""
 
     @property
     def state(self) -> StudyState:
-        """The folded state."""
+        """State of the study."""
 
     @property
     def recipe(self) -> Recipe:
-        """What was asked."""
+        """Recipe of the study."""
 
     def __getitem__(self, trial: str) -> TrialLike:
-        """A trial by its name."""
+        """Return a trial by its name."""
 
     def cancel(self) -> Any:
         """Stop the study."""
 
     def resume(self) -> Any:
-        """Go on with the study."""
+        """Continue the study."""
 
     def follow(self, callback: Callable[[StudyState], None]) -> Follower:
-        """Call back from a thread whenever the state has changed."""
+        """Call ``callback`` from a thread whenever the state has changed."""
 
 
 class StudyView(ipywidgets.VBox):
-    """Shows a study while it runs and after: a function of its state, of the selection and of the axis.
+    """Live view of a study, drawn from its state, the selection and the axis.
 
     Args:
         study: The study.
-        namespace: The notebook's variables, for "Load into notebook"; the running IPython's when absent.
+        namespace: Variables for the models of "Load into notebook"; the running IPython's by default.
     """
 
     def __init__(self, study: StudyLike, namespace: MutableMapping[str, Any] | None = None) -> None:
@@ -94,7 +94,7 @@ class StudyView(ipywidgets.VBox):
         self._follower = study.follow(self.draw)
 
     def draw(self, state: StudyState) -> None:
-        """Show this state; from any thread."""
+        """Show a state; may be called from any thread."""
         with self._lock:
             self._state, self._drawing = state, True
             try:
@@ -103,7 +103,7 @@ class StudyView(ipywidgets.VBox):
                 self._drawing = False
 
     def select(self, trial: str | None) -> None:
-        """Show the card of this trial; None closes it."""
+        """Show the card of a trial; None closes it."""
         with self._lock:
             if trial == self._selected and trial is not None:
                 return
@@ -112,7 +112,7 @@ class StudyView(ipywidgets.VBox):
             self.draw(self._state)
 
     def close(self) -> None:
-        """Stop following the study and free the widgets."""
+        """Stop following the study, and close the widgets."""
         self._follower.stop()
         self._chart.close()
         super().close()
@@ -191,7 +191,7 @@ class StudyView(ipywidgets.VBox):
         point = next((point for point in scene.points if point.name == self._selected), None)
         if point is None or not scene.view.holds(point):
             scene = compose(self._state, axis, log)
-        # The axes stand still under a selected point, whatever arrives.
+        # While a point is selected, new points do not move the axes.
         self._frozen = None if point is None else scene.view
         self._chart.draw(scene, self._selected)
         _put(self._caption, "" if scene.is_empty else card.caption(scene))
@@ -292,7 +292,7 @@ class StudyView(ipywidgets.VBox):
         except QuantTaaSError as error:
             self._say(str(error), bad=True)
         except Exception as error:
-            # Nobody sees a traceback from a widget's callback: Jupyter puts it in a log pane.
+            # Jupyter hides a traceback from a widget's callback in a log pane.
             self._say(f"{type(error).__name__}: {error}", bad=True)
         else:
             self._say(done or str(answer))

@@ -1,4 +1,4 @@
-"""Still output: a picture, a table and a sentence that outlive the kernel and need no widget."""
+"""Still view of a study: a picture, a table and a sentence that outlive the kernel and need no widget."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from ..views.summary import is_open_question, recommended, summary
 
 __all__ = ["StillView", "figure", "html", "mimebundle", "summary", "text"]
 
-# One ink for white and for dark pages: the picture is transparent and cannot know its page.
 INK = "#7d7d7d"
+"""Grey that is legible on light and dark pages, since the picture is transparent."""
 SECONDS_BETWEEN_UPDATES = 2.0
+"""Least seconds between two updates of the output; chosen, not tuned. Smaller costs more rendering."""
 
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "cross": "P"}
 _MARKER_SIZE = {"o": 7.5, "s": 7.0, "D": 6.5, "^": 8.0, "v": 8.0, "P": 8.0}
@@ -33,7 +34,7 @@ _SIGNS = {"finished": "", "measured": "latency pending", "waiting": "waiting", "
 
 
 def figure(state: StudyState, axis: str = "size", log: bool = True) -> Figure:
-    """The chart as a Matplotlib figure, transparent and legible on light and dark pages.
+    """Return the chart as a Matplotlib figure, transparent and legible on light and dark pages.
 
     Args:
         state: The study.
@@ -71,14 +72,14 @@ def figure(state: StudyState, axis: str = "size", log: bool = True) -> Figure:
 
 
 def png(state: StudyState) -> bytes:
-    """The chart as a transparent PNG."""
+    """Return the chart as a transparent PNG."""
     buffer = io.BytesIO()
     figure(state).savefig(buffer, format="png", transparent=True)
     return buffer.getvalue()
 
 
 def text(state: StudyState) -> str:
-    """The study as plain text: the sentence, then a table of its trials."""
+    """Return the study as plain text: a sentence, then a table of its trials."""
     head = f"{state.name or 'study'} ({state.id}, {state.status}): {summary(state)}"
     if not state.trials:
         return head
@@ -93,14 +94,14 @@ def text(state: StudyState) -> str:
 
 
 def html(state: StudyState, picture: bytes | None = None) -> str:
-    """The study as HTML: one line, folded; inside it the picture and a table of trials. All text is escaped.
+    """Return the study as HTML: one line that unfolds to the picture and a table of trials. All text is escaped.
 
     Args:
         state: The study.
-        picture: The chart as PNG; drawn anew when absent.
+        picture: The chart as PNG; None to draw it.
     """
-    # The notebook's sanitizer removes SVG and class names from a notebook that is not trusted, but lets a
-    # picture in a data URI and plain table markup through.
+    # In an untrusted notebook, the sanitizer removes SVG and class names, but keeps pictures in data URIs and plain
+    # tables.
     image = base64.b64encode(png(state) if picture is None else picture).decode()
     name = escape(str(state.metric.get("name", "metric")))
     left = "text-align:left"
@@ -121,7 +122,7 @@ def html(state: StudyState, picture: bytes | None = None) -> str:
 
 
 def mimebundle(state: StudyState) -> dict[str, Any]:
-    """The study for a notebook file: ``text/html``, ``image/png`` (base64) and ``text/plain``."""
+    """Return the study for a notebook file: ``text/html``, ``image/png`` (base64) and ``text/plain``."""
     picture = png(state)
     return {
         "text/html": html(state, picture),
@@ -131,10 +132,10 @@ def mimebundle(state: StudyState) -> dict[str, Any]:
 
 
 class StillView:
-    """The still output of a cell, shown when built and kept current under one display id.
+    """Still output of a cell, displayed at construction and updated under one display id.
 
-    ``update`` may be called from any thread and as often as one likes: it redraws when what is shown has changed,
-    at most every two seconds, and at once when the study ends. Build it in the main thread.
+    ``update`` may be called often and from any thread: it redraws only changes, every two seconds at most, and at once
+    when the study ends. Construct it in the main thread.
     """
 
     def __init__(self, state: StudyState) -> None:
@@ -148,7 +149,7 @@ class StillView:
         display(mimebundle(state), raw=True, display_id=self.display_id)
 
     def update(self, state: StudyState) -> None:
-        """Show this state, now or shortly."""
+        """Show a state, at once or within two seconds."""
         with self._lock:
             if _fingerprint(state) == self._shown:
                 self._pending = None
@@ -207,7 +208,7 @@ def _draw_points(axes: Any, scene: Scene) -> None:
         kind = _MARKERS[point.marker]
         axes.plot(point.x, point.y, kind, ms=_MARKER_SIZE[kind], mfc=point.color, mec="#00000070", mew=0.8)
         if point.uncertain:
-            # Markers have no dashed edge in Matplotlib: a dotted ring stands for the uncertain ones.
+            # Matplotlib's markers have no dashed edge, so uncertain ones get a dotted ring.
             axes.scatter([point.x], [point.y], s=150, facecolors="none", edgecolors=INK, linestyles=":", linewidths=1.2)
 
 
@@ -239,7 +240,7 @@ def _handle(kind: str, color: str, label: str) -> Line2D:
 
 
 def _plain(words: str) -> str:
-    # Matplotlib reads text between dollar signs as mathematics, and a metric's name is a person's text.
+    # Matplotlib reads text between dollar signs as mathematics, and a metric's name may hold them.
     return words.replace("$", r"\$")
 
 
@@ -290,7 +291,7 @@ def _row(state: StudyState, trial: TrialState, best: bool) -> str:
 
 
 def _unbroken(cell: str, column: int) -> str:
-    # The sanitizer drops most styles; a no-break space it cannot drop. Remarks may wrap.
+    # The sanitizer removes most styles, but not no-break spaces. Remarks may wrap.
     return escape(cell) if column == 7 else escape(cell).replace(" ", "&nbsp;").replace("–", "–&#8288;")
 
 

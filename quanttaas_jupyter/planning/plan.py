@@ -1,7 +1,7 @@
-"""Trials -> shared stages.
+"""Planner, which turns trials into shared stages.
 
-A stage's key is a hash of what it depends on: the keys of the stages it builds on, the digests of model, data and
-metric, its settings, the versions of the libraries it uses and the source of its technique. So two trials, studies or
+A stage's key is a hash of everything it depends on: the keys of the stages it builds on, the digests of model, data and
+metric, its settings, the versions of the libraries it uses and the source of its technique. So trials, studies and
 kernels that need the same work share it. A plan grows while a search proposes trials.
 """
 
@@ -27,6 +27,7 @@ from ..techniques.registry import Entry
 from ..techniques.runtimes import RUNTIMES
 
 _SCREENED_FROM = 0.3
+"""Amount from which a pruning is screened before its full recovery; chosen, not tuned. Mild prunings rarely fail."""
 
 Config = Mapping[str, Any]
 
@@ -39,14 +40,14 @@ class Stage:
         key: Hash of everything its result depends on.
         kind: ``preview``, ``sensitivity``, ``prune``, ``screen``, ``recover``, ``export``, ``quantize``, ``evaluate``
             or ``latency``.
-        label: What the log calls it.
-        settings: What ``stages.run`` needs.
+        label: Name in the log.
+        settings: Settings for ``stages.run``.
         inputs: Keys of the stages it builds on, by role.
-        is_measurement: It runs in another process than those that build.
-        is_exclusive: Nothing else may run on the device.
-        trains: It may take as long as training.
-        wants_gpu: It gains by a GPU, where there are any.
-        machine: The kind of processor that its result depends on; empty where any will do.
+        is_measurement: Whether it runs in another process than stages that build.
+        is_exclusive: Whether nothing else may run on the device at the same time.
+        trains: Whether it may take as long as training.
+        wants_gpu: Whether a GPU speeds it up, where there is one.
+        machine: Kind of processor that its result depends on; empty if any will do.
     """
 
     key: str
@@ -63,16 +64,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """A trial and the stages that make it.
+    """A trial with its stages.
 
     Attributes:
-        name: Says the configuration.
-        config: ``prune``, ``quantize``, ``runtime`` and, where a search chose them, ``recover``, ``effort``, ``keep``.
+        name: Name that describes the configuration.
+        config: ``prune``, ``quantize``, ``runtime`` and, if a search chose them, ``recover``, ``effort``, ``keep``.
         build: Key of the stage that writes its artifact.
-        evaluate: Key of the stage that judges it.
-        latency: Key of the stage that times it.
-        guide: Key of the stage that measures it for the search; empty without a search.
-        screen: Key of the stage that decides whether it is worth the rest; empty where nothing decides that.
+        evaluate: Key of the stage that evaluates it for the user.
+        latency: Key of the stage that measures its latency.
+        guide: Key of the stage that evaluates it for the search; empty without a search.
+        screen: Key of the stage that decides whether it is worth its full recovery; empty if it is not screened.
     """
 
     name: str
@@ -85,20 +86,20 @@ class TrialPlan:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The stages that the trial ends with."""
+        """Keys of the stages that the trial ends with."""
         return tuple(key for key in (self.build, self.evaluate, self.guide, self.latency) if key)
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is the unchanged model in its runtime."""
+        """Whether this trial is the baseline: the unchanged model in its runtime."""
         return is_baseline(self.config)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Trials so far, every stage any of them needs, each once, and the keys of what belongs to no single trial.
+    """Trials so far, all stages that they need, each once, and the keys of stages that belong to no single trial.
 
-    ``rankings`` holds the keys of sensitivity stages: under ``prune``, and under ``quantize@RUNTIME``.
+    ``rankings`` holds the keys of sensitivity stages, under ``prune`` and ``quantize@RUNTIME``.
     """
 
     trials: dict[str, TrialPlan] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class Plan:
     preview: str = ""
 
     def chain(self, key: str) -> Iterator[Stage]:
-        """A stage and all it builds on, each once."""
+        """Yield a stage and all stages that it builds on, each once."""
         seen: set[str] = set()
         frontier = [key]
         while frontier:
@@ -118,23 +119,23 @@ class Plan:
                 yield stage
 
     def baseline_of(self, trial: TrialPlan) -> TrialPlan:
-        """The unchanged model in the trial's runtime."""
+        """Return the baseline in the trial's runtime."""
         runtime = trial.config["runtime"]
         return next(t for t in self.trials.values() if t.is_baseline and t.config["runtime"] == runtime)
 
 
 def is_baseline(config: Config) -> bool:
-    """Whether a configuration changes nothing."""
+    """Return whether a configuration is that of a baseline."""
     return config["prune"] is None and config["quantize"] == "none"
 
 
 def baseline_config(runtime: str) -> dict[str, Any]:
-    """The configuration that changes nothing."""
+    """Return the configuration of the baseline in a runtime."""
     return {"prune": None, "quantize": "none", "runtime": runtime}
 
 
 def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -> str:
-    """A trial's name: what it does, then ``@runtime`` where there are several, then a number if the name is taken."""
+    """Return a trial's name: its configuration, ``@runtime`` if there are several, and a number if it is taken."""
     prune = Prune(**config["prune"]) if config["prune"] else None
     quantization = "" if config["quantize"] == "none" else config["quantize"]
     trained = "qat" if config.get("recover") == "qat" else ""
@@ -148,13 +149,13 @@ def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -
 
 
 class Planner:
-    """Turns configurations into stages; ``plan`` holds what it made so far."""
+    """Turns configurations into stages; ``plan`` holds the result so far."""
 
     def __init__(self, record: Mapping[str, Any], device: Device | None = None) -> None:
-        """Plan for a study, given its ``study.json``, measured on a kind of device: by default this one.
+        """Plan for a study, given its ``study.json``, and for measurements on a device, by default this machine's.
 
         Raises:
-            RecipeError: The recipe asks for what no technique implements.
+            RecipeError: No technique implements a value of the recipe.
         """
         self.recipe = Recipe.parse(record["recipe"])
         refuse_unbuilt(self.recipe)
@@ -164,7 +165,7 @@ class Planner:
         self.plan = Plan(stages=self._stages, preview=self._preview())
 
     def add(self, config: Config, name: str = "") -> TrialPlan:
-        """Plan a trial; its baseline must be planned already, unless it is one."""
+        """Plan a trial and return its plan; its baseline must be planned already."""
         name = name or name_of(config, len(self.recipe.runtime) > 1, self.plan.trials)
         runtime = config["runtime"]
         artifact = self._artifact(config)
@@ -182,7 +183,7 @@ class Planner:
         return trial
 
     def rank_layers(self) -> None:
-        """Plan the sensitivity stages that a search decides by."""
+        """Plan the sensitivity stages that a search uses."""
         if any(prune.amount for prune in self.recipe.prune):
             self._prune_ranking()
         for runtime in self.recipe.runtime:
@@ -240,7 +241,7 @@ class Planner:
             settings["calibrator"] = self.recipe.calibrator
         if "goal" in needs:
             settings |= {**self._metric(), "max_drop": self.recipe.goal.max_drop}
-            # What may be lost counts from the original: pruning has spent a part of it.
+            # The allowed drop counts from the original model: pruning uses up a part of it.
             inputs["original"] = self._export(None, "baseline", runtime)
         if "ranking" in needs or keep:
             inputs["ranking"] = self._quantize_ranking(runtime)
@@ -260,7 +261,7 @@ class Planner:
             return self._pruned(prune)
         effort = config.get("effort", 1.0)
         if effort > 1:
-            # A longer recovery goes on from the usual one, which mostly stands in the cache already.
+            # A longer recovery continues from the usual one, which is mostly cached already.
             source, effort = self._trained(prune, {**config, "effort": 1.0}), effort - 1
         else:
             source = self._screened(prune) if self._is_screened(config) else self._pruned(prune)
@@ -280,7 +281,7 @@ class Planner:
         return self._add("prune", f"{prune.name}: pruning", settings, inputs, [PRUNERS.find(prune.method)])
 
     def _screened(self, prune: Prune) -> str:
-        """A short recovery on a part of the data, measured on the guiding half; the full recovery goes on from it."""
+        """Plan a short recovery, evaluated on the guiding half, from which the full recovery continues."""
         settings = {
             **self._lesson("distill"),
             **self._metric(),
@@ -396,11 +397,11 @@ class Planner:
         return {"targets": list(self.recipe.targets)} if entry and "targets" in entry.needs else {}
 
     def _processor(self, technique: Entry[Any] | None) -> dict[str, Any]:
-        """For what decides by how the processor computes."""
+        """Return the kind of processor for a stage whose result depends on its int8 arithmetic."""
         return {"machine": self._device.machine} if technique and "processor" in technique.needs else {}
 
     def _gpu(self, runtime: str) -> dict[str, Any]:
-        """For what depends on the GPU: that it wants one, and which one there is."""
+        """Return the GPU for a stage of a runtime that uses one, and that it wants one."""
         entry = RUNTIMES.find(runtime)
         return {"wants_gpu": True, "gpu": self._device.gpu} if entry and "gpu" in entry.needs else {}
 
@@ -415,7 +416,7 @@ class Planner:
 
     @property
     def _class_dim(self) -> int | None:
-        """Where the main output holds one score a class; older records say only whether dimension 1 does."""
+        """Dimension of the main output with one score per class; older records only say whether it is dimension 1."""
         found = self._record.get("class_dim", 1 if self._record.get("is_classifier") else None)
         return None if found is None else int(found)
 
@@ -452,7 +453,7 @@ def _has_zeros(prune: Prune) -> bool:
 
 
 def _digest_of(key: str, value: Any) -> Any:
-    """References become digests of content: where bytes happen to lie must not change a key."""
+    """Return the digest of a reference's content, because a key must not depend on where bytes are stored."""
     if key == "model":
         return [value["digest"], *(["portable"] if "portable" in value else [])]
     if key == "function":

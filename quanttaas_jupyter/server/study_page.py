@@ -1,4 +1,4 @@
-"""A study's state -> everything that its page draws."""
+"""Page of a study: all data that the panel draws for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATUS = {"finished": "", "measured": "latency pending", "cut": "cut early", "c
 
 
 def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
-    """The page of a study.
+    """Return the page of a study.
 
     Args:
         store: URI of its store.
@@ -52,7 +52,7 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
 
 
 def file_name(state: StudyState, trial: TrialState) -> str:
-    """A safe name for a trial's file; empty where there is none."""
+    """Return a safe file name for a trial's artifact, or an empty string if it has none."""
     if not trial.artifact:
         return ""
     suffix = PurePath(str(trial.artifact["filename"])).suffix
@@ -145,7 +145,7 @@ def _cells(state: StudyState, trial: TrialState) -> dict[str, dict[str, Any]]:
 
 
 def _remark(state: StudyState, trial: TrialState) -> dict[str, Any]:
-    """How a trial stands, in a word or two; the whole sentence beside it."""
+    """Return the status of a trial in a word or two, and the full sentence."""
     if trial.status in ("failed", "cut"):
         return _cell(_STATUS.get(trial.status, trial.status), facts.reason(trial)[0], trial.status)
     said = _STATUS.get(trial.status, trial.status)

@@ -1,4 +1,4 @@
-"""Colours, shapes and marks that occur in a study, with their words."""
+"""Legend of a study's chart: the colours, markers and marks that occur, with their meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .summary import is_open_question
 
 
 class Key(NamedTuple):
-    """One entry: ``kind`` is color, marker, uncertain, preview, frontier or interval."""
+    """One entry of a legend; ``kind`` is color, marker, uncertain, preview, frontier or interval."""
 
     kind: str
     value: str
@@ -19,9 +19,9 @@ class Key(NamedTuple):
 
 
 def legend(state: StudyState) -> list[list[Key]]:
-    """The entries by group: precisions, shapes (runtimes where several are compared, else prunings), marks.
+    """Return the entries by group: precisions, markers, and marks. A group may be empty.
 
-    A group may be empty.
+    Markers stand for runtimes if several are compared, otherwise for prunings.
     """
     trials = shown(state)
     colors = dict.fromkeys(str(trial.config.get("quantize", "none")) for trial in state.trials.values())
@@ -43,7 +43,7 @@ def legend(state: StudyState) -> list[list[Key]]:
 
 
 def shapes(state: StudyState) -> list[Key]:
-    """What the shapes of points stand for; empty where all are alike."""
+    """Return the entries for the markers of points; an empty list if all are alike."""
     compared = runtimes(state)
     if len(compared) > 1:
         return [Key("marker", fmt.marker({"runtime": name}, compared), name) for name in compared]

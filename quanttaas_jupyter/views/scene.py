@@ -1,4 +1,4 @@
-"""What a chart of a study shows, in plain numbers: the live and the still chart draw the same scene."""
+"""Scene of a study's chart in plain numbers, which the live and the still chart draw alike."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Range = tuple[float, float]
 
 # Multiples of a power of ten that may carry a tick on a logarithmic axis, the densest first.
 _LOG_STEPS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 4, 6), (1, 1.5, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
-# A label such as "200 KB" needs this share of a narrow chart.
 LEAST_GAP = 0.115
+"""Least distance of two ticks as a share of the axis: a label such as "200 KB" needs it on a narrow chart."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One trial on the chart. ``low`` and ``high`` are the ends of its interval, where known."""
+    """One trial in a chart; ``low`` and ``high`` are the ends of its interval, if known."""
 
     name: str
     x: float
@@ -37,20 +37,20 @@ class Point:
 
 @dataclass(frozen=True)
 class View:
-    """The part of the plane that is shown."""
+    """Visible part of the plane."""
 
     x: Range
     y: Range
 
     def holds(self, point: Point) -> bool:
-        """Whether a point lies inside."""
+        """Return whether a point lies inside."""
         (left, right), (bottom, top) = self.x, self.y
         return left <= point.x <= right and bottom <= point.y <= top
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A chart in plot coordinates: on a logarithmic axis x is the decimal logarithm."""
+    """Chart in plot coordinates; on a logarithmic axis, x is the decimal logarithm."""
 
     axis: str
     points: tuple[Point, ...]
@@ -71,43 +71,43 @@ class Scene:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to draw, and so no scale either."""
+        """Whether there is nothing to draw, and therefore no scale."""
         return not self.points and self.preview is None
 
     @property
     def outside(self) -> int:
-        """How many points lie outside the view."""
+        """Number of points outside of the view."""
         return sum(not self.view.holds(point) for point in self.points)
 
 
 def shown(state: StudyState) -> list[TrialState]:
-    """The trials with a measured metric, in the plan's order."""
+    """Return the trials with an evaluated metric, in the order of the plan."""
     return [t for t in state.trials.values() if t.status != "failed" and t.metrics.get("metric") is not None]
 
 
 def baseline_of(state: StudyState) -> TrialState | None:
-    """The first baseline that has been measured."""
+    """Return the first baseline that is evaluated, or None."""
     return next((trial for trial in shown(state) if trial.is_baseline), None)
 
 
 def runtimes(state: StudyState) -> list[str]:
-    """The runtimes that a study compares, in the plan's order."""
+    """Return the runtimes that a study compares, in the order of the plan."""
     return list(dict.fromkeys(str(trial.config.get("runtime", "")) for trial in state.trials.values()))
 
 
 def max_drop(state: StudyState) -> float | None:
-    """How much of the metric the goal gives away; None where the study has no goal yet."""
+    """Return the drop that the goal allows, or None if the study has no goal yet."""
     allowed = state.goal.get("max_drop")
     return None if allowed is None else float(allowed)
 
 
 def is_percent(state: StudyState) -> bool:
-    """Whether the metric reads as a percentage."""
+    """Return whether the metric is shown as a percentage."""
     return bool(state.metric.get("percent"))
 
 
 def facts(state: StudyState, trial: TrialState) -> str:
-    """What hovering over a trial says, a line a fact."""
+    """Return the text of a trial's tooltip, one fact per line."""
     metrics, percent = trial.metrics, is_percent(state)
     low, high = metrics.get("metric_low"), metrics.get("metric_high")
     metric = f"{state.metric.get('name', 'metric')} {fmt.value(metrics.get('metric'), percent, low, high)}"
@@ -129,13 +129,13 @@ def facts(state: StudyState, trial: TrialState) -> str:
 
 
 def compose(state: StudyState, axis: str = "size", log: bool = True, view: View | None = None) -> Scene:
-    """The scene of a study.
+    """Return the scene of a study.
 
     Args:
         state: The study.
         axis: ``size`` or ``latency``.
         log: Whether the horizontal axis is logarithmic.
-        view: What to show; None fits everything.
+        view: The visible part; None for one that contains all points.
     """
     key, percent = AXES[axis], is_percent(state)
     higher, name = bool(state.metric.get("higher_is_better", True)), str(state.metric.get("name", "metric"))
@@ -194,7 +194,7 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
 
 
 def steps(frontier: Sequence[tuple[float, float]], right: float) -> tuple[list[float], list[float]]:
-    """The frontier as a staircase, drawn on to the right edge: what is reached at each size or latency."""
+    """Return the frontier as a staircase up to the right edge: the best metric at each size or latency."""
     xs: list[float] = []
     ys: list[float] = []
     for x, y in frontier:
@@ -258,7 +258,7 @@ def _linear_ticks(limits: Range) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((s * power for s in (1, 2, 5, 10) if s * power >= rough), 10 * power)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    # Rounding keeps 0.1 + 0.2 from showing as 0.30000000000000004.
+    # Rounding avoids labels such as 0.30000000000000004 for 0.1 + 0.2.
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 

@@ -1,4 +1,4 @@
-"""What a study comes to, in one sentence."""
+"""Summary of a study in one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .scene import is_percent, max_drop, shown
 
 
 def recommended(state: StudyState) -> TrialState | None:
-    """The best trial under the study's goal so far; None where the baseline is all there is."""
+    """Return the best trial under the study's goal so far, or None if only the baseline meets it."""
     allowed = max_drop(state)
     if allowed is None:
         return None
@@ -18,12 +18,12 @@ def recommended(state: StudyState) -> TrialState | None:
 
 
 def is_open_question(trial: TrialState, allowed: float) -> bool:
-    """Whether the interval of a compressed trial crosses the goal."""
+    """Return whether the interval of a compressed trial crosses the goal."""
     return not trial.is_baseline and is_uncertain(trial, allowed)
 
 
 def summary(state: StudyState) -> str:
-    """One sentence, such as ``best at -1 point: prune70-int8, 10.7x smaller, 3.1x faster``."""
+    """Return a sentence such as ``best at -1 point: prune70-int8, 10.7x smaller, 3.1x faster``."""
     allowed = max_drop(state)
     if not shown(state) or allowed is None:
         return {

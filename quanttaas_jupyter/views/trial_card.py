@@ -1,4 +1,4 @@
-"""What the card of one trial says, in plain text: numbers with intervals and n, layers, warnings, why it failed."""
+"""Card of one trial in plain text: numbers with intervals, layers, warnings, and the reason of a failure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from .study_heading import Notice, capital
 from .summary import is_open_question
 
 _NAMES_SHOWN = 6
+"""Layers named in one line of a card; the others are counted."""
 
 
 class Fact(NamedTuple):
-    """A label, its number, and what stands beside it."""
+    """A label, its number, and a remark on it."""
 
     label: str
     number: str
@@ -22,7 +23,7 @@ class Fact(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """A line about layers; ``names`` are names of modules."""
+    """Line about layers; ``names`` are names of modules."""
 
     words: str
     names: tuple[str, ...] = ()
@@ -30,12 +31,12 @@ class Layers(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The whole of it."""
+        """The whole line."""
         return f"{self.words}{', '.join(self.names)}{self.more}"
 
 
 def numbers(state: StudyState, trial: TrialState) -> list[Fact]:
-    """What was measured, as far as it is known."""
+    """Return the known measurements of a trial."""
     metrics, percent = trial.metrics, is_percent(state)
     facts: list[Fact] = []
 
@@ -79,7 +80,7 @@ def numbers(state: StudyState, trial: TrialState) -> list[Fact]:
 
 
 def layers(trial: TrialState) -> list[Layers]:
-    """What was quantized, what was left, and what techniques chose by themselves."""
+    """Return lines about quantized layers, other layers, and choices of techniques."""
     metrics, lines = trial.metrics, []
     done, possible = metrics.get("quantized_layers"), metrics.get("quantizable_layers")
     if possible and done is not None and trial.config.get("quantize") != "none":
@@ -96,7 +97,7 @@ def layers(trial: TrialState) -> list[Layers]:
 
 
 def doubt(state: StudyState, trial: TrialState) -> Notice | None:
-    """That the interval of a trial crosses the goal, where it does."""
+    """Return a notice if the interval of a trial crosses the goal, or None."""
     allowed = max_drop(state)
     if allowed is None or not is_open_question(trial, allowed):
         return None
@@ -105,12 +106,12 @@ def doubt(state: StudyState, trial: TrialState) -> Notice | None:
 
 
 def warnings(trial: TrialState) -> list[Notice]:
-    """What to know before trusting a trial."""
+    """Return the warnings of a trial."""
     return [Notice("warn", capital(warning)) for warning in trial.warnings]
 
 
 def export_error(trial: TrialState) -> str:
-    """How far a baseline's file is from eager PyTorch; empty where that is unknown."""
+    """Return how far a baseline's artifact differs from eager PyTorch; an empty string if unknown."""
     error = trial.metrics.get("export_error")
     if error is None or not trial.is_baseline:
         return ""
@@ -118,19 +119,19 @@ def export_error(trial: TrialState) -> str:
 
 
 def pending(trial: TrialState) -> str:
-    """Why a trial without numbers has none."""
+    """Return why a trial has no numbers."""
     return "It was not measured: the study ended before." if trial.status == "cancelled" else "Not measured yet."
 
 
 def reason(trial: TrialState) -> tuple[str, str]:
-    """Why a trial failed or was cut, and what to try instead; the second is empty where nothing is known."""
+    """Return why a trial failed or was cut, and what to try instead; the second is empty if nothing is known."""
     error = trial.error or {}
     hint = error.get("hint")
     return capital(str(error.get("reason", "unknown"))), f"Try: {hint}" if hint else ""
 
 
 def remarks(state: StudyState, trial: TrialState) -> list[Notice]:
-    """All sentences below the numbers, in the order in which they are read."""
+    """Return all sentences below the numbers, in reading order."""
     found = [doubt(state, trial)]
     if not trial.error and not numbers(state, trial):
         found.append(Notice("calm", pending(trial)))

@@ -1,10 +1,9 @@
-"""Adaptive proposals towards the goal.
+"""Adaptive search towards the goal.
 
-Every trial is an Optuna trial, asked and told (Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization
-Framework", KDD 2019): two objectives, the size or latency and the drop, with ``max_drop`` as the constraint. First
-come trials that suit the kind of model, then moves around the border of what the goal allows (``moves``), which are
-enqueued, and in between what the sampler proposes by itself (a tree-structured Parzen estimator; Bergstra et al.,
-NeurIPS 2011).
+Each trial is an Optuna trial, by ask and tell (Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization
+Framework", KDD 2019), with two objectives, size or latency and the drop, and ``max_drop`` as the constraint. First come
+trials that suit the kind of model. Then moves around the border of what the goal allows (``moves``) are enqueued, and
+in between the sampler makes its own proposals (a tree-structured Parzen estimator; Bergstra et al., NeurIPS 2011).
 """
 
 from __future__ import annotations
@@ -24,16 +23,23 @@ from .first_trials import first_trials, gentler, likely_quantizations
 from .moves import EFFORTS, Ground, carrier_of, is_alone, is_same_size, meets, next_move
 
 _MOST_TRIALS = 80
+"""Trials of a runtime without a budget; chosen, not tuned: a guard, as a search mostly converges earlier."""
 _OWN_EVERY = 5
+"""Each fifth trial is the sampler's own proposal; chosen, not tuned. More often explores more, converges later."""
 _BELOW = 0.8
+"""Factor for the largest amount that meets the goal, below which the sampler proposes nothing; chosen, not tuned."""
 _MOST_SPREAD = 1.0
+"""Largest ``spread`` that the sampler proposes; chosen, not tuned. 1 is a factor of ten per 20 dB of sensitivity."""
 _ATTEMPTS = 5
+"""Proposals of the sampler that are asked for until one is new; chosen, not tuned."""
 _CLEARLY = 3.0
+"""A trial has missed the goal clearly beyond this factor of ``max_drop``; chosen, not tuned. Smaller cuts more."""
 _MARGIN = 0.02
+"""Added to it in the metric's unit, for goals near zero; chosen, not tuned. Smaller cuts more."""
 
 
 class AutoSearch:
-    """Proposes while the frontier moves and the budget lasts."""
+    """Adaptive search that proposes trials until the frontier converges or the budget ends."""
 
     is_adaptive = True
 
@@ -48,11 +54,11 @@ class AutoSearch:
         }
 
     def start(self) -> list[Config]:
-        """The baselines: what suits the model is known once they are built."""
+        """Return the baselines: the search needs their results to know the kind of model."""
         return [baseline_config(runtime) for runtime in self._recipe.runtime]
 
     def propose(self, seen: Seen, slots: int) -> list[Config]:
-        """As many trials as keep the slots busy while the last ones are measured."""
+        """Return as many configurations as keep the slots busy until the pending trials are known."""
         if seen.weights is None:
             return []
         found: list[Config] = []
@@ -70,7 +76,11 @@ class AutoSearch:
         return found[: self._left(seen)]
 
     def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
-        """A milder pruning that looked better after its short recovery, and still missed the goal by far."""
+        """Return why a screened trial is not worth its full recovery, or None.
+
+        The reason is another trial with a milder pruning that was better in its screen and still missed the goal
+        clearly.
+        """
         if outcome.screen is None:
             return None
         limit = _CLEARLY * self._goal.max_drop + _MARGIN
@@ -87,7 +97,10 @@ class AutoSearch:
         return None
 
     def _lost_by_pruning(self, seen: Seen, outcome: Outcome, other: Outcome) -> bool:
-        """Whether what another trial lost tells of this one: rounding that breaks the unpruned model tells nothing."""
+        """Return whether the drop of another trial, ``other``, is evidence against ``outcome``.
+
+        It is not if the quantization of ``other`` breaks even the unpruned model.
+        """
         mine, theirs = ((o.config["quantize"], o.config["runtime"]) for o in (outcome, other))
         if mine == theirs or theirs[0] == "none":
             return True
@@ -127,21 +140,21 @@ class AutoSearch:
         return [config for config in first if config not in tried]
 
     def _nothing_carries(self, mine: list[Outcome]) -> bool:
-        """Whether all quantizations that were tried without pruning are known, and none of them meets the goal."""
+        """Return whether all quantizations that were tried without pruning are known and miss the goal."""
         alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
         return bool(alone) and all(self._is_known(o) and not meets(o, self._goal) for o in alone)
 
     def _is_carrier_open(self, mine: list[Outcome], fresh: list[Config]) -> bool:
-        """Whether those that are known are broken, and others still run: what to prune on top of shows then."""
+        """Return whether all known quantizations miss the goal while others still run, so that pruning should wait."""
         alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
         known = [outcome for outcome in alone if self._is_known(outcome)]
         is_more = len(known) < len(alone) or any(config["prune"] is None for config in fresh)
         return bool(known) and is_more and not any(meets(outcome, self._goal) for outcome in known)
 
     def _carrier(self, mine: list[Outcome], runtime: str, likely: list[str]) -> str:
-        """The quantization that carries the search; before any is known the likeliest.
+        """Return the quantization that prunings are combined with, or the likeliest one before any is known.
 
-        Pruning on top of what is broken already leads nowhere: where none meets the goal, models are pruned only.
+        If no quantization meets the goal, models are only pruned: pruning cannot repair a broken quantization.
         """
         allowed = self._quantizations[runtime]
         known = [o for o in mine if self._is_known(o) and o.config["quantize"] in allowed]
@@ -149,7 +162,7 @@ class AutoSearch:
         return carrier_of(known, self._goal, rest)
 
     def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
-        """The next configuration, or None where only what was tried already comes up."""
+        """Return the next configuration, or None if only tried ones come up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
         ground = self._ground(seen, mine, tried, runtime)
         is_own = len(tried) % _OWN_EVERY == 0 and (ground.allowed > 0 or ground.most == 0)
@@ -188,7 +201,7 @@ class AutoSearch:
         return "prune" in seen.rankings and not _is_idle(mine, _without_spread)
 
     def _space(self, seen: Seen, mine: list[Outcome], used: list[str], runtime: str) -> dict[str, Any]:
-        """What the sampler may choose by itself; longer trainings are left to the moves, which know when they pay."""
+        """Return the space of the sampler's own proposals; longer trainings are left to the moves."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
@@ -199,14 +212,14 @@ class AutoSearch:
         }
 
     def _amounts_of_interest(self, ground: Ground) -> Any:
-        """From somewhat below the largest amount that meets the goal: milder ones cannot move the frontier much."""
+        """Return the amounts for the sampler: milder ones than about the largest allowed cannot move the frontier."""
         from optuna.distributions import FloatDistribution
 
         most = max(self._amounts, default=0.0)
         return FloatDistribution(min(most, round(_BELOW * ground.allowed, 2)), most, step=0.01)
 
     def _study(self, mine: list[Outcome], space: dict[str, Any]) -> Any:
-        """An Optuna study that was told all outcomes of a runtime."""
+        """Return an Optuna study that knows all outcomes of a runtime."""
         import optuna
         from optuna.distributions import FloatDistribution
 
@@ -247,7 +260,7 @@ def _space_of_moves() -> dict[str, Any]:
 
 
 def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
-    """Parameters of an Optuna trial as a configuration; what has no effect is left out."""
+    """Return the configuration of an Optuna trial's parameters, without those that have no effect."""
     amount = round(params["amount"], 2)
     config: dict[str, Any] = {"prune": None, "quantize": params["quantize"], "runtime": runtime}
     if amount > 0:
@@ -267,7 +280,7 @@ def _is_trainable(quantization: str) -> bool:
 
 
 def _is_told(config: Config, tried: list[Config]) -> bool:
-    """Whether a tried configuration tells what this one would: it differs in nothing but a little of the amount."""
+    """Return whether a tried configuration differs from this one only by a little of the amount."""
 
     def split(one: Config) -> tuple[float, dict[str, Any]]:
         prune = dict(one["prune"] or {})
@@ -278,7 +291,7 @@ def _is_told(config: Config, tried: list[Config]) -> bool:
 
 
 def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
-    """Whether a choice changed nothing where it was tried: the same bytes, the same answers as ``without`` it."""
+    """Return whether a choice had no effect where it was tried: size and drop are those ``without`` it."""
     found = [(outcome.config, (outcome.size_ratio, outcome.drop)) for outcome in known if outcome.drop is not None]
     return any(
         result == other and plain == without(config)
@@ -289,7 +302,7 @@ def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
 
 
 def _within_reach(quantizations: list[str], runtime: str) -> list[str]:
-    """Those whose techniques need no package that is missing here."""
+    """Return the quantizations whose packages are installed here."""
     entries = {name: QUANTIZERS.find((name, runtime)) for name in quantizations}
     return [name for name, entry in entries.items() if not entry or not entry.is_missing_packages()]
 

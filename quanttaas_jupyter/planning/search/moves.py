@@ -1,4 +1,4 @@
-"""Moves around the border of what the goal allows: how far can the best quantization be pruned?"""
+"""Moves of the adaptive search around the border of the goal: how far can the best quantization be pruned?"""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from . import Config, Outcome
 from .convergence import cost_of
 
 _CLOSE = 0.02
+"""Gap between a good and a bad amount that is not halved again; chosen, not tuned. Smaller costs more trials."""
 _STEP = 0.75
+"""Ratio of kept shares above which a step of the ladder needs no trial; chosen, not tuned. Larger adds trials."""
 _LEARNS = 0.4
+"""Exponent: training r times as long divides a drop by r to this power; a guess, not fitted. Larger trains more."""
 _SAME_SIZE = 0.035
+"""Relative difference of kept shares below which amounts count as tried; chosen, not tuned. Smaller repeats more."""
 
 EFFORTS = (1.0, 3.0, 6.0)
-"""How much longer than by default a recovery may train."""
+"""Lengths of a recovery relative to the default; chosen, not tuned."""
 
 Params = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What moves stand on.
+    """Facts that moves are based on.
 
     Attributes:
-        known: Outcomes measured so far.
+        known: Outcomes evaluated so far.
         tried: Configurations proposed so far.
-        goal: What the best is.
-        carrier: The quantization that carries the search.
-        most: The largest amount that may be pruned.
+        goal: The goal of the study.
+        carrier: The quantization that prunings are combined with.
+        most: The largest amount of pruning.
         can_spread: Whether the sensitivity of layers to pruning is known.
         can_mix: Whether sensitive layers may stay in higher precision.
-        can_train: Whether what is pruned is trained, so that longer training makes a difference.
-        can_train_quantized: Whether training with quantizers is something else than what every trial does.
+        can_train: Whether pruned models are trained, so that longer training makes a difference.
+        can_train_quantized: Whether training with quantizers differs from the training of all trials.
     """
 
     known: Sequence[Outcome]
@@ -52,15 +56,15 @@ class Ground:
 
     @property
     def carried(self) -> list[Outcome]:
-        """Outcomes of the carrier that were measured."""
+        """Evaluated outcomes with the carrier quantization."""
         return [o for o in self.known if o.config["quantize"] == self.carrier and o.drop is not None]
 
     def meets(self, outcome: Outcome) -> bool:
-        """Whether an outcome meets the goal, cautiously."""
+        """Return whether an outcome meets the goal, by its cautious drop."""
         return meets(outcome, self.goal)
 
     def rounding_hurts(self, quantization: str) -> bool:
-        """Whether a quantization alone costs a good part of what the goal allows."""
+        """Return whether a quantization alone uses up more than half of the allowed drop."""
         drops = [o.cautious_drop for o in self.known if o.config["quantize"] == quantization and o.amount == 0]
         return min((drop for drop in drops if drop is not None), default=0.0) > self.goal.max_drop / 2
 
@@ -71,7 +75,7 @@ class Ground:
 
     @property
     def near_misses(self) -> list[Outcome]:
-        """Trials that miss the goal by no more than what it allows and would beat what meets it, the cheapest first."""
+        """Cheaper trials than the best whose drop is at most about twice the allowed one, the cheapest first."""
         costs = [(cost_of(o, self.goal), o) for o in self.known if o.drop is not None and not o.is_lost]
         best = min((cost for cost, o in costs if cost is not None and self.meets(o)), default=1.0)
         limit = 2 * self.goal.max_drop
@@ -84,9 +88,9 @@ class Ground:
 
 
 def carrier_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
-    """The quantization that carries the search: of the unpruned, the cheapest that meets the goal.
+    """Return the quantization that prunings are combined with: the cheapest unpruned one that meets the goal.
 
-    Where speed counts, no quantization is one of them: it makes no file smaller, but others may be slower.
+    If the goal is latency, no quantization is a candidate too: it makes no file smaller, but others may be slower.
     """
     costs = [
         (1.0 if is_baseline(outcome.config) else cost_of(outcome, goal), outcome.config["quantize"])
@@ -100,22 +104,22 @@ def carrier_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
 
 
 def is_alone(outcome: Outcome) -> bool:
-    """Whether it shows a quantization without pruning, and without training for it."""
+    """Return whether an outcome shows a quantization without pruning and without training for it."""
     return outcome.config["prune"] is None and "recover" not in outcome.config
 
 
 def meets(outcome: Outcome, goal: Goal) -> bool:
-    """Whether an outcome meets the goal, cautiously."""
+    """Return whether an outcome meets the goal, by its cautious drop."""
     drop = outcome.cautious_drop
     return not outcome.is_lost and drop is not None and drop <= goal.max_drop
 
 
 def next_move(ground: Ground, turn: int) -> Params | None:
-    """Parameters of the next trial; None where no move is new.
+    """Return the parameters of the next trial, or None if no move is new.
 
     The moves take turns: halve the gap between the largest amount that meets the goal and the smallest that does not;
-    fill the widest gap below it, since what holds on the guiding half may not hold on the other; train a near miss
-    longer; train it with quantizers, or let its sensitive layers lose less.
+    fill the widest gap below it, since an amount that meets the goal on the guiding half may miss it on the other;
+    train a near miss longer; train it with quantizers, or let its sensitive layers lose less.
     """
     moves: list[Callable[[Ground], Params | None]] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
     first = turn % len(moves)
@@ -127,9 +131,9 @@ def next_move(ground: Ground, turn: int) -> Params | None:
 
 
 def _halve_the_gap(ground: Ground) -> Params | None:
-    """Between the largest amount that meets the goal and the next one that does not, by the share that is kept.
+    """Return an amount between the largest that meets the goal and the next that does not, by the share that is kept.
 
-    Of what still runs the best is hoped: a slot that is free now shall not go back to milder amounts.
+    Trials that still run are assumed to meet the goal, so that a free slot does not go back to milder amounts.
     """
     allowed = ground.allowed
     beyond = min(
@@ -143,13 +147,13 @@ def _halve_the_gap(ground: Ground) -> Params | None:
         return None
     middle = _middle(low, beyond)
     if any(outcome.amount > middle for outcome, _ in _to_train_longer(ground)):
-        # Training a near miss longer gains more than a milder amount could.
+        # Training this near miss longer would gain more than a milder amount.
         return None
     return _params(middle, ground.carrier, _effort_at(ground, allowed))
 
 
 def _fill_the_ladder(ground: Ground) -> Params | None:
-    """In the widest step, by the share that is kept, between amounts up to the largest that meets the goal."""
+    """Return the middle of the widest step, by the share that is kept, between amounts up to the largest allowed."""
     steps = [
         (math.log((1 - low) / (1 - high)), low, high)
         for low, high in pairwise(sorted({0.5, *(a for a in _amounts(ground) if 0.5 <= a <= ground.allowed)}))
@@ -161,14 +165,14 @@ def _fill_the_ladder(ground: Ground) -> Params | None:
 
 
 def _train_longer(ground: Ground) -> Params | None:
-    """The cheapest near miss that the next longer training likely brings to the goal, else the cheapest of all."""
+    """Return the cheapest near miss that longer training likely brings to the goal, or else the cheapest near miss."""
     found = _to_train_longer(ground)
     likely = [params for outcome, params in found if _likely_drop(outcome, params["effort"]) <= ground.goal.max_drop]
     return next(iter(likely), found[0][1] if found else None)
 
 
 def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
-    """Near misses whose next longer training was not tried, the cheapest first."""
+    """Return the near misses whose next longer training was not tried, the cheapest first."""
     if not ground.can_train:
         return []
     found = []
@@ -182,12 +186,12 @@ def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
 
 
 def _likely_drop(outcome: Outcome, effort: float) -> float:
-    """What longer training makes of a drop: it falls by about a third where training takes three times as long."""
+    """Return the expected drop after longer training: about a third less for three times the length."""
     return (outcome.cautious_drop or 0.0) * math.pow(outcome.effort / effort, _LEARNS)
 
 
 def _change_the_kind(ground: Ground) -> Params | None:
-    """The best near miss again: amounts by sensitivity, a mixed precision, or training with quantizers."""
+    """Return a near miss with a change: amounts by sensitivity, mixed precision, or training with quantizers."""
     can_qat = ground.can_train and ground.can_train_quantized
     for outcome in ground.near_misses:
         quantization = outcome.config["quantize"]
@@ -208,12 +212,12 @@ def _change_the_kind(ground: Ground) -> Params | None:
 
 
 def _effort_at(ground: Ground, amount: float) -> float:
-    """The least training with which an amount met the goal."""
+    """Return the shortest training with which an amount met the goal."""
     return min((o.effort for o in ground.carried if ground.meets(o) and o.amount == amount > 0), default=1.0)
 
 
 def _amounts(ground: Ground) -> list[float]:
-    """All amounts proposed for the carrier."""
+    """Return all amounts proposed with the carrier."""
     return [c["prune"]["amount"] for c in ground.tried if c["prune"] and c["quantize"] == ground.carrier]
 
 
@@ -252,7 +256,7 @@ def _is_tried(params: Params, tried: Sequence[Config]) -> bool:
 
 
 def is_same_size(amount: float, other: float) -> bool:
-    """Whether two amounts leave so nearly the same that a second trial would tell nothing."""
+    """Return whether two amounts leave models of so similar a size that a second trial would bring nothing new."""
     if not amount or not other:
         return amount == other
     return abs(math.log((1 - amount) / (1 - other))) < _SAME_SIZE
