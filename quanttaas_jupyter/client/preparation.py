@@ -35,7 +35,7 @@ _TRAIN_TIMES = 5
 _TRAIN_BYTES = 1 << 30
 """Bytes of training inputs and targets beyond ``max_samples``, at most; chosen, not tuned, to fit into memory."""
 _FORMAT = 1
-"""Version of the study record; a reader of another version can tell by it."""
+"""Version of the study record, for later readers; nothing reads it yet."""
 
 
 @dataclass
