@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compute.clusters import is_configured, open_cluster
-from ..core import frontier as frontiers
 from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
+from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState, fold
 from ..store import MissingKey, Store, blobs
@@ -265,7 +265,7 @@ class Study:
         """Return the Pareto-optimal trials, sorted by ``x``: ``size``, ``latency``, or a metric to minimize."""
         state = self.state
         higher = bool(state.metric.get("higher_is_better", True))
-        return [Trial(self, trial) for trial in frontiers.pareto(state.trials.values(), x, y, higher)]
+        return [Trial(self, trial) for trial in pareto(state.trials.values(), x, y, higher)]
 
     def best(self, max_drop: float | None = None, minimize: str | None = None) -> Trial | None:
         """Return the smallest or fastest trial whose drop is at most ``max_drop`` (in the metric's unit), or None.
@@ -275,15 +275,10 @@ class Study:
         Raises:
             QuantTaaSError: ``minimize`` is neither ``size`` nor ``latency``.
         """
-        goal = self.recipe.goal
         if minimize not in (None, "size", "latency"):
             raise QuantTaaSError(f"minimize is 'size' or 'latency', not {minimize!r}")
-        found = frontiers.best_trial(
-            self.state.trials.values(),
-            goal.max_drop if max_drop is None else max_drop,
-            minimize or goal.minimize,
-        )
-        return Trial(self, found) if found else None
+        best = best_trial(self.state, max_drop, minimize)
+        return Trial(self, best) if best else None
 
     def figure(self) -> Figure:
         """Return the still picture of the study."""

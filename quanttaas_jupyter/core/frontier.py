@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .state import TrialState
+from .state import StudyState, TrialState
 
 AXES = {"size": "size_bytes", "latency": "latency_ms"}
 
@@ -15,7 +15,7 @@ def pareto(
     """Return the trials that no other beats in both numbers, sorted by ``x``.
 
     Args:
-        trials: Trials; those without both numbers are passed over.
+        trials: Trials; those that failed, or that lack one of the numbers, are passed over.
         x: ``size``, ``latency``, or any key of the metrics; smaller is better.
         y: A key of the metrics.
         higher_is_better: The direction of ``y``.
@@ -25,7 +25,9 @@ def pareto(
     points = [
         (float(horizontal), -sign * float(vertical), trial)
         for trial in trials
-        if (horizontal := trial.metrics.get(x_key)) is not None and (vertical := trial.metrics.get(y)) is not None
+        if trial.status != "failed"
+        and (horizontal := trial.metrics.get(x_key)) is not None
+        and (vertical := trial.metrics.get(y)) is not None
     ]
     frontier: list[TrialState] = []
     best = float("inf")
@@ -36,23 +38,38 @@ def pareto(
     return frontier
 
 
-def best_trial(trials: Iterable[TrialState], max_drop: float = 0.01, minimize: str = "size") -> TrialState | None:
-    """Return the smallest or fastest trial whose ``drop`` is at most ``max_drop`` (in the metric's unit), or None.
+def best_trial(state: StudyState, max_drop: float | None = None, minimize: str | None = None) -> TrialState | None:
+    """Return the smallest or fastest trial whose drop stays within the goal, or None if there is none.
 
-    Where a search was guided by a half of the data, a trial must meet the goal on both halves.
+    Trials that failed do not count. If a half of the data guided the search, a trial must meet the goal on both halves.
+
+    Args:
+        state: The study.
+        max_drop: Largest drop allowed, in the metric's unit; the study's goal by default.
+        minimize: ``size`` or ``latency``; the study's goal by default.
     """
-    key = AXES.get(minimize, minimize)
+    allowed = state.goal.get("max_drop") if max_drop is None else max_drop
+    if allowed is None:
+        return None
+    key = AXES[minimize or str(state.goal.get("minimize", "size"))]
     fitting = [
         trial
-        for trial in trials
-        if (drop := trial.metrics.get("drop")) is not None
-        and max(drop, trial.metrics.get("guide_drop") or drop) <= max_drop
+        for trial in state.trials.values()
+        if trial.status != "failed"
+        and (drop := trial.metrics.get("drop")) is not None
+        and max(drop, trial.metrics.get("guide_drop") or drop) <= allowed
         and trial.metrics.get(key) is not None
     ]
     return min(fitting, key=lambda trial: float(trial.metrics[key] or 0.0), default=None)
 
 
+def recommended_trial(state: StudyState) -> TrialState | None:
+    """Return the best trial under the study's goal so far, or None if only the baseline meets it."""
+    best = best_trial(state)
+    return None if best is None or best.is_baseline else best
+
+
 def is_uncertain(trial: TrialState, max_drop: float) -> bool:
-    """Return whether the drop meets the goal while the upper end of its confidence interval does not."""
+    """Return whether a compressed trial's drop meets the goal while the upper end of its interval does not."""
     drop, high = trial.metrics.get("drop"), trial.metrics.get("drop_high")
-    return drop is not None and high is not None and drop <= max_drop < high
+    return not trial.is_baseline and drop is not None and high is not None and drop <= max_drop < high

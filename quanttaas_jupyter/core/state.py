@@ -41,6 +41,11 @@ LOG_LINES = 200
 ENDED = ("finished", "cancelled", "failed")
 
 
+def is_baseline(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration changes nothing: the unchanged model in its runtime."""
+    return not config.get("prune") and config.get("quantize") == "none"
+
+
 @dataclass(frozen=True)
 class TrialState:
     """One trial; ``status`` is waiting, measured, finished, failed, cut (stopped early by a search) or cancelled."""
@@ -56,7 +61,7 @@ class TrialState:
     @property
     def is_baseline(self) -> bool:
         """Whether this trial is the baseline: the unchanged model in its runtime."""
-        return not self.config.get("prune") and self.config.get("quantize") == "none"
+        return is_baseline(self.config)
 
 
 @dataclass(frozen=True)

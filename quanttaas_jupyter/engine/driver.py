@@ -374,10 +374,7 @@ class Driver:
         return hashlib.sha256(json.dumps(["search", *question], sort_keys=True).encode()).hexdigest()
 
     def _recommendation(self, state: StudyState) -> str:
-        goal = self._record["recipe"]["goal"]
-        done = [trial for trial in state.trials.values() if trial.status == "finished"]
-        best = best_trial(done, goal["max_drop"], goal["minimize"])
-        return recommendation(best, goal, state.metric)
+        return recommendation(best_trial(state), state.goal, state.metric)
 
     def _counts(self, keys: Iterable[str]) -> dict[str, int]:
         counts: dict[str, int] = {}

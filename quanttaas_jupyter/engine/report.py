@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.frontier import is_uncertain
-from ..core.state import TrialState
+from ..core.state import TrialState, is_baseline
 from ..views import format as fmt
 
 _METRICS = (
@@ -67,8 +67,7 @@ def warnings_of(
     """Return sentences that a user should know before trusting a trial."""
     found = [*built["warnings"], *judged["warnings"]]
     speedup = metrics.get("speedup")
-    is_baseline = not config["prune"] and config["quantize"] == "none"
-    if speedup is not None and speedup < 0.95 and not is_baseline:
+    if speedup is not None and speedup < 0.95 and not is_baseline(config):
         found.append(f"{fmt.faster(speedup)} than the baseline on this machine")
     if config["prune"] and config["prune"]["method"] == "unstructured":
         found.append("zeros make no smaller file and no faster model; they help only where the file is compressed")

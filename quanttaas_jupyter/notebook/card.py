@@ -6,6 +6,7 @@ from html import escape
 
 from pydantic import ValidationError
 
+from ..core.frontier import recommended_trial
 from ..core.recipe import Budget, Prune, Recipe
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
@@ -14,7 +15,7 @@ from ..views import trial_card as facts
 from ..views.legend import Key
 from ..views.legend import legend as keys
 from ..views.scene import Scene, runtimes, shown
-from ..views.summary import recommended, summary
+from ..views.summary import summary
 
 _SHAPES = {
     "circle": '<circle cx="6" cy="6" r="4.2"/>',
@@ -110,7 +111,7 @@ def hint(state: StudyState) -> str:
     """Return the text of the card while no trial is selected."""
     if not shown(state):
         return '<div class="qt-dim">Points appear as trials are measured.</div>'
-    best = recommended(state)
+    best = recommended_trial(state)
     found = f"<div>{escape(words.capital(summary(state)))}.</div>" if best else ""
     return f'{found}<div class="qt-dim">Select a point to see its numbers, load it or save it.</div>'
 

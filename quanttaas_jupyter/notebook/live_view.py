@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import ipywidgets
 
 from ..core.errors import QuantTaaSError
+from ..core.frontier import recommended_trial
 from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
-from ..views import summary
 from ..views.scene import View, compose
 from . import card, colab
 from .chart import Chart
@@ -211,7 +211,7 @@ class StudyView(ipywidgets.VBox):
             _show(part, trial is not None)
         _show(self._buttons, trial is not None and trial.artifact is not None)
         _show(self._hint, trial is None)
-        _show(self._best, trial is None and summary.recommended(self._state) is not None)
+        _show(self._best, trial is None and recommended_trial(self._state) is not None)
         if trial is None:
             _put(self._hint, card.hint(self._state))
             return
@@ -233,7 +233,7 @@ class StudyView(ipywidgets.VBox):
             self.select(change["new"] or None)
 
     def _on_best(self) -> None:
-        best = summary.recommended(self._state)
+        best = recommended_trial(self._state)
         if best is not None:
             self.select(best.name)
 

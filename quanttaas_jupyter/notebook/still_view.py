@@ -15,11 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..core.frontier import is_uncertain, recommended_trial
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
 from ..views.legend import shapes
 from ..views.scene import Scene, compose, is_percent, max_drop, shown, steps
-from ..views.summary import is_open_question, recommended, summary
+from ..views.summary import summary
 
 __all__ = ["StillView", "figure", "html", "mimebundle", "summary", "text"]
 
@@ -109,7 +110,7 @@ def html(state: StudyState, picture: bytes | None = None) -> str:
         f'<th style="{left if column in ("trial", "") else "text-align:right"}">{column}</th>'
         for column in ("trial", name, "drop", "size", "", "latency", "", "")
     )
-    best = recommended(state)
+    best = recommended_trial(state)
     body = "".join(_row(state, trial, trial is best) for trial in state.trials.values())
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
     label = f"{escape(state.name or 'study')} · {escape(state.id)} · {escape(state.status)}"
@@ -274,7 +275,7 @@ def _remark(state: StudyState, trial: TrialState) -> str:
     remarks = [] if trial.metrics.get("metric") is not None else [_SIGNS.get(trial.status, trial.status)]
     if trial.status == "measured":
         remarks = [_SIGNS["measured"]]
-    if allowed is not None and is_open_question(trial, allowed):
+    if allowed is not None and is_uncertain(trial, allowed):
         remarks.append("uncertain")
     return "; ".join([remark for remark in remarks if remark] + list(trial.warnings))
 

@@ -17,6 +17,7 @@ from .. import stages
 from ..core import catalogue
 from ..core.device import Device, this_device
 from ..core.recipe import CALLABLE, Prune, Recipe, Recover
+from ..core.state import is_baseline
 from ..techniques.availability import refuse_unbuilt
 from ..techniques.prune import PRUNERS
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
@@ -122,11 +123,6 @@ class Plan:
         """Return the baseline in the trial's runtime."""
         runtime = trial.config["runtime"]
         return next(t for t in self.trials.values() if t.is_baseline and t.config["runtime"] == runtime)
-
-
-def is_baseline(config: Config) -> bool:
-    """Return whether a configuration is that of a baseline."""
-    return config["prune"] is None and config["quantize"] == "none"
 
 
 def baseline_config(runtime: str) -> dict[str, Any]:

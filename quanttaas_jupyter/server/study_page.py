@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
+from ..core.frontier import recommended_trial
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
 from ..views import study_heading as words
 from ..views import trial_card as facts
 from ..views.legend import legend
 from ..views.scene import Scene, compose, is_percent, runtimes, steps
-from ..views.summary import recommended
 from .study_list import actions
 
 _STATUS = {"finished": "", "measured": "latency pending", "cut": "cut early", "cancelled": "not measured"}
@@ -27,7 +27,7 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         axis: ``size`` or ``latency``.
         log: Whether that axis is logarithmic.
     """
-    best, bar = recommended(state), words.progress(state)
+    best, bar = recommended_trial(state), words.progress(state)
     about = [f"study {state.id}", str(state.model.get("class", "")), words.place(state)]
     return {
         "store": store,

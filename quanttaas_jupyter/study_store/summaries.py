@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.frontier import best_trial, pareto
+from ..core.frontier import pareto, recommended_trial
 from ..core.state import StudyState
 from ..views import format as fmt
 
@@ -45,10 +45,8 @@ def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
 
 def _recommended(state: StudyState) -> dict[str, Any] | None:
     """Return the name and ratios of the best trial under the goal so far, or None if only the baseline meets it."""
-    if state.goal.get("max_drop") is None:
-        return None
-    best = best_trial(state.trials.values(), float(state.goal["max_drop"]), str(state.goal.get("minimize", "size")))
-    if best is None or best.is_baseline:
+    best = recommended_trial(state)
+    if best is None:
         return None
     return {"trial": best.name, **{key: best.metrics.get(key) for key in ("size_ratio", "speedup")}}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..core.frontier import is_uncertain
 from ..core.state import StudyState
 from . import format as fmt
 from .scene import max_drop, runtimes, shown
-from .summary import is_open_question
 
 
 class Key(NamedTuple):
@@ -27,7 +27,7 @@ def legend(state: StudyState) -> list[list[Key]]:
     colors = dict.fromkeys(str(trial.config.get("quantize", "none")) for trial in state.trials.values())
     allowed = max_drop(state)
     marks = []
-    if allowed is not None and any(is_open_question(trial, allowed) for trial in trials):
+    if allowed is not None and any(is_uncertain(trial, allowed) for trial in trials):
         marks.append(Key("uncertain", "", "uncertain: interval crosses the goal"))
     if state.preview:
         marks.append(Key("preview", "", "eager PyTorch"))

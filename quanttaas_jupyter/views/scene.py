@@ -154,7 +154,7 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
             high=_scaled(trial.metrics.get("metric_high"), scale),
             color=fmt.color(trial.config),
             marker=fmt.marker(trial.config, runtimes(state)),
-            uncertain=allowed is not None and not trial.is_baseline and is_uncertain(trial, allowed),
+            uncertain=allowed is not None and is_uncertain(trial, allowed),
             facts=facts(state, trial),
         )
         for trial in drawn

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..core.frontier import is_uncertain
 from ..core.state import StudyState, TrialState
 from . import format as fmt
 from .scene import is_percent, max_drop
 from .study_heading import Notice, capital
-from .summary import is_open_question
 
 _NAMES_SHOWN = 6
 """Layers named in one line of a card; the others are counted."""
@@ -99,7 +99,7 @@ def layers(trial: TrialState) -> list[Layers]:
 def doubt(state: StudyState, trial: TrialState) -> Notice | None:
     """Return a notice if the interval of a trial crosses the goal, or None."""
     allowed = max_drop(state)
-    if allowed is None or not is_open_question(trial, allowed):
+    if allowed is None or not is_uncertain(trial, allowed):
         return None
     limit = fmt.allowance(allowed, is_percent(state))
     return Notice("calm", f"Uncertain: it may lose more than {limit}, the interval says.")

@@ -14,9 +14,10 @@ from typing import Any
 
 from ...core import catalogue
 from ...core.recipe import Prune, Recipe
+from ...core.state import is_baseline
 from ...techniques.availability import built_quantizations
 from ...techniques.quantize import QUANTIZERS
-from ..plan import baseline_config, is_baseline
+from ..plan import baseline_config
 from . import Config, Outcome, Seen
 from .convergence import cost_of, has_settled
 from .first_trials import first_trials, gentler, likely_quantizations

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from ...core.recipe import Goal
-from ..plan import is_baseline
+from ...core.state import is_baseline
 from . import Config, Outcome
 from .convergence import cost_of
 
