@@ -15,7 +15,6 @@ from tests.cloud import gcs, gcs_server, proxy  # noqa: F401 (fixtures)
 from tests.loopback import loopback, ray_head  # noqa: F401 (fixtures)
 from tests.networks import Digits, train_digits
 
-
 _ON_RAY = {"loopback", "ray_head"}
 _STARTS_RAY = {"test_clusters.py"}
 

@@ -40,6 +40,7 @@ class EngineConfig(BaseModel):
         idle_minutes: Minutes without work after which the engine ends.
         stage_timeout: Seconds after which a stage counts as hung.
         recover_timeout: Seconds after which a stage that trains counts as hung.
+        lease_seconds: Seconds after which the studies of an engine that died count as interrupted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,7 @@ class EngineConfig(BaseModel):
     idle_minutes: float = Field(default=10.0, gt=0)
     stage_timeout: float = Field(default=900.0, gt=0)
     recover_timeout: float = Field(default=7200.0, gt=0)
+    lease_seconds: float = Field(default=30.0, ge=3)
 
 
 class SlotConfig(BaseModel):

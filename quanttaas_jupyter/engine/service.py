@@ -126,7 +126,7 @@ class Resident:
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
             raise QuantTaaSError("its study.json is not the one that was handed over")
         record = json.loads(data)
-        lease = Lease(store, study, uuid.uuid4().hex, self._name)
+        lease = Lease(store, study, uuid.uuid4().hex, self._name, self._config.lease_seconds)
         if not lease.take():
             holder = read_lease(store, study)
             log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")

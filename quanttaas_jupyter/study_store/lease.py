@@ -14,8 +14,8 @@ from ..store.base import MissingKey, Store
 
 SECONDS = 30.0
 """Seconds for which a lease is held; chosen, not tuned. A longer one delays the takeover from a dead engine."""
-RENEW_EVERY = 10.0
-"""Seconds between renewals, a third of ``SECONDS``, so that two renewals may fail before the lease runs out."""
+_RENEWALS = 3
+"""Renewals in the time of a lease, so that two of them may fail before it runs out."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class LeaseInfo:
 class Lease:
     """Lease held by this process; ``renew`` and ``release`` return whether no other engine has taken it."""
 
-    def __init__(self, store: Store, study: str, owner: str, engine: str) -> None:
-        self._store, self._key = store, lease_key(study)
+    def __init__(self, store: Store, study: str, owner: str, engine: str, seconds: float = SECONDS) -> None:
+        self._store, self._key, self._seconds = store, lease_key(study), seconds
         self._owner, self._engine = owner, engine
         self._bytes = b""
         self.is_lost = False
@@ -50,11 +50,11 @@ class Lease:
         if present is not None and _parse(present).is_held(now):
             return False
         self.is_lost = False
-        return self._write(present, now + SECONDS)
+        return self._write(present, now + self._seconds)
 
     def renew(self) -> bool:
-        """Hold the lease for another ``SECONDS``; return False if another engine has taken it."""
-        return self._write(self._bytes, time.time() + SECONDS)
+        """Hold the lease for as long again; return False if another engine has taken it."""
+        return self._write(self._bytes, time.time() + self._seconds)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -62,7 +62,7 @@ class Lease:
         over = threading.Event()
 
         def renew() -> None:
-            while not over.wait(RENEW_EVERY):
+            while not over.wait(self._seconds / _RENEWALS):
                 # An unreachable store may answer again before the lease runs out.
                 with suppress(StoreError):
                     if not self.renew():

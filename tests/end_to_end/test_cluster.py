@@ -31,7 +31,6 @@ from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.core.versions import versions
 from quanttaas_jupyter.notebook.magics import load
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.study_store import lease
 from quanttaas_jupyter.study_store import records as studies
 from tests.loopback import NAME, Loopback, engines, raylets, stage_workers, until
 from tests.networks import Digits
@@ -44,6 +43,7 @@ QUICK = {
     "quantize": ["none", "int8"],
     "latency": {"threads": 1},
 }
+LEASE = 6
 SLOW = {**QUICK, "prune": [0, 0.3, 0.6], "recover": {"method": "distill", "epochs": 25}}
 
 
@@ -138,13 +138,17 @@ def test_a_killed_node_costs_what_ran_there_and_nothing_else(digits: Digits, loo
     check_nothing_is_lost_or_doubled(study)
 
 
-def test_a_killed_driver_leaves_an_interrupted_study_that_resumes(digits: Digits, loopback: Loopback) -> None:
+def test_a_killed_driver_leaves_an_interrupted_study_that_resumes(
+    digits: Digits, loopback: Loopback, home: Path
+) -> None:
+    with (home / "config.yaml").open("a") as config:
+        config.write(f"engine: {{lease_seconds: {LEASE}}}\n")
     study = send(digits, loopback, SLOW)
     wait_until(study, is_training)
     for engine in engines(study.store):
         engine.kill()
     before = check_nothing_is_lost_or_doubled(study)
-    wait_until(study, lambda state: state.status == "interrupted", lease.SECONDS + 20)
+    wait_until(study, lambda state: state.status == "interrupted", LEASE + 20)
     study.resume().wait(300)
     after = check_nothing_is_lost_or_doubled(study)
     assert after[: len(before)] == before

@@ -17,7 +17,6 @@ from quanttaas_jupyter.core.errors import NotTrusted, StoreError, StudyFailed, W
 from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.store import open_store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import lease
 from quanttaas_jupyter.study_store import records as studies
 from tests.conftest import engine_pid, is_running
 from tests.networks import Digits
@@ -36,6 +35,9 @@ def until(study: qt.Study, holds: Callable[[StudyState], bool], seconds: float =
         assert time.monotonic() < deadline, state
         time.sleep(0.05)
     return state
+
+
+LEASE = 6
 
 
 def is_training(state: StudyState) -> bool:
@@ -63,16 +65,16 @@ def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, home: Path
 
 
 @pytest.mark.slow
-def test_a_killed_engine_leaves_an_interrupted_study_that_resumes(
-    digits: Digits, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_engine_leaves_an_interrupted_study_that_resumes(digits: Digits, home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "config.yaml").write_text(f"engine: {{lease_seconds: {LEASE}}}\n")
     study = qt.compress(digits.model, digits.test, recipe=SLOW, train=digits.train)
     until(study, is_training)
     pid = engine_pid(home)
     workers = [process.pid for process in psutil.Process(pid).children(recursive=True)]
     os.kill(pid, signal.SIGKILL)
     before = finished_stages(study)
-    until(study, lambda state: state.status == "interrupted", lease.SECONDS + 15)
+    until(study, lambda state: state.status == "interrupted", LEASE + 15)
     assert not [worker for worker in workers if is_running(worker)]
     with pytest.raises(StudyFailed, match="interrupted"):
         study.wait(5)

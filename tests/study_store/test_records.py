@@ -7,7 +7,7 @@ import pytest
 from quanttaas_jupyter.core.errors import NotFound, QuantTaaSError
 from quanttaas_jupyter.store import Store, blobs, open_store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import deletion, lease
+from quanttaas_jupyter.study_store import deletion
 from quanttaas_jupyter.study_store import records as studies
 from quanttaas_jupyter.study_store.lease import Lease, read_lease
 
@@ -141,11 +141,8 @@ def test_a_running_study_is_not_deleted(store: Store) -> None:
         deletion.delete_study(store, "abcd1234")
 
 
-def test_a_lease_is_kept_beside_long_work_and_lost_when_another_takes_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "RENEW_EVERY", 0.05)
-    mine = Lease(store, "abcd1234", "mine", "engine")
+def test_a_lease_is_kept_beside_long_work_and_lost_when_another_takes_it(store: Store) -> None:
+    mine = Lease(store, "abcd1234", "mine", "engine", seconds=0.15)
     assert mine.take()
     first = read_lease(store, "abcd1234")
     with mine.kept():
