@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..core import catalogue
 from ..core.failures import StageError
 from ..store import blobs
 from ..techniques import portable_model as portable
-from ..techniques.evaluate import sqnr
+from ..techniques.evaluate.sqnr import sqnr_db
 from ..techniques.prune import PRUNERS, PruneJob
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
 from ..techniques.quantize import QUANTIZERS, QuantizeJob
@@ -169,9 +168,8 @@ class CalibrationJudge:
         return inference.drop_between(metric, function, mine, self._original, self._targets, class_dim)
 
     def sqnr_db(self, path: Path) -> float:
-        """Return the SQNR of the outputs against the unquantized ones, in decibels; infinite if they are equal."""
-        found = sqnr.sqnr_db(self._outputs(path), self._reference)
-        return math.inf if found is None else found
+        """Return the SQNR of the outputs against the unquantized ones, in decibels; 120 if they are equal."""
+        return sqnr_db(self._outputs(path), self._reference)
 
     @cached_property
     def _reference(self) -> Any:

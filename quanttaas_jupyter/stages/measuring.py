@@ -9,9 +9,10 @@ import numpy as np
 
 from ..bundle import batches as data
 from ..bundle.structure import flatten, unflatten
-from ..techniques.evaluate import intervals, metrics, sqnr
+from ..techniques.evaluate import intervals, metrics
 from ..techniques.evaluate.latency import interleaved_latency, timed
 from ..techniques.evaluate.predictions import Predictions
+from ..techniques.evaluate.sqnr import LOSSLESS_DB, sqnr_db
 from . import inference
 from .context import Context
 
@@ -93,13 +94,13 @@ def _against(context: Context, mine: Predictions, whole: metrics.Score) -> dict[
     metric, function = context.settings["metric"], context.function("metric")
     original = metrics.score(metric, function, replace(mine, outputs=mine.reference))
     drop = intervals.drop_of(metric, function, mine, whole, original, context.settings["seed"])
-    agreement = metrics.agreement(mine)
+    agreement, decibels = metrics.agreement(mine), sqnr_db(mine.outputs, mine.reference)
     return {
         "drop": drop.value,
         "drop_low": drop.low,
         "drop_high": drop.high,
         "agreement": None if agreement is None else float(np.mean(agreement)),
-        "sqnr_db": sqnr.sqnr_db(mine.outputs, mine.reference),
+        "sqnr_db": decibels if decibels < LOSSLESS_DB else None,
     }
 
 

@@ -17,6 +17,7 @@ from quanttaas_jupyter.planning.search import first_plan
 from quanttaas_jupyter.stages import building
 from quanttaas_jupyter.store import blobs
 from quanttaas_jupyter.store.local import LocalStore
+from quanttaas_jupyter.techniques.evaluate.sqnr import LOSSLESS_DB
 from quanttaas_jupyter.techniques.runtimes import Runtime
 from tests.engine.inline import drive
 from tests.planning.test_plan import record
@@ -120,7 +121,7 @@ def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_p
     judge = building.CalibrationJudge(context_of(store, inputs, monkeypatch), samples)
     assert judge.drop(tmp_path / "quantized") == pytest.approx(0.3)
     assert judge.drop(tmp_path / "pruned") == pytest.approx(0.2)
-    assert judge.sqnr_db(tmp_path / "pruned") == np.inf
+    assert judge.sqnr_db(tmp_path / "pruned") == LOSSLESS_DB
 
 
 def test_the_original_is_an_input_of_what_decides_by_the_goal_and_so_in_its_key() -> None:

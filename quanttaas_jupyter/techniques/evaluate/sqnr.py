@@ -11,9 +11,14 @@ _MASKED = 1e8
 """Magnitude from which a score is a mask ("never this class") instead of a prediction; chosen, not tuned."""
 
 
-def sqnr_db(outputs: Any, reference: Any) -> float | None:
-    """Return the SQNR in decibels over all floating-point outputs, or None if the outputs are equal.
+LOSSLESS_DB = 120.0
+"""Largest SQNR in decibels that is reported, about the rounding of float32; it means no difference."""
 
+
+def sqnr_db(outputs: Any, reference: Any) -> float:
+    """Return the SQNR in decibels over all floating-point outputs.
+
+    It lies between ``-LOSSLESS_DB``, where an output is not finite, and ``LOSSLESS_DB``, where outputs are equal.
     Positions where the reference is masked (scores of -1e30) are left out, because their squares would outweigh all
     others.
     """
@@ -24,9 +29,11 @@ def sqnr_db(outputs: Any, reference: Any) -> float | None:
             kept = theirs[counted].double()
             signal += float((kept**2).sum())
             noise += float(((mine[counted].double() - kept) ** 2).sum())
+    if not math.isfinite(noise):
+        return -LOSSLESS_DB
     if noise == 0 or signal == 0:
-        return None
-    return 10 * math.log10(signal / noise)
+        return LOSSLESS_DB
+    return max(-LOSSLESS_DB, min(10 * math.log10(signal / noise), LOSSLESS_DB))
 
 
 def _unmasked(reference: Any) -> Any:

@@ -15,7 +15,7 @@ from ...bundle.batches import Batch, call
 from ...bundle.structure import flatten, unflatten
 from ...core.catalogue import Technique
 from ...core.failures import StageError
-from ..evaluate.sqnr import sqnr_db
+from ..evaluate.sqnr import LOSSLESS_DB, sqnr_db
 from . import PRUNERS, RANKERS, Pruned, PruneJob, Ranking
 from .cutting import Cutter
 from .importance import applicable, of_groups
@@ -31,8 +31,6 @@ _RANKED_ON = 128
 """Samples on which the sensitivity of layers is measured; chosen, not tuned. More cost time in proportion."""
 _RANKED_GROUPS = 96
 """Groups that are ranked, the largest first; chosen, not tuned, to bound the time on deep networks."""
-_TOP_DB = 120.0
-"""Largest SQNR in decibels that is reported, about the rounding of float32; larger values mean no difference."""
 
 _WAY_OUT = "name fewer layers in 'ignore', or try unstructured pruning"
 
@@ -96,7 +94,7 @@ def rank(job: PruneJob) -> Ranking:
         least = group.units[np.argsort(score, kind="stable")[: len(group.units) // 2]]
         decibels = _masked_db(job, units, least, sample, reference)
         for layer in group.layers:
-            found[layer] = min(decibels, found.get(layer, _TOP_DB))
+            found[layer] = min(decibels, found.get(layer, LOSSLESS_DB))
     return sorted(found.items(), key=lambda item: item[1])
 
 
@@ -121,7 +119,7 @@ def _best(job: PruneJob, cutter: Cutter, kinds: tuple[str, ...]) -> str:
     found = {}
     for kind in kinds:
         if cutter.cut(kind):
-            found[kind] = _db(_outputs(job, sample), reference)
+            found[kind] = sqnr_db(_outputs(job, sample), reference)
             job.report(f"importance {kind}: outputs at {found[kind]:.1f} dB right after pruning")
         cutter.undo()
     return max(found, key=lambda kind: found[kind], default=kinds[0])
@@ -141,7 +139,7 @@ def _masked_db(job: PruneJob, units: Units, removed: np.ndarray, sample: Batch, 
                 backup.setdefault(axis.name, parameters[axis.name].clone())
                 parameters[axis.name].index_fill_(axis.dim, torch.from_numpy(gone), 0.0)
         try:
-            return _db(_outputs(job, sample), reference)
+            return sqnr_db(_outputs(job, sample), reference)
         finally:
             for name, values in backup.items():
                 parameters[name].copy_(values)
@@ -153,13 +151,6 @@ def _outputs(job: PruneJob, sample: Batch) -> Any:
     with torch.no_grad():
         leaves, structure = flatten(call(job.model, job.examples.inputs, sample.inputs))
     return unflatten(structure, [leaf for _, leaf in leaves])
-
-
-def _db(outputs: Any, reference: Any) -> float:
-    found = sqnr_db(outputs, reference)
-    if found is None:
-        return _TOP_DB
-    return min(_TOP_DB, found) if np.isfinite(found) else -_TOP_DB
 
 
 def _because(found: Trace) -> str:

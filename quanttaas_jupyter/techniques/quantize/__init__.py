@@ -31,7 +31,7 @@ class Judge(Protocol):
         """Return the ``drop`` of an open session."""
 
     def sqnr_db(self, path: Path) -> float:
-        """Return the SQNR of the outputs against the unquantized ones, in decibels; infinite if they are equal."""
+        """Return the SQNR of the outputs against the unquantized ones, in decibels; 120 if they are equal."""
 
 
 @dataclass(frozen=True)

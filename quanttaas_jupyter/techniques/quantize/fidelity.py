@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from ..evaluate import sqnr
+from ..evaluate.sqnr import sqnr_db
 from ..runtimes import Session
 from . import QuantizeJob
 
 _SAMPLES, _BATCH = 128, 32
 """Calibration samples to compare, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
-LOSSLESS_DB = 120.0
-"""Largest SQNR in decibels that is reported, about the rounding of float32; larger values mean no difference."""
 
 
-def sqnr_db(session: Session, source: Session, job: QuantizeJob) -> float:
+def session_sqnr_db(session: Session, source: Session, job: QuantizeJob) -> float:
     """Return the SQNR in dB of a session's outputs on calibration samples, from -120 (not finite) to 120."""
     import torch
 
@@ -25,7 +22,4 @@ def sqnr_db(session: Session, source: Session, job: QuantizeJob) -> float:
         arrays = [leaf.numpy() for leaf in batch.inputs]
         mine += [torch.from_numpy(array) for array in session(arrays)]
         theirs += [torch.from_numpy(array) for array in source(arrays)]
-    found = sqnr.sqnr_db(mine, theirs)
-    if found is None:
-        return LOSSLESS_DB
-    return found if math.isfinite(found) else -LOSSLESS_DB
+    return sqnr_db(mine, theirs)

@@ -14,6 +14,7 @@ import numpy as np
 from ...bundle.batches import call
 from ...core.failures import StageError
 from ..evaluate.predictions import main_output
+from ..evaluate.sqnr import LOSSLESS_DB
 from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from ..runtimes.onnx_graph import layers_of
 from . import QuantizeJob, Ranking
@@ -23,8 +24,6 @@ _SAMPLES, _BATCH = 512, 32
 """Calibration samples, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
 _SCORED_BATCHES = 4
 """Batches on which ``auto_quantize`` scores layers; chosen, not tuned: it runs the model for each layer."""
-_LOSSLESS = 120.0
-"""Largest figure in decibels that is reported; larger values mean no difference."""
 _NAMED = 3
 """Layers named in a warning; the others are summed up."""
 _DOING, _HINT = "quantize", "use int8"
@@ -248,7 +247,7 @@ def _limits(layer: Any) -> np.ndarray | None:
 
 
 def _decibels(divergence: float) -> float:
-    return float(min(_LOSSLESS, -10 * np.log10(max(divergence, 1e-12))))
+    return float(min(LOSSLESS_DB, -10 * np.log10(max(divergence, 1e-12))))
 
 
 def _module(job: QuantizeJob) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluate.sqnr import sqnr_db
 from . import QuantizeJob
 
 _SAMPLES = 512
@@ -29,8 +30,6 @@ _LEVELS = 128
 """Levels of the magnitude in eight bits, as in Migacz (2017)."""
 _STEP = 16
 """Bins between two cuts that are compared; chosen, not tuned. 1 is exact, and takes 16 times as long."""
-_LOSSLESS_DB = 120.0
-"""Largest SQNR in decibels that is reported, about the rounding of float32; larger values mean no difference."""
 
 Ranges = dict[str, tuple[np.float32, np.float32]]
 """Smallest and largest value to represent, by tensor; the range always contains zero."""
@@ -126,16 +125,13 @@ class Reference:
     def sqnr_db(self, model: Any) -> float:
         """Return the SQNR in dB of a graph's outputs, from -120 (some are not finite) to 120."""
         session = open_model(model)
-        signal = noise = 0.0
-        for feed, expected in zip(self._feeds, self._outputs, strict=True):
-            for mine, theirs in zip(session.run(None, feed), expected, strict=True):
-                if theirs.dtype.kind == "f":
-                    signal += float((theirs.astype(np.float64) ** 2).sum())
-                    noise += float(((mine.astype(np.float64) - theirs) ** 2).sum())
-        if not math.isfinite(noise):
-            return -_LOSSLESS_DB
-        ratio = 10 * math.log10(signal / noise) if noise and signal else _LOSSLESS_DB
-        return max(-_LOSSLESS_DB, min(ratio, _LOSSLESS_DB))
+        return sqnr_db(_tensors([session.run(None, feed) for feed in self._feeds]), _tensors(self._outputs))
+
+
+def _tensors(outputs: list[list[np.ndarray]]) -> list[Any]:
+    import torch
+
+    return [torch.from_numpy(array) for arrays in outputs for array in arrays if array.dtype.kind == "f"]
 
 
 def _note(activation: Activation, array: np.ndarray, values: int, by_channel: bool) -> None:

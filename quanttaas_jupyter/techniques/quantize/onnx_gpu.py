@@ -12,7 +12,7 @@ from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from ..runtimes.onnxruntime import open_session
 from . import Quantized, QuantizeJob
 from . import modelopt_scales as modelopt
-from .fidelity import sqnr_db
+from .fidelity import session_sqnr_db
 from .layer_bisection import fewest_kept
 from .modelopt_scales import Scaled, Scales, scaled
 from .onnx_calibration import observe, ranges_by
@@ -49,7 +49,7 @@ def calibrated(job: QuantizeJob, kind: str, graph: Path) -> Quantized:
         made = with_symmetric_qdq(model, ranges_by(calibrator, seen), kind, kept)
         save(made, graph)
         session = open_session(graph, torch.get_num_threads(), job.names, fuses=False)
-        if (found := sqnr_db(session, source, job)) > quality:
+        if (found := session_sqnr_db(session, source, job)) > quality:
             best, quality, chosen = made, found, calibrator
         if quality >= _GOOD_DB:
             break

@@ -12,7 +12,7 @@ from ...core.failures import StageError, optional
 from ..runtimes import Session
 from ..runtimes.openvino_file import core, feed_of, ignored_nodes, layers_of, load, save, session_of, store_as
 from . import QUANTIZERS, Quantized, QuantizeJob
-from .fidelity import sqnr_db
+from .fidelity import session_sqnr_db
 from .saturation import FULL_BITS, NARROW_BITS, saturates
 
 _SAMPLES, _BATCH = 300, 32
@@ -48,7 +48,7 @@ def quantize(job: QuantizeJob) -> Quantized:
             fix = {"overflow_fix": nncf.OverflowFix.ENABLE} if bits == NARROW_BITS else {}
             with _in_one_sentence():
                 made = nncf.quantize(model, _samples(nncf, job, model), **_options(nncf, model, job, **options, **fix))
-            if (found := sqnr_db(_opened(made, job), source, job)) > quality:
+            if (found := session_sqnr_db(_opened(made, job), source, job)) > quality:
                 best, quality = made, found
                 choices = {"calibrator": name, **({"weight_bits": bits} if fix else {})}
         if "weight_bits" in choices:

@@ -128,7 +128,15 @@ def test_outputs_that_do_not_fit_the_targets_are_refused() -> None:
 def test_signal_to_noise_is_in_decibels() -> None:
     reference = torch.ones(100)
     assert sqnr.sqnr_db(reference + 0.1, reference) == pytest.approx(20, abs=0.01)
-    assert sqnr.sqnr_db(reference, reference) is None
+    assert sqnr.sqnr_db(10 * reference, reference) == pytest.approx(-19.08, abs=0.01)
+
+
+def test_signal_to_noise_has_bounds_so_that_techniques_can_compare() -> None:
+    reference = torch.ones(100)
+    assert sqnr.sqnr_db(reference, reference) == sqnr.LOSSLESS_DB
+    assert sqnr.sqnr_db(reference.double() + 1e-9, reference) == sqnr.LOSSLESS_DB
+    for broken in (float("nan"), float("inf")):
+        assert sqnr.sqnr_db(torch.full((100,), broken), reference) == -sqnr.LOSSLESS_DB
 
 
 def test_latency_takes_turns_after_ten_warm_ups() -> None:
