@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import DataError
+from ..core.failures import one_line
 from .batches import Batch, Batches, stratified
 from .structure import Structure, flatten, unflatten
 
@@ -79,9 +80,8 @@ class Source:
         except DataError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[-1:] or [""]
             raise DataError(
-                f"{self._option} cannot be read at batch {len(self._batches)}: {type(error).__name__}: {reason[0]}"
+                f"{self._option} cannot be read at batch {len(self._batches)}: {one_line(error, last=True)}"
             ) from error
         batch, names, structures = _parsed(item, self._option)
         if self._structures is None:

@@ -7,10 +7,10 @@ are not class scores it is their R2 against the original model's outputs, 0 at w
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
-from ..core.errors import MetricError
+from ..core.errors import MetricError, did_you_mean
+from ..core.failures import first_line
 from ..store import blobs
 from ..store.base import Store
 from .batches import Batches
@@ -79,8 +79,7 @@ def _named(name: str) -> dict[str, Any]:
     found = torchmetrics_class(name)
     if found is None:
         known = {key: cls.__name__ for key, cls in _torchmetrics().items()} | {item: item for item in BUILT_IN}
-        near = difflib.get_close_matches(normal, known, n=1)
-        hint = f"did you mean {known[near[0]]!r}?" if near else "see torchmetrics for names"
+        hint = did_you_mean(normal, known, "see torchmetrics for names.")
         raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
     higher = _higher_is_better(found)
     if higher is None:
@@ -104,7 +103,7 @@ def _callable(metric: Any) -> tuple[dict[str, Any], bytes]:
     try:
         pickled = dumps(function)
     except Exception as error:
-        raise MetricError(f"the metric cannot be sent: {str(error).splitlines()[0]}") from None
+        raise MetricError(f"the metric cannot be sent: {first_line(error)}") from None
     name = getattr(function, "__name__", type(function).__name__)
     found = {
         "name": "metric" if name == "<lambda>" else name,

@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 
 from ..core.errors import ModelError
+from ..core.failures import first_line
 from .digest import digest
 from .local_code import pickled_by_value
 
@@ -105,7 +106,7 @@ def dumps(module: Any) -> bytes:
         culprit = _unpicklable_member(module)
         where = f"{culprit} cannot be pickled" if culprit else "it cannot be pickled"
         raise ModelError(
-            f"the model cannot be sent: {where} ({str(error).splitlines()[0]}); "
+            f"the model cannot be sent: {where} ({first_line(error)}); "
             "remove that member before compressing, or make it in forward()"
         ) from None
     return stream.getvalue()

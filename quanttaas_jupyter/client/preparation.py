@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -17,8 +16,8 @@ from ..bundle import model as models
 from ..bundle.data import Source, open_source
 from ..bundle.function import Function
 from ..bundle.structure import flatten, unflatten
-from ..core.errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError
-from ..core.failures import StageError
+from ..core.errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError, did_you_mean
+from ..core.failures import StageError, first_line
 from ..core.recipe import Recipe, recover_function
 from ..core.versions import versions
 from ..techniques.availability import refuse_unbuilt
@@ -162,8 +161,7 @@ def _refuse_unknown_modules(module: Any, ignore: tuple[str, ...]) -> None:
     classes = {type(child).__name__ for child in module.modules()}
     for name in ignore:
         if name not in names and name not in classes:
-            near = difflib.get_close_matches(name, names | classes, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "name a module such as 'layer1.conv' or a class"
+            hint = did_you_mean(name, names | classes, "name a module such as 'layer1.conv' or a class")
             raise RecipeError(f"ignore: the model has no module or class {name!r}; {hint}")
 
 
@@ -183,7 +181,7 @@ def _loaded(snapshot: models.ModelSnapshot) -> Any:
     try:
         return models.loads(snapshot.data)
     except Exception as error:
-        raise ModelError(f"the model cannot be sent: its copy does not load ({_short(error)})") from None
+        raise ModelError(f"the model cannot be sent: its copy does not load ({first_line(error)})") from None
 
 
 def _run(model: Any, first: data.Batches, batch: data.Batch) -> Any:
@@ -196,7 +194,7 @@ def _run(model: Any, first: data.Batches, batch: data.Batch) -> Any:
     except Exception as error:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in batch.inputs)
         raise DataError(
-            f"the inputs of --data do not fit the model: {_short(error)} (inputs of shape {shapes})"
+            f"the inputs of --data do not fit the model: {first_line(error)} (inputs of shape {shapes})"
         ) from None
     for name, leaf in flatten(outputs)[0]:
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
@@ -286,7 +284,7 @@ def _recovery(recipe: Any) -> Function | None:
     try:
         return Function.of(function)
     except Exception as error:
-        raise RecipeError(f"recover: the function cannot be sent: {_short(error)}") from None
+        raise RecipeError(f"recover: the function cannot be sent: {first_line(error)}") from None
 
 
 def _checked_name(name: str) -> str:
@@ -294,8 +292,3 @@ def _checked_name(name: str) -> str:
     if not cleaned or len(cleaned) > 80:
         raise QuantTaaSError("the name of a study has 1 to 80 characters")
     return cleaned
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

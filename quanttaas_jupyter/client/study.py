@@ -6,7 +6,6 @@ A Study reads only the store. It can be opened in any kernel, while the study ru
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import getpass
 import hashlib
 import shutil
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compute.clusters import is_configured, open_cluster
-from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
+from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy, did_you_mean
+from ..core.failures import StageError, one_line
 from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState, fold
@@ -88,7 +88,6 @@ class Trial:
             QuantTaaSError: The trial has no artifact, its blob was deleted, or it cannot run on this machine.
         """
         from ..core.device import physical_cores
-        from ..core.failures import StageError
         from ..techniques.runtimes import RUNTIMES
         from .loaded_model import LoadedModel
 
@@ -211,8 +210,7 @@ class Study:
     def __getitem__(self, name: str) -> Trial:
         trials = self.state.trials
         if name not in trials:
-            near = difflib.get_close_matches(str(name), trials, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(trials) or 'none yet'}"
+            hint = did_you_mean(name, trials, f"there are {', '.join(trials) or 'none yet'}")
             raise NotFound(f"study {self.id} has no trial {name!r}; {hint}")
         return Trial(self, trials[name])
 
@@ -405,7 +403,7 @@ class Study:
             except QuantTaaSError as error:
                 self._trouble = str(error)
             except Exception as error:
-                self._trouble = f"no engine could be started: {type(error).__name__}: {error}"
+                self._trouble = f"no engine could be started: {one_line(error)}"
 
     def __repr__(self) -> str:
         from ..views.text import study_text

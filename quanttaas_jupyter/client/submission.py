@@ -15,7 +15,7 @@ from ..bundle import metric as metrics
 from ..bundle import model as models
 from ..compute.clusters import Cluster
 from ..core.errors import ClusterError, DataError, ModelError, QuantTaaSError
-from ..core.failures import StageError
+from ..core.failures import StageError, one_line
 from ..core.recipe import Prune
 from ..core.state import StudyState
 from ..core.versions import differences, minor, versions
@@ -93,7 +93,7 @@ class Submission:
         except QuantTaaSError as error:
             self._error = str(error)
         except Exception as error:
-            self._error = f"the study could not be submitted: {type(error).__name__}: {error}"
+            self._error = f"the study could not be submitted: {one_line(error)}"
         finally:
             self._done.set()
 

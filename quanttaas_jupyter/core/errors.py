@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """Return ``did you mean 'int8'?`` for the known name that is nearest to a misspelled one.
+
+    Args:
+        name: What was given.
+        known: The names that exist; the values of a mapping are shown in place of its keys.
+        otherwise: What to return if no name is near.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    if not near:
+        return otherwise
+    shown = known[near[0]] if isinstance(known, Mapping) else near[0]
+    return f"did you mean {shown!r}?"
+
 
 class QuantTaaSError(Exception):
     """Base class of all errors that a user can fix."""

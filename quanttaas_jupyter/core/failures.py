@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
+_LINE_LENGTH = 300
+"""Characters of an exception's message that a sentence quotes; chosen, not tuned."""
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad allocation")
 
 
@@ -40,9 +43,24 @@ def explain(error: BaseException) -> dict[str, str]:
         return {"reason": error.reason, "hint": error.hint}
     if isinstance(error, TimeoutError):
         return {"reason": str(error) or "the stage took too long", "hint": ""}
-    lines = str(error).strip().splitlines()
-    text = lines[0][:300] if lines else ""
-    return {"reason": f"{type(error).__name__}: {text}" if text else type(error).__name__, "hint": ""}
+    return {"reason": one_line(error), "hint": ""}
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its class if it has no message."""
+    return _lines(error)[0] if _lines(error) else type(error).__name__
+
+
+def one_line(error: BaseException, last: bool = False) -> str:
+    """Return an exception as ``ValueError: message``, with the first (or last) line of its message."""
+    lines = _lines(error)
+    return f"{type(error).__name__}: {lines[-1 if last else 0]}" if lines else type(error).__name__
+
+
+def _lines(error: BaseException) -> list[str]:
+    # Exporters write colours into their messages.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -6,7 +6,6 @@ technique implements for the chosen runtime, is refused at submission (``techniq
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from . import catalogue
-from .errors import RecipeError
+from .errors import RecipeError, did_you_mean
 
 IMPORTANCES = ("auto", "magnitude", "batchnorm", "taylor")
 CALLABLE = "callable"
@@ -41,9 +40,8 @@ def _listed(value: Any) -> list[Any]:
 def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
     if value in known:
         return str(value)
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown {what} {_shown(value)}; {hint}known are {', '.join(known)}")
+    hint = did_you_mean(value, known)
+    raise ValueError(f"unknown {what} {_shown(value)}; {hint}{' ' if hint else ''}known are {', '.join(known)}")
 
 
 def _share_of_parameters(value: Any) -> float:
@@ -373,8 +371,7 @@ def from_yaml(text: str) -> Any:
 def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> None:
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+            hint = did_you_mean(key, list(known), f"known keys are {', '.join(known)}")
             raise RecipeError(f"unknown key {_shown(key)} in {where}; {hint}")
 
 
@@ -397,8 +394,7 @@ def _sentence(first: ErrorDetails) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+        hint = did_you_mean(first["loc"][-1], known, f"known keys are {', '.join(known)}")
         return f"unknown key {_shown(first['loc'][-1])} in {'.'.join(map(str, first['loc'][:-1]))}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error":

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import ipywidgets
 
 from ..core.errors import QuantTaaSError
+from ..core.failures import one_line
 from ..core.frontier import recommended_trial
 from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState
@@ -293,7 +294,7 @@ class StudyView(ipywidgets.VBox):
             self._say(str(error), bad=True)
         except Exception as error:
             # Jupyter hides a traceback from a widget's callback in a log pane.
-            self._say(f"{type(error).__name__}: {error}", bad=True)
+            self._say(one_line(error), bad=True)
         else:
             self._say(done or str(answer))
             return True

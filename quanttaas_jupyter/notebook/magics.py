@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import logging
 import threading
 from argparse import Namespace
@@ -21,7 +20,8 @@ from IPython.utils.process import arg_split
 from ..client import api
 from ..client.study import Study
 from ..core import catalogue
-from ..core.errors import NotFound, QuantTaaSError
+from ..core.errors import NotFound, QuantTaaSError, did_you_mean
+from ..core.failures import one_line
 from ..core.recipe import from_yaml
 from ..core.variable_names import MagicError, check_variable, parse
 from ..views.format import clock, variable
@@ -258,8 +258,7 @@ class QuantTaaSMagics(Magics):
                 f"{name!r} is a variable, not a command; write %quanttaas compress {name}, "
                 f"or %%quanttaas {name} with a recipe in the lines below"
             )
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
+        hint = did_you_mean(name, COMMANDS.keys(), f"commands are {', '.join(COMMANDS)}")
         return f"unknown command {name!r}; {hint}"
 
     def _value(self, text: str | None) -> Any:
@@ -345,15 +344,12 @@ def _reach(text: str, get: Callable[[], Any]) -> Any:
     except MagicError:
         raise
     except Exception as error:
-        raise MagicError(f"{text!r} does not exist: {type(error).__name__}: {error}") from None
+        raise MagicError(f"{text!r} does not exist: {one_line(error)}") from None
 
 
 def _no_such_variable(name: str, namespace: Mapping[str, Any]) -> str:
     visible = [known for known in namespace if not known.startswith("_")]
-    near = difflib.get_close_matches(name, visible, n=1)
-    return f"no such variable {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else "run the cell that defines it first"
-    )
+    return f"no such variable {name!r}; {did_you_mean(name, visible, 'run the cell that defines it first')}"
 
 
 def _is_metric(value: Any) -> bool:
@@ -401,8 +397,7 @@ def _parse(name: str, words: list[str]) -> Namespace:
     except UsageError as error:
         raise MagicError(f"{error}; see %quanttaas {name} -h") from None
     if rest:
-        near = difflib.get_close_matches(rest[0], parser._option_string_actions, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"see %quanttaas {name} -h"
+        hint = did_you_mean(rest[0], parser._option_string_actions.keys(), f"see %quanttaas {name} -h")
         raise MagicError(f"unknown argument {rest[0]!r}; {hint}")
     return cast(Namespace, args)
 

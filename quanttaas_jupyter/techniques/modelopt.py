@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from ..core.failures import StageError, optional
+from ..core.failures import StageError, one_line, optional
 from .attention import layer_by_layer
 
 OFF = {"quantizer_name": "*", "enable": False}
@@ -51,5 +51,4 @@ def in_one_sentence(doing: str, hint: str) -> Iterator[None]:
     except StageError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200].rstrip(":")
-        raise StageError(f"ModelOpt cannot {doing} this model: {type(error).__name__}: {reason}", hint) from error
+        raise StageError(f"ModelOpt cannot {doing} this model: {one_line(error).rstrip(':')}", hint) from error

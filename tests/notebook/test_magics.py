@@ -387,7 +387,7 @@ class TestMistakes:
         assert "write %quanttaas compress model" in kitchen.fail("%quanttaas model --data test_loader")
 
     def test_an_unknown_option_suggests_the_nearest(self, kitchen: Kitchen) -> None:
-        assert "'--dta'; did you mean --data?" in kitchen.fail("%quanttaas compress model --dta test_loader")
+        assert "'--dta'; did you mean '--data'?" in kitchen.fail("%quanttaas compress model --dta test_loader")
 
     def test_a_missing_argument_points_at_the_help(self, kitchen: Kitchen) -> None:
         text = kitchen.fail("%quanttaas load 7f3a")

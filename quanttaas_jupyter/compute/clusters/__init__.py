@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Protocol
 
 from ...core.config import load_config
-from ...core.errors import ClusterError
+from ...core.errors import ClusterError, did_you_mean
 from ...core.versions import versions
 from ...store.base import Store
 from ...study_store import records as studies
@@ -97,8 +96,7 @@ def open_cluster(name: str | None = None) -> Cluster:
         return ThisMachine()
     if wanted not in config.clusters:
         names = [resident.CLUSTER, *config.clusters]
-        near = difflib.get_close_matches(wanted, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)};"
+        hint = did_you_mean(wanted, names, f"there are {', '.join(names)};")
         raise ClusterError(f"no cluster {wanted!r}; {hint} %quanttaas cluster connect NAME ADDRESS adds one")
     return RayCluster(wanted, config.clusters[wanted])
 

@@ -21,6 +21,7 @@ from urllib.parse import urlparse
 
 from ...core.config import ClusterConfig, load_config
 from ...core.errors import ClusterError, MissingDependency
+from ...core.failures import first_line
 from ...core.versions import machine, source
 from ...store.base import Store
 from ...study_store import records as studies
@@ -215,7 +216,7 @@ class RayCluster:
             except RuntimeError as error:
                 if "404" in str(error) or "does not exist" in str(error):
                     return False
-                raise ClusterError(f"cluster {self.name!r} gives no good answer: {_first_line(error)}") from None
+                raise ClusterError(f"cluster {self.name!r} gives no good answer: {first_line(error)}") from None
 
     def _submit(self, client: Any, job: str, store: str, mode: str) -> None:
         package = str(Path(__file__).resolve().parents[2])
@@ -232,7 +233,7 @@ class RayCluster:
             except RuntimeError as error:
                 # Another kernel of this user was first, or the answer to an earlier attempt was lost.
                 if not self._is_up(client, job):
-                    raise ClusterError(f"cluster {self.name!r} took no job: {_first_line(error)}") from None
+                    raise ClusterError(f"cluster {self.name!r} took no job: {first_line(error)}") from None
 
     def _stop(self, client: Any, job: str) -> None:
         with self._words(), contextlib.suppress(RuntimeError):
@@ -366,8 +367,3 @@ def _node(values: dict[str, Any]) -> dict[str, Any]:
         "gpus": float(resources.get("GPU", 0)),
         "gpu": named[0] if named else "",
     }
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

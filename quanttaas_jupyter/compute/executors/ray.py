@@ -23,6 +23,7 @@ from typing import Any
 from ...core.config import Prices, SlotConfig
 from ...core.device import Device
 from ...core.errors import ClusterError
+from ...core.failures import one_line
 from .base import NodeLost, StageCall, StageTimeout, WorkerDied
 from .ray_slots import Fleet, Job, Slot
 from .ray_worker import Run, StageWorker
@@ -325,9 +326,8 @@ class RayExecutor:
         is_up = any(slot.about and slot.has_gpu >= has_gpu for slot in self._slots)
         if self._failed_starts[has_gpu] < _MOST_FAILED_STARTS or is_up:
             return
-        lines = str(error).strip().splitlines()
         self._failed_starts[has_gpu] = 0
-        reason = f"no worker comes up on the cluster: {lines[-1] if lines else type(error).__name__}"
+        reason = f"no worker comes up on the cluster: {one_line(error, last=True)}"
         self._trouble = reason if self._wishes_device() else ""
         for job in self._fleet.waiting_at_all(has_gpu):
             self._pending.remove(job)

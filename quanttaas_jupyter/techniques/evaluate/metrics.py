@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.failures import StageError
+from ...core.failures import StageError, one_line
 from .predictions import IGNORED_LABEL, Predictions, class_dims, leaves_of, main_output
 
 _STEADY = 1e-10
@@ -46,9 +46,8 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
     except StageError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
         raise StageError(
-            f"metric {metric['name']!r} cannot be computed: {type(error).__name__}: {lines[0]}",
+            f"metric {metric['name']!r} cannot be computed: {one_line(error)}",
             "check that outputs and targets are what it expects",
         ) from error
     return _as_score(found, metric["name"], _sample_counts(answers) if metric["kind"] == "callable" else None)

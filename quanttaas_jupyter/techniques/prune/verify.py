@@ -14,6 +14,7 @@ import numpy as np
 
 from ...bundle.batches import Batch
 from ...bundle.structure import Structure
+from ...core.failures import first_line
 from .couplings import Couplings, Labels
 from .surgery import Surgery
 from .tracing import Step, Trace, is_step, watch
@@ -88,8 +89,8 @@ def find_fault(model: Any, structure: Structure, batch: Batch, expected: Expecte
         return Fault(place, astray.problem, astray.atoms)
     except Exception as error:
         step = expected.steps[min(place, len(expected.steps) - 1)]
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return Fault(place, f"{step.operation} in {step.module or 'the model'}: {text[:160]}", _seen(expected, step))
+        problem = f"{step.operation} in {step.module or 'the model'}: {first_line(error)}"
+        return Fault(place, problem, _seen(expected, step))
     return None
 
 

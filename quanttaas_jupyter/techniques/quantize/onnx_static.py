@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...core.catalogue import Technique
-from ...core.failures import StageError
+from ...core.failures import StageError, one_line
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Activation, Ranges, Reference, observe, ranges_by
@@ -117,8 +117,8 @@ class Static:
         try:
             seen = observe(model, tensors, job, norms)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise StageError(f"ONNX Runtime cannot run the calibration samples: {reason}", "try fp16") from error
+            reason = f"ONNX Runtime cannot run the calibration samples: {one_line(error)}"
+            raise StageError(reason, "try fp16") from error
         return cls(job, model, seen, ignored)
 
     @property

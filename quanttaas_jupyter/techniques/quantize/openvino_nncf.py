@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...core.failures import StageError, optional
+from ...core.failures import StageError, one_line, optional
 from ..runtimes import Session
 from ..runtimes.openvino_file import core, feed_of, ignored_nodes, layers_of, load, save, session_of, store_as
 from . import QUANTIZERS, Quantized, QuantizeJob
@@ -238,5 +238,4 @@ def _in_one_sentence() -> Iterator[None]:
     except StageError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise StageError(f"NNCF cannot quantize this model: {type(error).__name__}: {reason}", "try fp16") from error
+        raise StageError(f"NNCF cannot quantize this model: {one_line(error)}", "try fp16") from error

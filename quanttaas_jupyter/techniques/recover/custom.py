@@ -9,7 +9,7 @@ from ...bundle.batches import Batches
 from ...bundle.model import unwrapped
 from ...bundle.structure import unflatten
 from ...core.catalogue import Technique
-from ...core.failures import StageError
+from ...core.failures import StageError, one_line
 from ...core.recipe import CALLABLE
 from . import RECOVERIES, RecoverJob
 
@@ -37,9 +37,8 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     try:
         returned = job.function(job.model, job.teacher, as_given(job.data))
     except Exception as error:
-        text = str(error).strip().splitlines()
         raise StageError(
-            f"the recovery of the notebook failed: {type(error).__name__}: {text[0] if text else ''}",
+            f"the recovery of the notebook failed: {one_line(error)}",
             "it is called as recover(model, teacher, batches), batches being a list of (inputs, targets)",
         ) from error
     loss = _taken_over(job.model, returned)

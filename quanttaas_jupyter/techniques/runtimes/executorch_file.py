@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.failures import StageError, optional
+from ...core.failures import StageError, one_line, optional
 from . import Session
 
 MOST_SAMPLES = 64
@@ -54,8 +54,7 @@ def lower(program: Any, path: Path, is_dynamic: bool = False) -> None:
         made = lowered.to_executorch()
     except Exception as error:
         found = _OPERATOR.search(str(error))
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"it has no operator {found.group()}" if found else f"{type(error).__name__}: {lines[0][:200]}"
+        reason = f"it has no operator {found.group()}" if found else one_line(error)
         raise StageError(
             f"ExecuTorch cannot express this model: {reason}", "replace that operation in forward()"
         ) from error

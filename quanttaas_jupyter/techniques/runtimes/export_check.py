@@ -11,7 +11,7 @@ import numpy as np
 
 from ...bundle.batches import Batch, Batches, call
 from ...bundle.structure import Structure, flatten
-from ...core.failures import StageError
+from ...core.failures import StageError, one_line
 
 _RELATIVE = 1e-3
 """Largest difference of an exported file, relative to the largest output; chosen, not tuned. Smaller refuses more."""
@@ -121,5 +121,4 @@ def named(error: Exception) -> str:
     summary = re.search(r"<class '[\w.]*?(\w+)'>: (.+)", text)
     if summary:
         return f"{summary.group(2).strip()[:200]}{where}"
-    lines = [part for part in text.strip().splitlines() if part.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}{where}"
+    return f"{one_line(error)}{where}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...core.failures import StageError
+from ...core.failures import StageError, one_line
 from .onnx_graph import layers_of, module_of, name_layers, scope_of
 
 _FLOAT16 = 10
@@ -130,8 +130,7 @@ def _prepared(model: Any) -> Any:
             # ONNX's own shape inference suffices for quantizers; the symbolic one fails more often than it helps.
             quant_pre_process(source, target, skip_symbolic_shape=True)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise StageError(f"ONNX Runtime cannot prepare the graph for quantization: {reason}") from error
+            raise StageError(f"ONNX Runtime cannot prepare the graph for quantization: {one_line(error)}") from error
         return onnx.load(target)
 
 
