@@ -412,9 +412,9 @@ class Planner:
 
     @property
     def _class_dim(self) -> int | None:
-        """Dimension of the main output with one score per class; older records only say whether it is dimension 1."""
-        found = self._record.get("class_dim", 1 if self._record.get("is_classifier") else None)
-        return None if found is None else int(found)
+        """Dimension of the main output with one score per class; None if there is none."""
+        dim = self._record["class_dim"]
+        return None if dim is None else int(dim)
 
     def _add(
         self,

@@ -28,6 +28,7 @@ def plan(form: Form) -> dict[str, Any]:
             "recipe": recipe.model_dump(mode="json"),
             "model": {"digest": ""},
             "metric": _METRIC,
+            "class_dim": None,
             # Data sets get different digests, since equal ones would merge their stages.
             "data": {name: {"digest": name} for name in names},
         }

@@ -11,9 +11,9 @@ from ..views import format as fmt
 
 
 def line(store: str, summary: dict[str, Any], now: float) -> dict[str, Any]:
-    """Return a line of the list; summaries by older versions lack some values."""
+    """Return a line of the list."""
     total, done = int(summary["total"]), int(summary["done"])
-    over = done + int(summary["failed"]) + int(summary.get("cut", 0))
+    over = done + int(summary["failed"]) + int(summary["cut"])
     status = str(summary["status"])
     return {
         "store": store,
@@ -25,7 +25,7 @@ def line(store: str, summary: dict[str, Any], now: float) -> dict[str, Any]:
         "progress": 1.0 if status == "finished" else over / total if total else 0.0,
         "words": _words(summary, now),
         "best": _best(summary),
-        "frontier": square(summary.get("frontier") or [], bool(_metric(summary).get("higher_is_better", True))),
+        "frontier": square(summary["frontier"], bool(summary["metric"]["higher_is_better"])),
         "can": actions(status),
     }
 
@@ -58,8 +58,8 @@ def _words(summary: dict[str, Any], now: float) -> str:
     if status == "queued":
         return "waiting for an engine"
     if status in ENDED:
-        told = f"{status} {fmt.ago(now - float(summary['ended']))}" if summary.get("ended") else status
-        reason = str(summary.get("reason") or "") if status == "failed" else ""
+        told = f"{status} {fmt.ago(now - float(summary['ended']))}" if summary["ended"] else status
+        reason = str(summary["reason"]) if status == "failed" else ""
         return f"{told}: {reason}" if reason else told
     counts = [f"{summary['done']} of {total} trials" if total else "starting"]
     counts += [f"{summary['failed']} failed"] if summary["failed"] else []
@@ -67,15 +67,8 @@ def _words(summary: dict[str, Any], now: float) -> str:
 
 
 def _best(summary: dict[str, Any]) -> str:
-    best = summary.get("recommended")
-    if best:
-        smaller, faster = fmt.smaller(best.get("size_ratio")), fmt.faster(best.get("speedup"))
-        return (faster or smaller) if summary.get("minimize") == "latency" else smaller
-    # Older versions wrote a short text while the study ran, and a whole sentence at the end.
-    before = "" if "recommended" in summary else str(summary.get("best") or "")
-    return before if before.endswith(" smaller") else ""
-
-
-def _metric(summary: dict[str, Any]) -> dict[str, Any]:
-    metric = summary.get("metric")
-    return metric if isinstance(metric, dict) else {}
+    best = summary["recommended"]
+    if best is None:
+        return ""
+    smaller, faster = fmt.smaller(best["size_ratio"]), fmt.faster(best["speedup"])
+    return (faster or smaller) if summary["minimize"] == "latency" else smaller

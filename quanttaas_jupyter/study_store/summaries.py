@@ -15,10 +15,7 @@ _REASON_LENGTH = 200
 
 
 def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
-    """Return the summary of a study, which can be rebuilt from its record and events at any time.
-
-    Summaries by older versions lack ``cut``, ``reason``, ``metric``, ``minimize``, ``recommended`` and ``frontier``.
-    """
+    """Return the summary of a study, which can be rebuilt from its record and events at any time."""
     sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
     higher = bool(state.metric.get("higher_is_better", True))
     return {

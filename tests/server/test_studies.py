@@ -78,18 +78,6 @@ def test_the_frontier_of_a_line_lies_in_a_square_of_side_one(house: House) -> No
     assert [y for _, y in frontier] == sorted(y for _, y in frontier)
 
 
-def test_an_old_summary_is_a_line_too(house: House) -> None:
-    made = write(house.store, "abcd1234", finished())
-    old = studies.summary_of(made, studies.EventWriter(house.store, "abcd1234").state)
-    for key in ("cut", "reason", "metric", "minimize", "recommended", "frontier"):
-        del old[key]
-    house.store.replace("studies/abcd1234/summary.json", studies._dump({**old, "best": "6.9x smaller"}))
-    line = lines(house.client)["abcd1234"]
-    check(line, "StudyLine")
-    assert line["best"] == "6.9x smaller"
-    assert line["frontier"] == []
-
-
 def test_a_failed_study_says_why_in_its_line(house: House) -> None:
     write(house.store, "abcd1234", Script().start().add("failed", reason="out of memory"))
     assert lines(house.client)["abcd1234"]["words"] == "failed just now: out of memory"

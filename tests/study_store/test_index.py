@@ -92,15 +92,6 @@ def test_a_study_without_a_summary_is_rebuilt_and_a_broken_one_left_out(store: S
     assert statuses(StudyIndex(store)) == {"abcd1234": "finished"}
 
 
-def test_an_old_summary_is_listed_too(store: Store) -> None:
-    make(store, "abcd1234")
-    old = studies.summary_of(record(), studies.initial_state(record()))
-    for key in ("cut", "reason", "metric", "minimize", "recommended", "frontier"):
-        del old[key]
-    store.replace("studies/abcd1234/summary.json", studies._dump({**old, "status": "finished"}))
-    assert statuses(StudyIndex(store)) == {"abcd1234": "finished"}
-
-
 def test_of_ended_studies_in_a_bucket_only_a_few_are_read_again(
     proxy: FlakyProxy, gcs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
