@@ -20,7 +20,7 @@ from ..core.errors import DataError, MetricError, ModelError, QuantTaaSError, Re
 from ..core.failures import StageError, first_line
 from ..core.recipe import Recipe, recover_function
 from ..core.versions import versions
-from ..techniques.availability import refuse_unbuilt
+from ..techniques.availability import refuse_unavailable
 from ..techniques.evaluate import predictions
 from ..techniques.evaluate.metrics import score
 from ..views import format as fmt
@@ -89,7 +89,7 @@ def prepare(
     """
     created = time.time()
     parsed = Recipe.parse(recipe)
-    refuse_unbuilt(parsed)
+    refuse_unavailable(parsed)
     if data_ is None:
         raise DataError("no evaluation data; give data=test_loader (in a cell: --data test_loader)")
     module = models.unwrapped(model)

@@ -18,7 +18,7 @@ from ..core.failures import explain
 from ..core.frontier import best_trial
 from ..core.state import StudyState, TrialState
 from ..planning.plan import Planner, TrialPlan
-from ..planning.search import Outcome, Seen, make_search
+from ..planning.search import Observations, Outcome, make_search
 from ..store.base import Store
 from ..study_store import records as studies
 from ..study_store import stage_cache as cache
@@ -243,7 +243,7 @@ class Driver:
                 self._append("sensitivity", of=of, ranking=schedule.results[key]["ranking"])
 
     def _propose(self, schedule: Schedule) -> None:
-        proposed = self._search.propose(self._seen(schedule), self._executor.slots)
+        proposed = self._search.propose(self._observations(schedule), self._executor.slots)
         fresh = [self._planner.add(config) for config in proposed]
         for trial in fresh:
             self._open[trial.name] = trial
@@ -253,24 +253,24 @@ class Driver:
             self._settle_trials(schedule)
 
     def _cut_hopeless(self, schedule: Schedule) -> None:
-        seen = self._seen(schedule)
-        for outcome in seen.outcomes:
+        observations = self._observations(schedule)
+        for outcome in observations.outcomes:
             trial = self._open.get(outcome.name)
             if trial is None or outcome.drop is not None:
                 continue
-            if (reason := self._search.why_hopeless(seen, outcome)) is not None:
+            if (reason := self._search.why_hopeless(observations, outcome)) is not None:
                 del self._open[trial.name]
                 error = {"reason": reason, "hint": ""}
                 self._append("trial_cut", trial=trial.name, config=dict(trial.config), error=error)
         self._forget_unneeded(schedule)
 
-    def _seen(self, schedule: Schedule) -> Seen:
+    def _observations(self, schedule: Schedule) -> Observations:
         results = schedule.results
         outcomes = [self._outcome(schedule, trial) for trial in self._plan.trials.values()]
         rankings = {of: results[key]["ranking"] for of, key in self._plan.rankings.items() if key in results}
         baselines = [trial for trial in self._plan.trials.values() if trial.is_baseline]
         weights = next((results[t.build]["about"]["weights"] for t in baselines if t.build in results), None)
-        return Seen(tuple(outcomes), rankings, weights)
+        return Observations(tuple(outcomes), rankings, weights)
 
     def _outcome(self, schedule: Schedule, trial: TrialPlan) -> Outcome:
         results = schedule.results
@@ -283,10 +283,10 @@ class Driver:
             config=trial.config,
             is_lost=status in ("failed", "cut"),
             drop=judged["facts"]["drop"] if judged else None,
-            doubt=(judged["facts"]["drop_high"] - judged["facts"]["drop_low"]) / _INTERVAL if judged else 0.0,
+            standard_error=(judged["facts"]["drop_high"] - judged["facts"]["drop_low"]) / _INTERVAL if judged else 0.0,
             size_ratio=built["facts"]["size_bytes"] / original["facts"]["size_bytes"] if built and original else None,
             # An artifact that cannot run here counts as neither faster nor slower; a search must not wait for it.
-            slowness=1 / (timed["facts"]["speedup"] or 1.0) if timed else None,
+            latency_ratio=1 / (timed["facts"]["speedup"] or 1.0) if timed else None,
             screen=screened["facts"]["screen_drop"] if screened else None,
         )
 

@@ -18,7 +18,7 @@ from ..core import catalogue
 from ..core.device import Device, this_device
 from ..core.recipe import CALLABLE, Prune, Recipe, Recover
 from ..core.state import is_baseline
-from ..techniques.availability import refuse_unbuilt
+from ..techniques.availability import refuse_unavailable
 from ..techniques.prune import PRUNERS
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
 from ..techniques.quantize import QUANTIZERS
@@ -154,7 +154,7 @@ class Planner:
             RecipeError: No technique implements a value of the recipe.
         """
         self.recipe = Recipe.parse(record["recipe"])
-        refuse_unbuilt(self.recipe)
+        refuse_unavailable(self.recipe)
         self._record = record
         self._device = device or this_device()
         self._stages: dict[str, Stage] = {}

@@ -16,7 +16,7 @@ from ..core.errors import QuantTaaSError, RecipeError
 from ..core.recipe import Goal, Recipe, complaints, follows_pattern, inline
 from ..core.variable_names import check_variable, parse
 from ..store import open_store
-from ..techniques.availability import refuse_unbuilt
+from ..techniques.availability import refuse_unavailable
 from .access_policy import Places
 
 _Text = Annotated[str, Field(max_length=500)]
@@ -149,7 +149,7 @@ def _unbuilt(values: dict[str, Any], wrong: set[str]) -> Iterator[Problem]:
         if key not in values or {field, _FIELDS[key]} & wrong:
             continue
         try:
-            refuse_unbuilt(Recipe.parse({**plain, **runtime, key: values[key]}))
+            refuse_unavailable(Recipe.parse({**plain, **runtime, key: values[key]}))
         except RecipeError as error:
             yield Problem(field, str(error))
         else:

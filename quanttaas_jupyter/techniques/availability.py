@@ -11,7 +11,7 @@ from .quantize import QUANTIZERS
 from .runtimes import RUNTIMES
 
 
-def refuse_unbuilt(recipe: Recipe) -> None:
+def refuse_unavailable(recipe: Recipe) -> None:
     """Check that a technique implements each value of a recipe.
 
     A quantization is tried in the runtimes that support it. It is refused if no runtime does, and so is a runtime that
@@ -23,9 +23,9 @@ def refuse_unbuilt(recipe: Recipe) -> None:
     for runtime in recipe.runtime:
         if RUNTIMES.find(runtime) is None:
             raise RecipeError(f"runtime {runtime!r} is not built yet; built are {', '.join(RUNTIMES.keys())}")
-        if not built_quantizations(recipe.quantize, runtime):
+        if not available_quantizations(recipe.quantize, runtime):
             raise _unbuilt(recipe.quantize[0], runtime)
-    here = {name for runtime in recipe.runtime for name in built_quantizations(recipe.quantize, runtime)}
+    here = {name for runtime in recipe.runtime for name in available_quantizations(recipe.quantize, runtime)}
     missing = [name for name in recipe.quantize if name not in here]
     if missing and recipe.search == "grid":
         raise _unbuilt(missing[0], *recipe.runtime)
@@ -66,6 +66,6 @@ def refuse_missing(recipe: Recipe) -> None:
             raise MissingDependency(f"{what} needs more packages: pip install 'quanttaas-jupyter[{entry.extra}]'")
 
 
-def built_quantizations(names: Iterable[str], runtime: str) -> list[str]:
+def available_quantizations(names: Iterable[str], runtime: str) -> list[str]:
     """Return the quantizations among ``names`` that a runtime supports."""
     return [name for name in names if name == "none" or QUANTIZERS.find((name, runtime)) is not None]

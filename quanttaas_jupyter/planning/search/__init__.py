@@ -26,9 +26,9 @@ class Outcome:
         config: Its configuration.
         is_lost: Whether it failed or was cut.
         drop: Drop on the guiding half, in the metric's unit; None before it is evaluated.
-        doubt: Standard error of ``drop``.
+        standard_error: Standard error of ``drop``.
         size_ratio: Size relative to the baseline's.
-        slowness: Latency relative to the baseline's; None before it is measured.
+        latency_ratio: Latency relative to the baseline's; None before it is measured.
         screen: Drop after the short recovery of the screen; None if it was not screened.
     """
 
@@ -36,15 +36,15 @@ class Outcome:
     config: Config
     is_lost: bool = False
     drop: float | None = None
-    doubt: float = 0.0
+    standard_error: float = 0.0
     size_ratio: float | None = None
-    slowness: float | None = None
+    latency_ratio: float | None = None
     screen: float | None = None
 
     @property
     def cautious_drop(self) -> float | None:
         """The drop plus half its standard error, so that the luckiest trial on the guiding half does not win."""
-        return None if self.drop is None else self.drop + self.doubt / 2
+        return None if self.drop is None else self.drop + self.standard_error / 2
 
     @property
     def amount(self) -> float:
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observations:
     """Everything that a search may base decisions on; none of it comes from the data that judges trials.
 
     Attributes:
@@ -81,10 +81,10 @@ class Search(Protocol):
     def start(self) -> list[Config]:
         """Return the first configurations, baselines at the head."""
 
-    def propose(self, seen: Seen, slots: int) -> list[Config]:
+    def propose(self, observations: Observations, slots: int) -> list[Config]:
         """Return the next configurations for this number of slots; an empty list while it waits, or when it is over."""
 
-    def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
+    def why_hopeless(self, observations: Observations, outcome: Outcome) -> str | None:
         """Return why a screened trial is not worth its full recovery, or None."""
 
 

@@ -15,13 +15,13 @@ from typing import Any
 from ...core import catalogue
 from ...core.recipe import Prune, Recipe
 from ...core.state import is_baseline
-from ...techniques.availability import built_quantizations
+from ...techniques.availability import available_quantizations
 from ...techniques.quantize import QUANTIZERS
 from ..plan import baseline_config
-from . import Config, Outcome, Seen
-from .convergence import cost_of, has_settled
+from . import Config, Observations, Outcome
+from .convergence import cost_of, has_converged
 from .first_trials import first_trials, gentler, likely_quantizations
-from .moves import EFFORTS, Ground, carrier_of, is_alone, is_same_size, meets, next_move
+from .moves import EFFORTS, MoveContext, base_quantization_of, is_alone, is_same_size, meets, next_move
 
 _MOST_TRIALS = 80
 """Trials of a runtime without a budget; chosen, not tuned: a guard, as a search mostly converges earlier."""
@@ -50,7 +50,7 @@ class AutoSearch:
         self._method = recipe.recover.method if recipe.recover else "distill"
         self._amounts = [prune.amount for prune in recipe.prune if prune.method == "structured"]
         self._quantizations = {
-            runtime: _within_reach(built_quantizations(recipe.quantize, runtime), runtime) or ["none"]
+            runtime: _within_reach(available_quantizations(recipe.quantize, runtime), runtime) or ["none"]
             for runtime in recipe.runtime
         }
 
@@ -58,25 +58,25 @@ class AutoSearch:
         """Return the baselines: the search needs their results to know the kind of model."""
         return [baseline_config(runtime) for runtime in self._recipe.runtime]
 
-    def propose(self, seen: Seen, slots: int) -> list[Config]:
+    def propose(self, observations: Observations, slots: int) -> list[Config]:
         """Return as many configurations as keep the slots busy until the pending trials are known."""
-        if seen.weights is None:
+        if observations.weights is None:
             return []
         found: list[Config] = []
         for runtime in self._recipe.runtime:
-            mine = [outcome for outcome in seen.outcomes if outcome.config["runtime"] == runtime]
+            mine = [outcome for outcome in observations.outcomes if outcome.config["runtime"] == runtime]
             room = self._room(mine, slots)
-            fresh = self._starters(seen, mine, runtime)
-            is_open = self._is_carrier_open(mine, fresh)
+            fresh = self._starters(observations, mine, runtime)
+            is_open = self._is_base_undecided(mine, fresh)
             while len(fresh) < room and not is_open and not self._is_over(mine, [*fresh, *found]):
-                config = self._ask(seen, mine, fresh, runtime)
+                config = self._ask(observations, mine, fresh, runtime)
                 if config is None:
                     break
                 fresh.append(config)
             found += fresh
-        return found[: self._left(seen)]
+        return found[: self._left(observations)]
 
-    def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
+    def why_hopeless(self, observations: Observations, outcome: Outcome) -> str | None:
         """Return why a screened trial is not worth its full recovery, or None.
 
         The reason is another trial with a milder pruning that was better in its screen and still missed the goal
@@ -85,10 +85,10 @@ class AutoSearch:
         if outcome.screen is None:
             return None
         limit = _CLEARLY * self._goal.max_drop + _MARGIN
-        for other in seen.outcomes:
+        for other in observations.outcomes:
             if other.screen is None or other.drop is None or other.drop <= limit:
                 continue
-            if not self._lost_by_pruning(seen, outcome, other):
+            if not self._lost_by_pruning(observations, outcome, other):
                 continue
             if other.amount <= outcome.amount and other.screen <= outcome.screen and other.effort >= outcome.effort:
                 return (
@@ -97,7 +97,7 @@ class AutoSearch:
                 )
         return None
 
-    def _lost_by_pruning(self, seen: Seen, outcome: Outcome, other: Outcome) -> bool:
+    def _lost_by_pruning(self, observations: Observations, outcome: Outcome, other: Outcome) -> bool:
         """Return whether the drop of another trial, ``other``, is evidence against ``outcome``.
 
         It is not if the quantization of ``other`` breaks even the unpruned model.
@@ -105,74 +105,74 @@ class AutoSearch:
         mine, theirs = ((o.config["quantize"], o.config["runtime"]) for o in (outcome, other))
         if mine == theirs or theirs[0] == "none":
             return True
-        alone = [o for o in seen.outcomes if is_alone(o) and (o.config["quantize"], o.config["runtime"]) == theirs]
-        return any(meets(o, self._goal) for o in alone)
+        alone = [o for o in observations.outcomes if is_alone(o)]
+        return any(meets(o, self._goal) for o in alone if (o.config["quantize"], o.config["runtime"]) == theirs)
 
-    def _left(self, seen: Seen) -> int:
+    def _left(self, observations: Observations) -> int:
         most = self._recipe.budget.trials or _MOST_TRIALS
-        return max(0, most - len(seen.outcomes))
+        return max(0, most - len(observations.outcomes))
 
     def _room(self, mine: list[Outcome], slots: int) -> int:
         return slots + 1 - sum(not self._is_known(outcome) for outcome in mine)
 
     def _is_known(self, outcome: Outcome) -> bool:
-        is_timed = outcome.slowness is not None or self._goal.minimize == "size"
+        is_timed = outcome.latency_ratio is not None or self._goal.minimize == "size"
         return outcome.is_lost or (outcome.drop is not None and outcome.size_ratio is not None and is_timed)
 
     def _is_over(self, mine: list[Outcome], fresh: list[Config]) -> bool:
         if not self._recipe.budget.trials and len(mine) + len(fresh) >= _MOST_TRIALS:
             return True
-        return has_settled([outcome for outcome in mine if self._is_known(outcome)], self._goal)
+        return has_converged([outcome for outcome in mine if self._is_known(outcome)], self._goal)
 
-    def _starters(self, seen: Seen, mine: list[Outcome], runtime: str) -> list[Config]:
-        assert seen.weights is not None
+    def _starters(self, observations: Observations, mine: list[Outcome], runtime: str) -> list[Config]:
+        assert observations.weights is not None
         tried = [outcome.config for outcome in mine]
         named = [prune for prune in self._recipe.prune if prune.method != "structured"]
         first = first_trials(
-            seen.weights,
+            observations.weights,
             self._quantizations[runtime],
             max(self._amounts, default=0.0),
             named,
             runtime,
             self._goal.minimize,
         )
-        if self._nothing_carries(mine):
+        if self._no_quantization_meets_goal(mine):
             first += gentler(self._quantizations[runtime], tried, runtime)
         return [config for config in first if config not in tried]
 
-    def _nothing_carries(self, mine: list[Outcome]) -> bool:
+    def _no_quantization_meets_goal(self, mine: list[Outcome]) -> bool:
         """Return whether all quantizations that were tried without pruning are known and miss the goal."""
         alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
         return bool(alone) and all(self._is_known(o) and not meets(o, self._goal) for o in alone)
 
-    def _is_carrier_open(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+    def _is_base_undecided(self, mine: list[Outcome], fresh: list[Config]) -> bool:
         """Return whether all known quantizations miss the goal while others still run, so that pruning should wait."""
         alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
         known = [outcome for outcome in alone if self._is_known(outcome)]
         is_more = len(known) < len(alone) or any(config["prune"] is None for config in fresh)
         return bool(known) and is_more and not any(meets(outcome, self._goal) for outcome in known)
 
-    def _carrier(self, mine: list[Outcome], runtime: str, likely: list[str]) -> str:
+    def _base_quantization(self, mine: list[Outcome], runtime: str, likely: list[str]) -> str:
         """Return the quantization that prunings are combined with, or the likeliest one before any is known.
 
         If no quantization meets the goal, models are only pruned: pruning cannot repair a broken quantization.
         """
         allowed = self._quantizations[runtime]
         known = [o for o in mine if self._is_known(o) and o.config["quantize"] in allowed]
-        rest = "none" if "none" in allowed and self._nothing_carries(mine) else likely[0]
-        return carrier_of(known, self._goal, rest)
+        rest = "none" if "none" in allowed and self._no_quantization_meets_goal(mine) else likely[0]
+        return base_quantization_of(known, self._goal, rest)
 
-    def _ask(self, seen: Seen, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
+    def _ask(self, observations: Observations, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
         """Return the next configuration, or None if only tried ones come up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
-        ground = self._ground(seen, mine, tried, runtime)
-        is_own = len(tried) % _OWN_EVERY == 0 and (ground.allowed > 0 or ground.most == 0)
-        move = None if is_own else next_move(ground, len(tried))
+        context = self._move_context(observations, mine, tried, runtime)
+        is_own = len(tried) % _OWN_EVERY == 0 and (context.allowed > 0 or context.most == 0)
+        move = None if is_own else next_move(context, len(tried))
         used = [config["quantize"] for config in tried if not is_baseline(config)]
         used += [move["quantize"]] if move else []
-        space = self._space(seen, mine, used, runtime)
+        space = self._space(observations, mine, used, runtime)
         study = self._study(mine, space)
-        own = {**space, "amount": self._amounts_of_interest(ground)}
+        own = {**space, "amount": self._amounts_of_interest(context)}
         spaces = [own] * _ATTEMPTS
         if move is not None:
             study.enqueue_trial(move)
@@ -183,41 +183,43 @@ class AutoSearch:
                 return config
         return None
 
-    def _ground(self, seen: Seen, mine: list[Outcome], tried: list[Config], runtime: str) -> Ground:
+    def _move_context(
+        self, observations: Observations, mine: list[Outcome], tried: list[Config], runtime: str
+    ) -> MoveContext:
         known = [outcome for outcome in mine if self._is_known(outcome)]
-        likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
-        return Ground(
+        likely = likely_quantizations(observations.weights or {}, self._quantizations[runtime])
+        return MoveContext(
             known=known,
             tried=tried,
             goal=self._goal,
-            carrier=self._carrier(mine, runtime, likely),
+            base_quantization=self._base_quantization(mine, runtime, likely),
             most=max(self._amounts, default=0.0),
-            can_spread=self._can_spread(seen, known),
+            can_spread=self._can_spread(observations, known),
             can_mix="mixed" in self._quantizations[runtime] and not _is_idle(known, _without_mixed),
             can_train=self._method in ("distill", "qat"),
             can_train_quantized=self._method != "qat",
         )
 
-    def _can_spread(self, seen: Seen, mine: list[Outcome]) -> bool:
-        return "prune" in seen.rankings and not _is_idle(mine, _without_spread)
+    def _can_spread(self, observations: Observations, mine: list[Outcome]) -> bool:
+        return "prune" in observations.rankings and not _is_idle(mine, _without_spread)
 
-    def _space(self, seen: Seen, mine: list[Outcome], used: list[str], runtime: str) -> dict[str, Any]:
+    def _space(self, observations: Observations, mine: list[Outcome], used: list[str], runtime: str) -> dict[str, Any]:
         """Return the space of the sampler's own proposals; longer trainings are left to the moves."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        likely = likely_quantizations(seen.weights or {}, self._quantizations[runtime])
+        likely = likely_quantizations(observations.weights or {}, self._quantizations[runtime])
         return {
             "amount": FloatDistribution(0.0, max(self._amounts, default=0.0), step=0.01),
-            "spread": FloatDistribution(0.0, _MOST_SPREAD if self._can_spread(seen, mine) else 0.0, step=0.25),
+            "spread": FloatDistribution(0.0, _MOST_SPREAD if self._can_spread(observations, mine) else 0.0, step=0.25),
             "quantize": CategoricalDistribution(list(dict.fromkeys([*likely, *used]))),
         }
 
-    def _amounts_of_interest(self, ground: Ground) -> Any:
+    def _amounts_of_interest(self, context: MoveContext) -> Any:
         """Return the amounts for the sampler: milder ones than about the largest allowed cannot move the frontier."""
         from optuna.distributions import FloatDistribution
 
         most = max(self._amounts, default=0.0)
-        return FloatDistribution(min(most, round(_BELOW * ground.allowed, 2)), most, step=0.01)
+        return FloatDistribution(min(most, round(_BELOW * context.allowed, 2)), most, step=0.01)
 
     def _study(self, mine: list[Outcome], space: dict[str, Any]) -> Any:
         """Return an Optuna study that knows all outcomes of a runtime."""

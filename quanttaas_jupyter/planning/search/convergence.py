@@ -17,7 +17,7 @@ _WORST_DROP = 0.10
 """Drop of the hypervolume's reference point, in the metric's unit; chosen, not tuned. Larger drops do not count."""
 
 
-def has_settled(known: Sequence[Outcome], goal: Goal) -> bool:
+def has_converged(known: Sequence[Outcome], goal: Goal) -> bool:
     """Return whether the last trials moved neither the frontier nor the best trial that meets the goal.
 
     Args:
@@ -43,7 +43,7 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
 
 def cost_of(outcome: Outcome, goal: Goal) -> float | None:
     """Return the size or latency that the goal minimizes, relative to the baseline."""
-    return outcome.size_ratio if goal.minimize == "size" else outcome.slowness
+    return outcome.size_ratio if goal.minimize == "size" else outcome.latency_ratio
 
 
 def _points(outcomes: Sequence[Outcome], goal: Goal) -> list[tuple[float, float]]:

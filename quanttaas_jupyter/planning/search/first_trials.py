@@ -33,14 +33,14 @@ def first_trials(
         minimize: What the goal minimizes, ``size`` or ``latency``.
     """
     likely = likely_quantizations(weights, quantizations)
-    carrier = likely[0]
+    likeliest = likely[0]
     amounts = _BY_CONVOLUTION if _share(weights, "convolution") > 0.5 else _BY_OTHERS
     found: list[dict[str, Any]] = [
         {"prune": None, "quantize": name, "runtime": runtime} for name in likely if name != "none"
     ]
     prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
-    found += [{"prune": prune.model_dump(), "quantize": carrier, "runtime": runtime} for prune in (*prunings, *named)]
-    if minimize == "latency" and prunings and carrier != "none" and "none" in quantizations:
+    found += [{"prune": prune.model_dump(), "quantize": likeliest, "runtime": runtime} for prune in (*prunings, *named)]
+    if minimize == "latency" and prunings and likeliest != "none" and "none" in quantizations:
         # Quantization makes many models smaller but slower, so pruning alone may be the fastest.
         found.append({"prune": prunings[0].model_dump(), "quantize": "none", "runtime": runtime})
     return found

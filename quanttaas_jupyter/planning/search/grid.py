@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...core.recipe import Recipe
-from ...techniques.availability import built_quantizations
+from ...techniques.availability import available_quantizations
 from ..plan import baseline_config
-from . import Config, Outcome, Seen
+from . import Config, Observations, Outcome
 
 
 class GridSearch:
@@ -23,17 +23,17 @@ class GridSearch:
         found = [*baselines]
         for runtime in recipe.runtime:
             for prune in recipe.prune:
-                for quantization in built_quantizations(recipe.quantize, runtime):
+                for quantization in available_quantizations(recipe.quantize, runtime):
                     amount = prune.model_dump() if prune.amount else None
                     config = {"prune": amount, "quantize": quantization, "runtime": runtime}
                     if config not in found:
                         found.append(config)
         return found[: max(recipe.budget.trials, len(baselines))] if recipe.budget.trials else found
 
-    def propose(self, seen: Seen, slots: int) -> list[Config]:
+    def propose(self, observations: Observations, slots: int) -> list[Config]:
         """Return no further configurations."""
         return []
 
-    def why_hopeless(self, seen: Seen, outcome: Outcome) -> str | None:
+    def why_hopeless(self, observations: Observations, outcome: Outcome) -> str | None:
         """Return None: each combination that was asked for is carried out."""
         return None

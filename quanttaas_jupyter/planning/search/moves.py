@@ -26,17 +26,18 @@ EFFORTS = (1.0, 3.0, 6.0)
 """Lengths of a recovery relative to the default; chosen, not tuned."""
 
 Params = dict[str, Any]
+_Move = Callable[["MoveContext"], Params | None]
 
 
 @dataclass(frozen=True)
-class Ground:
+class MoveContext:
     """Facts that moves are based on.
 
     Attributes:
         known: Outcomes evaluated so far.
         tried: Configurations proposed so far.
         goal: The goal of the study.
-        carrier: The quantization that prunings are combined with.
+        base_quantization: The quantization that prunings are combined with.
         most: The largest amount of pruning.
         can_spread: Whether the sensitivity of layers to pruning is known.
         can_mix: Whether sensitive layers may stay in higher precision.
@@ -47,7 +48,7 @@ class Ground:
     known: Sequence[Outcome]
     tried: Sequence[Config]
     goal: Goal
-    carrier: str
+    base_quantization: str
     most: float
     can_spread: bool
     can_mix: bool
@@ -55,9 +56,9 @@ class Ground:
     can_train_quantized: bool = True
 
     @property
-    def carried(self) -> list[Outcome]:
-        """Evaluated outcomes with the carrier quantization."""
-        return [o for o in self.known if o.config["quantize"] == self.carrier and o.drop is not None]
+    def on_base(self) -> list[Outcome]:
+        """Evaluated outcomes with the base quantization."""
+        return [o for o in self.known if o.config["quantize"] == self.base_quantization and o.drop is not None]
 
     def meets(self, outcome: Outcome) -> bool:
         """Return whether an outcome meets the goal, by its cautious drop."""
@@ -71,7 +72,7 @@ class Ground:
     @property
     def allowed(self) -> float:
         """The largest amount that meets the goal."""
-        return max((o.amount for o in self.carried if self.meets(o)), default=0.0)
+        return max((o.amount for o in self.on_base if self.meets(o)), default=0.0)
 
     @property
     def near_misses(self) -> list[Outcome]:
@@ -82,12 +83,15 @@ class Ground:
         missed = [
             (cost, o.name, o)
             for cost, o in costs
-            if cost is not None and cost < best and (o.cautious_drop or 0.0) <= limit + o.doubt and not self.meets(o)
+            if cost is not None
+            and cost < best
+            and (o.cautious_drop or 0.0) <= limit + o.standard_error
+            and not self.meets(o)
         ]
         return [outcome for _, _, outcome in sorted(missed, key=lambda item: item[:2])]
 
 
-def carrier_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
+def base_quantization_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -> str:
     """Return the quantization that prunings are combined with: the cheapest unpruned one that meets the goal.
 
     If the goal is latency, no quantization is a candidate too: it makes no file smaller, but others may be slower.
@@ -114,73 +118,73 @@ def meets(outcome: Outcome, goal: Goal) -> bool:
     return not outcome.is_lost and drop is not None and drop <= goal.max_drop
 
 
-def next_move(ground: Ground, turn: int) -> Params | None:
+def next_move(context: MoveContext, turn: int) -> Params | None:
     """Return the parameters of the next trial, or None if no move is new.
 
     The moves take turns: halve the gap between the largest amount that meets the goal and the smallest that does not;
     fill the widest gap below it, since an amount that meets the goal on the guiding half may miss it on the other;
     train a near miss longer; train it with quantizers, or let its sensitive layers lose less.
     """
-    moves: list[Callable[[Ground], Params | None]] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
+    moves: list[_Move] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
     first = turn % len(moves)
     for move in (*moves[first:], *moves[:first]):
-        found = move(ground)
-        if found is not None and not _is_tried(found, ground.tried):
+        found = move(context)
+        if found is not None and not _is_tried(found, context.tried):
             return found
     return None
 
 
-def _halve_the_gap(ground: Ground) -> Params | None:
+def _halve_the_gap(context: MoveContext) -> Params | None:
     """Return an amount between the largest that meets the goal and the next that does not, by the share that is kept.
 
     Trials that still run are assumed to meet the goal, so that a free slot does not go back to milder amounts.
     """
-    allowed = ground.allowed
+    allowed = context.allowed
     beyond = min(
-        (o.amount for o in ground.known if o.amount > allowed and (o.is_lost or o in ground.carried)), default=None
+        (o.amount for o in context.known if o.amount > allowed and (o.is_lost or o in context.on_base)), default=None
     )
-    pending = [amount for amount in _amounts(ground) if amount > allowed and (beyond is None or amount < beyond)]
+    pending = [amount for amount in _amounts(context) if amount > allowed and (beyond is None or amount < beyond)]
     low = max((allowed, *pending))
     if beyond is None:
-        return _params(min(ground.most, 1 - (1 - low) / 2), ground.carrier)
+        return _params(min(context.most, 1 - (1 - low) / 2), context.base_quantization)
     if beyond - low <= _CLOSE:
         return None
     middle = _middle(low, beyond)
-    if any(outcome.amount > middle for outcome, _ in _to_train_longer(ground)):
+    if any(outcome.amount > middle for outcome, _ in _to_train_longer(context)):
         # Training this near miss longer would gain more than a milder amount.
         return None
-    return _params(middle, ground.carrier, _effort_at(ground, allowed))
+    return _params(middle, context.base_quantization, _effort_at(context, allowed))
 
 
-def _fill_the_ladder(ground: Ground) -> Params | None:
+def _fill_the_ladder(context: MoveContext) -> Params | None:
     """Return the middle of the widest step, by the share that is kept, between amounts up to the largest allowed."""
     steps = [
         (math.log((1 - low) / (1 - high)), low, high)
-        for low, high in pairwise(sorted({0.5, *(a for a in _amounts(ground) if 0.5 <= a <= ground.allowed)}))
+        for low, high in pairwise(sorted({0.5, *(a for a in _amounts(context) if 0.5 <= a <= context.allowed)}))
     ]
     if not steps or max(steps)[0] < -math.log(_STEP):
         return None
     _, low, high = max(steps)
-    return _params(_middle(low, high), ground.carrier, _effort_at(ground, ground.allowed))
+    return _params(_middle(low, high), context.base_quantization, _effort_at(context, context.allowed))
 
 
-def _train_longer(ground: Ground) -> Params | None:
+def _train_longer(context: MoveContext) -> Params | None:
     """Return the cheapest near miss that longer training likely brings to the goal, or else the cheapest near miss."""
-    found = _to_train_longer(ground)
-    likely = [params for outcome, params in found if _likely_drop(outcome, params["effort"]) <= ground.goal.max_drop]
+    found = _to_train_longer(context)
+    likely = [params for outcome, params in found if _likely_drop(outcome, params["effort"]) <= context.goal.max_drop]
     return next(iter(likely), found[0][1] if found else None)
 
 
-def _to_train_longer(ground: Ground) -> list[tuple[Outcome, Params]]:
+def _to_train_longer(context: MoveContext) -> list[tuple[Outcome, Params]]:
     """Return the near misses whose next longer training was not tried, the cheapest first."""
-    if not ground.can_train:
+    if not context.can_train:
         return []
     found = []
-    for outcome in ground.near_misses:
+    for outcome in context.near_misses:
         longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
         if outcome.amount > 0 and longer is not None:
             params = {**_params_of(outcome), "effort": longer}
-            if not _is_tried(params, ground.tried):
+            if not _is_tried(params, context.tried):
                 found.append((outcome, params))
     return found
 
@@ -190,35 +194,35 @@ def _likely_drop(outcome: Outcome, effort: float) -> float:
     return (outcome.cautious_drop or 0.0) * math.pow(outcome.effort / effort, _LEARNS)
 
 
-def _change_the_kind(ground: Ground) -> Params | None:
+def _change_the_kind(context: MoveContext) -> Params | None:
     """Return a near miss with a change: amounts by sensitivity, mixed precision, or training with quantizers."""
-    can_qat = ground.can_train and ground.can_train_quantized
-    for outcome in ground.near_misses:
+    can_qat = context.can_train and context.can_train_quantized
+    for outcome in context.near_misses:
         quantization = outcome.config["quantize"]
-        hurts = ground.rounding_hurts(quantization)
-        is_trained = outcome.effort > 1 or not ground.can_train
+        hurts = context.rounding_hurts(quantization)
+        is_trained = outcome.effort > 1 or not context.can_train
         changes: list[tuple[bool, Params]] = [
-            (outcome.amount > 0 and is_trained and ground.can_spread, {"spread": 0.5}),
-            (hurts and quantization == "int8" and ground.can_mix, {"quantize": "mixed"}),
+            (outcome.amount > 0 and is_trained and context.can_spread, {"spread": 0.5}),
+            (hurts and quantization == "int8" and context.can_mix, {"quantize": "mixed"}),
             (hurts and quantization.startswith("int") and can_qat, {"recover": "qat"}),
         ]
         for applies, change in changes:
             if not applies:
                 continue
             params = {**_params_of(outcome), **change}
-            if not _is_tried(params, ground.tried):
+            if not _is_tried(params, context.tried):
                 return params
     return None
 
 
-def _effort_at(ground: Ground, amount: float) -> float:
+def _effort_at(context: MoveContext, amount: float) -> float:
     """Return the shortest training with which an amount met the goal."""
-    return min((o.effort for o in ground.carried if ground.meets(o) and o.amount == amount > 0), default=1.0)
+    return min((o.effort for o in context.on_base if context.meets(o) and o.amount == amount > 0), default=1.0)
 
 
-def _amounts(ground: Ground) -> list[float]:
-    """Return all amounts proposed with the carrier."""
-    return [c["prune"]["amount"] for c in ground.tried if c["prune"] and c["quantize"] == ground.carrier]
+def _amounts(context: MoveContext) -> list[float]:
+    """Return all amounts proposed with the base quantization."""
+    return [c["prune"]["amount"] for c in context.tried if c["prune"] and c["quantize"] == context.base_quantization]
 
 
 def _middle(low: float, high: float) -> float:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quanttaas_jupyter.core.recipe import Goal, Prune, Recipe
-from quanttaas_jupyter.planning.search import Outcome, Seen, make_search
+from quanttaas_jupyter.planning.search import Observations, Outcome, make_search
 from quanttaas_jupyter.planning.search.auto import AutoSearch
-from quanttaas_jupyter.planning.search.convergence import has_settled, hypervolume
+from quanttaas_jupyter.planning.search.convergence import has_converged, hypervolume
 from quanttaas_jupyter.planning.search.first_trials import first_trials
 
 CONVOLUTIONS = {"convolution": 90, "linear": 10}
@@ -26,13 +26,13 @@ def answered(config: Any, border: float = 0.8, name: str = "") -> Outcome:
     amount = config["prune"]["amount"] if config["prune"] else 0.0
     size = (1 - amount) * (0.26 if config["quantize"].startswith("int8") else 1.0)
     drop = 0.0 if amount <= border else 0.5 * (amount - border) + 0.02
-    return Outcome(name or str(config), config, drop=drop, size_ratio=size, slowness=1.0)
+    return Outcome(name or str(config), config, drop=drop, size_ratio=size, latency_ratio=1.0)
 
 
 def run(auto: AutoSearch, most: int, border: float = 0.8, weights: Any = CONVOLUTIONS) -> list[Outcome]:
     outcomes = [answered(config, border, "baseline") for config in auto.start()]
     while len(outcomes) < most:
-        fresh = auto.propose(Seen(tuple(outcomes), {"prune": [["a", 3.0]]}, weights), slots=2)
+        fresh = auto.propose(Observations(tuple(outcomes), {"prune": [["a", 3.0]]}, weights), slots=2)
         if not fresh:
             break
         outcomes += [answered(config, border) for config in fresh]
@@ -43,7 +43,7 @@ def test_the_baseline_comes_first_and_nothing_else_until_it_is_built() -> None:
     auto = search()
     (baseline,) = auto.start()
     assert (baseline["prune"], baseline["quantize"]) == (None, "none")
-    assert auto.propose(Seen((Outcome("baseline", baseline),)), slots=2) == []
+    assert auto.propose(Observations((Outcome("baseline", baseline),)), slots=2) == []
 
 
 def test_the_border_of_the_goal_is_found_closely_within_sixteen_trials() -> None:
@@ -81,15 +81,15 @@ def test_the_slots_are_kept_busy_but_nothing_is_proposed_on_top() -> None:
     auto = search()
     done = run(auto, 8)
     pending = [Outcome(str(i), {**o.config, "effort": 9.0}) for i, o in enumerate(done[1:4])]
-    seen = Seen((*done, *pending), {}, CONVOLUTIONS)
-    assert auto.propose(seen, slots=2) == []
-    assert len(auto.propose(seen, slots=4)) == 2
+    observations = Observations((*done, *pending), {}, CONVOLUTIONS)
+    assert auto.propose(observations, slots=2) == []
+    assert len(auto.propose(observations, slots=4)) == 2
 
 
 def test_a_resumed_search_goes_on_as_if_it_had_never_stopped() -> None:
     first = run(search(seed=3), 14)
-    seen = Seen(tuple(first[:10]), {"prune": [["a", 3.0]]}, CONVOLUTIONS)
-    assert search(seed=3).propose(seen, slots=2) == search(seed=3).propose(seen, slots=2)
+    observations = Observations(tuple(first[:10]), {"prune": [["a", 3.0]]}, CONVOLUTIONS)
+    assert search(seed=3).propose(observations, slots=2) == search(seed=3).propose(observations, slots=2)
 
 
 def test_models_of_each_kind_start_with_what_makes_them_small() -> None:
@@ -109,11 +109,11 @@ def test_a_trial_that_looks_worse_than_one_that_failed_clearly_is_cut() -> None:
 
     auto = search()
     missed = pruned(0.9, drop=0.2, size_ratio=0.03, screen=0.4)
-    assert "missed the goal" in (auto.why_hopeless(Seen((missed,)), pruned(0.95, screen=0.5)) or "")
-    assert auto.why_hopeless(Seen((missed,)), pruned(0.95, screen=0.3)) is None
-    assert auto.why_hopeless(Seen((missed,)), pruned(0.8, screen=0.5)) is None
+    assert "missed the goal" in (auto.why_hopeless(Observations((missed,)), pruned(0.95, screen=0.5)) or "")
+    assert auto.why_hopeless(Observations((missed,)), pruned(0.95, screen=0.3)) is None
+    assert auto.why_hopeless(Observations((missed,)), pruned(0.8, screen=0.5)) is None
     near = pruned(0.9, drop=0.02, size_ratio=0.03, screen=0.4)
-    assert auto.why_hopeless(Seen((near,)), pruned(0.95, screen=0.5)) is None
+    assert auto.why_hopeless(Observations((near,)), pruned(0.95, screen=0.5)) is None
 
 
 def broken(config: Any, quantizations: dict[str, tuple[float, float]]) -> Outcome:
@@ -121,7 +121,7 @@ def broken(config: Any, quantizations: dict[str, tuple[float, float]]) -> Outcom
     amount = config["prune"]["amount"] if config["prune"] else 0.0
     size, drop = quantizations[config["quantize"]]
     lost = 0.0 if amount <= 0.5 else amount - 0.5
-    return Outcome(str(config), config, drop=drop + lost, size_ratio=size * (1 - amount), slowness=1.2 * size)
+    return Outcome(str(config), config, drop=drop + lost, size_ratio=size * (1 - amount), latency_ratio=1.2 * size)
 
 
 WEAK = {"none": (1.0, 0.0), "int8": (0.26, 0.3), "mixed": (0.31, 0.004), "int8-weight": (0.27, 0.02), "fp16": (0.5, 0)}
@@ -131,7 +131,7 @@ def run_in(world: dict[str, tuple[float, float]], most: int, **recipe: Any) -> l
     auto = search(**recipe)
     outcomes = [broken(config, world) for config in auto.start()]
     while len(outcomes) < most:
-        fresh = auto.propose(Seen(tuple(outcomes), {}, CONVOLUTIONS), slots=2)
+        fresh = auto.propose(Observations(tuple(outcomes), {}, CONVOLUTIONS), slots=2)
         if not fresh:
             break
         outcomes += [broken(config, world) for config in fresh]
@@ -166,11 +166,11 @@ def test_where_int8_works_nothing_gentler_is_tried() -> None:
 def test_while_gentler_quantizations_run_nothing_is_pruned_on_top_of_a_broken_one() -> None:
     auto = search()
     done = [broken(config, WEAK) for config in auto.start()]
-    done += [broken(config, WEAK) for config in auto.propose(Seen(tuple(done), {}, CONVOLUTIONS), 2)]
-    fresh = auto.propose(Seen(tuple(done), {}, CONVOLUTIONS), slots=4)
+    done += [broken(config, WEAK) for config in auto.propose(Observations(tuple(done), {}, CONVOLUTIONS), 2)]
+    fresh = auto.propose(Observations(tuple(done), {}, CONVOLUTIONS), slots=4)
     assert [(c["prune"], c["quantize"]) for c in fresh] == [(None, "mixed"), (None, "int8-weight"), (None, "fp16")]
     running = [Outcome(str(config), config) for config in fresh]
-    assert auto.propose(Seen((*done, *running), {}, CONVOLUTIONS), slots=4) == []
+    assert auto.propose(Observations((*done, *running), {}, CONVOLUTIONS), slots=4) == []
 
 
 def test_for_latency_pruning_without_quantization_is_tried_and_may_carry() -> None:
@@ -191,9 +191,10 @@ def test_what_rounding_broke_tells_nothing_of_the_pruning() -> None:
     auto = search()
     missed = tried(0.5, "int8", drop=0.3, size_ratio=0.1, screen=0.1)
     worse = tried(0.75, "int8-weight", screen=0.2)
-    assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.3), missed)), worse) is None
-    assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.0), missed)), worse) is not None
-    assert auto.why_hopeless(Seen((tried(0, "int8", drop=0.3), missed)), tried(0.75, "int8", screen=0.2)) is not None
+    assert auto.why_hopeless(Observations((tried(0, "int8", drop=0.3), missed)), worse) is None
+    assert auto.why_hopeless(Observations((tried(0, "int8", drop=0.0), missed)), worse) is not None
+    same = tried(0.75, "int8", screen=0.2)
+    assert auto.why_hopeless(Observations((tried(0, "int8", drop=0.3), missed)), same) is not None
 
 
 @pytest.mark.parametrize(("recover", "trains"), [("none", False), ("batchnorm", False), ("distill", True)])
@@ -206,7 +207,7 @@ def test_only_a_search_with_recovery_trains_longer_and_with_quantizers(recover: 
     auto = search(recover=recover, quantize=["none", "int8"])
     outcomes = [near(config) for config in auto.start()]
     for _ in range(8):
-        fresh = auto.propose(Seen(tuple(outcomes), {}, CONVOLUTIONS), slots=2)
+        fresh = auto.propose(Observations(tuple(outcomes), {}, CONVOLUTIONS), slots=2)
         outcomes += [near(config) for config in fresh]
     assert any("effort" in o.config for o in outcomes) == trains
     assert any("recover" in o.config for o in outcomes) == trains
@@ -218,12 +219,12 @@ def test_a_choice_that_changed_nothing_is_not_tried_again(choice: dict[str, Any]
     missed = Outcome("prune50-int8", plain, drop=0.012, size_ratio=0.13)
     again = Outcome("again", {**plain, **choice}, drop=0.012, size_ratio=0.13)
     alone = [answered({**plain, "prune": None}), answered({**plain, "prune": None, "quantize": "none"})]
-    seen = Seen((*alone, missed, again), {"prune": []}, CONVOLUTIONS)
-    tried = [outcome.config for outcome in seen.outcomes]
-    ground = search()._ground(seen, list(seen.outcomes), tried, "onnxruntime")
-    before = search()._ground(seen, list(seen.outcomes)[:3], tried[:3], "onnxruntime")
+    observations = Observations((*alone, missed, again), {"prune": []}, CONVOLUTIONS)
+    tried = [outcome.config for outcome in observations.outcomes]
+    context = search()._move_context(observations, list(observations.outcomes), tried, "onnxruntime")
+    before = search()._move_context(observations, list(observations.outcomes)[:3], tried[:3], "onnxruntime")
     assert (before.can_mix, before.can_spread) == (True, True)
-    assert (ground.can_mix, ground.can_spread) == ("quantize" not in choice, "prune" not in choice)
+    assert (context.can_mix, context.can_spread) == ("quantize" not in choice, "prune" not in choice)
 
 
 def test_two_amounts_that_leave_nearly_the_same_are_one_trial() -> None:
@@ -255,10 +256,10 @@ def test_the_area_of_two_points_counts_what_they_share_once() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.3, 0.9), min_size=12, max_size=20))
-def test_a_search_that_improves_all_the_time_has_not_settled(ratios: list[float]) -> None:
+def test_a_search_that_improves_all_the_time_has_not_converged(ratios: list[float]) -> None:
     falling = [0.5 * 0.9**i for i in range(len(ratios))]
     config = {"prune": None, "quantize": "int8", "runtime": "onnxruntime"}
     known = [Outcome(str(i), config, drop=0.0, size_ratio=ratio) for i, ratio in enumerate(falling)]
-    assert not has_settled(known, Goal())
+    assert not has_converged(known, Goal())
     still = [Outcome(str(i), config, drop=0.0, size_ratio=0.5) for i, _ in enumerate(ratios)]
-    assert has_settled(still, Goal())
+    assert has_converged(still, Goal())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quanttaas_jupyter.core.recipe import Goal, Prune
 from quanttaas_jupyter.planning.search import Outcome
-from quanttaas_jupyter.planning.search.moves import Ground, _change_the_kind, carrier_of, next_move
+from quanttaas_jupyter.planning.search.moves import MoveContext, _change_the_kind, base_quantization_of, next_move
 
 GOAL = Goal(max_drop=0.01)
 
@@ -21,34 +21,34 @@ def outcome(amount: float, drop: float | None, quantize: str = "int8", **changes
     return Outcome(f"{amount:g}-{quantize}", config, **values)
 
 
-def ground(*known: Outcome, tried: tuple[Outcome, ...] = (), most: float = 0.97, can_mix: bool = True) -> Ground:
+def context(*known: Outcome, tried: tuple[Outcome, ...] = (), most: float = 0.97, can_mix: bool = True) -> MoveContext:
     configs = [item.config for item in (*known, *tried)]
-    return Ground(known, configs, GOAL, carrier_of(known, GOAL, "int8"), most, True, can_mix)
+    return MoveContext(known, configs, GOAL, base_quantization_of(known, GOAL, "int8"), most, True, can_mix)
 
 
-def test_the_carrier_is_the_cheapest_unpruned_quantization_that_meets_the_goal() -> None:
+def test_the_base_quantization_is_the_cheapest_unpruned_quantization_that_meets_the_goal() -> None:
     cheap_but_bad = outcome(0, 0.2, "int4-weight", size_ratio=0.15)
-    assert carrier_of([outcome(0, 0.0, "fp16"), outcome(0, 0.005), cheap_but_bad], GOAL, "none") == "int8"
-    assert carrier_of([], GOAL, "int8-dynamic") == "int8-dynamic"
+    assert base_quantization_of([outcome(0, 0.0, "fp16"), outcome(0, 0.005), cheap_but_bad], GOAL, "none") == "int8"
+    assert base_quantization_of([], GOAL, "int8-dynamic") == "int8-dynamic"
 
 
 def test_what_misses_the_goal_carries_nothing() -> None:
-    assert carrier_of([outcome(0, 0.2)], GOAL, "none") == "none"
-    assert carrier_of([outcome(0, 0.2), outcome(0, 0.0, "fp16")], GOAL, "none") == "fp16"
+    assert base_quantization_of([outcome(0, 0.2)], GOAL, "none") == "none"
+    assert base_quantization_of([outcome(0, 0.2), outcome(0, 0.0, "fp16")], GOAL, "none") == "fp16"
     trained = outcome(0, 0.0, recover="qat")
-    assert carrier_of([outcome(0, 0.2), trained], GOAL, "none") == "none"
+    assert base_quantization_of([outcome(0, 0.2), trained], GOAL, "none") == "none"
 
 
 def test_for_latency_no_quantization_carries_where_others_are_slower() -> None:
     fast, small = Goal(minimize="latency"), Goal()
-    known = [outcome(0, 0, "none", slowness=1.0, size_ratio=1.0), outcome(0, 0, slowness=1.4)]
-    assert carrier_of(known, fast, "int8") == "none"
-    assert carrier_of(known, small, "int8") == "int8"
-    assert carrier_of([known[0], outcome(0, 0, slowness=0.5)], fast, "none") == "int8"
+    known = [outcome(0, 0, "none", latency_ratio=1.0, size_ratio=1.0), outcome(0, 0, latency_ratio=1.4)]
+    assert base_quantization_of(known, fast, "int8") == "none"
+    assert base_quantization_of(known, small, "int8") == "int8"
+    assert base_quantization_of([known[0], outcome(0, 0, latency_ratio=0.5)], fast, "none") == "int8"
 
 
 def test_the_gap_between_what_meets_the_goal_and_what_does_not_is_halved() -> None:
-    move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5)), turn=0)
+    move = next_move(context(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5)), turn=0)
     assert move is not None
     assert move["amount"] == pytest.approx(1 - (0.5 * 0.1) ** 0.5, abs=0.01)
     assert move["quantize"] == "int8"
@@ -56,47 +56,47 @@ def test_the_gap_between_what_meets_the_goal_and_what_does_not_is_halved() -> No
 
 def test_of_what_still_runs_the_best_is_hoped() -> None:
     running = outcome(0.7, None)
-    move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5), tried=(running,)), turn=0)
+    move = next_move(context(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5), tried=(running,)), turn=0)
     assert move is not None
     assert move["amount"] == pytest.approx(1 - (0.3 * 0.1) ** 0.5, abs=0.01)
 
 
 def test_while_everything_meets_the_goal_half_of_the_rest_goes_up_to_the_largest_amount() -> None:
-    move = next_move(ground(outcome(0, 0), outcome(0.9, 0.0)), turn=0)
+    move = next_move(context(outcome(0, 0), outcome(0.9, 0.0)), turn=0)
     assert move is not None
     assert move["amount"] == pytest.approx(0.95)
-    at_most = next_move(ground(outcome(0, 0), outcome(0.6, 0.0), most=0.7), turn=0)
+    at_most = next_move(context(outcome(0, 0), outcome(0.6, 0.0), most=0.7), turn=0)
     assert at_most is not None
     assert at_most["amount"] == pytest.approx(0.7)
 
 
 def test_a_near_miss_is_trained_longer_and_longer() -> None:
     missed = outcome(0.8, 0.02)
-    move = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), missed), turn=1)
+    move = next_move(context(outcome(0, 0), outcome(0.5, 0.0), missed), turn=1)
     assert move is not None
     assert (move["amount"], move["effort"]) == (0.8, 3.0)
-    again = next_move(ground(outcome(0, 0), outcome(0.5, 0.0), missed, outcome(0.8, 0.02, effort=3.0)), turn=1)
+    again = next_move(context(outcome(0, 0), outcome(0.5, 0.0), missed, outcome(0.8, 0.02, effort=3.0)), turn=1)
     assert again is not None
     assert (again["amount"], again["effort"]) == (0.8, 6.0)
 
 
 def test_the_near_miss_that_longer_training_likely_saves_goes_before_cheaper_ones() -> None:
     known = outcome(0, 0), outcome(0.75, 0.014), outcome(0.84, 0.0199)
-    move = next_move(ground(*known), turn=1)
+    move = next_move(context(*known), turn=1)
     assert move is not None
     assert (move["amount"], move["effort"]) == (0.75, 3.0)
 
 
 def test_near_misses_train_longer_before_milder_amounts_are_tried() -> None:
     missed = outcome(0.5, 0.0101), outcome(0.75, 0.014)
-    moves = [next_move(ground(outcome(0, 0), *missed), turn) for turn in range(4)]
+    moves = [next_move(context(outcome(0, 0), *missed), turn) for turn in range(4)]
     assert all(move is not None and move["amount"] >= 0.5 for move in moves)
 
 
 def kinds_tried(*known: Outcome) -> list[tuple[float, str, str]]:
     """What is done to near misses until nothing is left to do."""
     seen, found = list(known), []
-    while (move := _change_the_kind(ground(*seen))) is not None:
+    while (move := _change_the_kind(context(*seen))) is not None:
         found.append((move["spread"], move["quantize"], move["recover"]))
         prune = Prune(amount=move["amount"], spread=move["spread"]).model_dump()
         config = {"prune": prune, "quantize": move["quantize"], "runtime": "onnxruntime", "recover": move["recover"]}
@@ -119,10 +119,10 @@ def test_where_rounding_alone_hurts_layers_are_kept_and_quantizers_trained_with(
 
 def test_where_nothing_is_trained_no_move_trains() -> None:
     known = outcome(0, 0.008), outcome(0.5, 0.008), outcome(0.8, 0.015)
-    ground_ = replace(ground(*known), can_train=False)
+    ground_ = replace(context(*known), can_train=False)
     moves = [next_move(ground_, turn) for turn in range(4)]
     assert all(move is None or (move["effort"], move["recover"]) == (1.0, "distill") for move in moves)
-    always = replace(ground(*known), can_train_quantized=False, can_mix=False, can_spread=False)
+    always = replace(context(*known), can_train_quantized=False, can_mix=False, can_spread=False)
     assert _change_the_kind(always) is None
 
 
@@ -131,10 +131,10 @@ def test_what_misses_the_goal_by_far_is_left_alone() -> None:
 
 
 def test_luck_on_the_guiding_half_does_not_meet_the_goal() -> None:
-    lucky = outcome(0.8, 0.009, doubt=0.01)
-    assert not ground(lucky).meets(lucky)
-    sure = outcome(0.8, 0.009, doubt=0.001)
-    assert ground(sure).meets(sure)
+    lucky = outcome(0.8, 0.009, standard_error=0.01)
+    assert not context(lucky).meets(lucky)
+    sure = outcome(0.8, 0.009, standard_error=0.001)
+    assert context(sure).meets(sure)
 
 
 amounts = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
@@ -150,7 +150,7 @@ outcomes = st.builds(
 @given(st.lists(outcomes, max_size=12), st.integers(0, 7))
 def test_a_move_is_new_and_within_bounds_whatever_was_seen(found: list[Outcome], turn: int) -> None:
     known = [item for item in found if item.drop is not None]
-    move = next_move(ground(*known, tried=tuple(found)), turn)
+    move = next_move(context(*known, tried=tuple(found)), turn)
     if move is None:
         return
     assert 0 <= move["amount"] <= 0.97

@@ -16,7 +16,7 @@ from quanttaas_jupyter.core.errors import MissingDependency
 from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.planning.search.auto import _within_reach
 from quanttaas_jupyter.techniques import registry
-from quanttaas_jupyter.techniques.availability import built_quantizations, refuse_missing
+from quanttaas_jupyter.techniques.availability import available_quantizations, refuse_missing
 from quanttaas_jupyter.techniques.quantize import QUANTIZERS, QuantizeJob, modelopt_scales
 from quanttaas_jupyter.techniques.quantize.onnx_calibration import open_model
 from quanttaas_jupyter.techniques.quantize.onnx_file import load_prepared
@@ -167,7 +167,7 @@ class TestWithoutThePackage:
         refuse_missing(qt.Recipe.parse({"quantize": "int4-weight"}))
 
     def test_the_automatic_mode_does_not_propose_it(self) -> None:
-        named = built_quantizations(["int8", "int8-smoothquant"], "tensorrt")
+        named = available_quantizations(["int8", "int8-smoothquant"], "tensorrt")
         assert _within_reach(named, "tensorrt") == ["int8"]
 
 
