@@ -11,7 +11,7 @@ from typing import Any
 
 from IPython.core.magic_arguments import argument
 
-from ..compute.clusters import connect as connecting
+from ..compute.clusters import connect as connect
 from ..compute.clusters import local_engine as resident
 from ..compute.clusters import local_head as head
 from ..compute.clusters.ray import RayCluster
@@ -68,7 +68,7 @@ def act(args: Namespace) -> str:
 
 
 def _start(args: Namespace) -> str:
-    config = connecting.start(cpus=args.cpus, token=not args.no_token)
+    config = connect.start(cpus=args.cpus, token=not args.no_token)
     return (
         f"A Ray cluster of this machine runs at {config.address}; use it with --on {head.NAME}, "
         "stop it with %quanttaas cluster stop. It outlives this kernel."
@@ -77,7 +77,7 @@ def _start(args: Namespace) -> str:
 
 def _stop(args: Namespace) -> str:
     name = args.names[0] if args.names else head.NAME
-    was_there = connecting.stop(name, args.store)
+    was_there = connect.stop(name, args.store)
     if name == head.NAME:
         return "Stopped the Ray cluster of this machine." if was_there else "No Ray cluster of ours runs here."
     return (
@@ -93,8 +93,8 @@ def _connect(args: Namespace) -> str:
     name = names[0] if names else _UNNAMED
     slot = {"cpus": args.cpus, "gpus": args.gpus}
     given = {"store": args.store, "token_file": args.token_file, "max_slots": args.max_slots}
-    found = connecting.connect(name, address, _known(slot), **_known(given))
-    return f"Connected: {found.counted}. Use it with --on {name}."
+    status = connect.connect(name, address, _known(slot), **_known(given))
+    return f"Connected: {status.words}. Use it with --on {name}."
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
 def _status(args: Namespace) -> str:
     config = load_config()
     if args.names:
-        connecting.configured(args.names[0])
+        connect.configured(args.names[0])
     wanted = {name: config.clusters[name] for name in args.names} or config.clusters
     running = _running_studies(wanted)
     with ThreadPoolExecutor(8) as pool:
@@ -162,12 +162,12 @@ class Row:
 
 
 def _row(name: str, config: ClusterConfig, running: int) -> Row:
-    found = connecting.look(RayCluster(name, config))
-    if found.trouble:
-        return Row(name, "out of reach", studies=str(running), trouble=found.trouble)
-    gpus = " ".join([f"{found.gpus:g}", *found.kinds])
-    price = "" if found.price is None else fmt.money(found.price)
-    return Row(name, "up", str(found.nodes), f"{found.cpus:g}", gpus, str(running), price)
+    status = connect.status(RayCluster(name, config))
+    if status.trouble:
+        return Row(name, "out of reach", studies=str(running), trouble=status.trouble)
+    gpus = " ".join([f"{status.gpus:g}", *status.kinds])
+    price = "" if status.price is None else fmt.money(status.price)
+    return Row(name, "up", str(status.nodes), f"{status.cpus:g}", gpus, str(running), price)
 
 
 def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from ..store import Store, open_store
 from .settings import QuantTaaS
 
 
-class Places:
+class AccessPolicy:
     """Allowed stores and clusters; the configuration is read at each call, since notebooks also write it."""
 
     def __init__(self, settings: QuantTaaS) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..compute.clusters import local_engine as resident
 from ..compute.clusters import local_head as head
-from ..compute.clusters.connect import Look
+from ..compute.clusters.connect import ClusterStatus
 from ..core.device import physical_cores
 from ..views import format as fmt
 
@@ -32,17 +32,17 @@ def not_started() -> dict[str, Any]:
     return _line(head.NAME, "stopped", "not started", can_start=True)
 
 
-def remote(name: str, look: Look | None, running: int) -> dict[str, Any]:
-    """Return the line of a Ray cluster; ``look`` is None if it has not answered yet."""
+def remote(name: str, status: ClusterStatus | None, running: int) -> dict[str, Any]:
+    """Return the line of a Ray cluster; ``status`` is None if it has not answered yet."""
     can_stop = name == head.NAME
-    if look is None:
+    if status is None:
         return _line(name, "unreachable", ASKING, can_stop=can_stop)
-    if look.trouble:
-        return _line(name, "unreachable", "out of reach", look.trouble, can_stop=can_stop)
-    words = [f"{look.nodes} node{'s' * (look.nodes != 1)}, {look.cpus:g} CPUs, {look.gpus:g} GPUs"]
-    words[0] += f" ({', '.join(look.kinds)})" if look.kinds else ""
+    if status.trouble:
+        return _line(name, "unreachable", "out of reach", status.trouble, can_stop=can_stop)
+    words = [f"{status.nodes} node{'s' * (status.nodes != 1)}, {status.cpus:g} CPUs, {status.gpus:g} GPUs"]
+    words[0] += f" ({', '.join(status.kinds)})" if status.kinds else ""
     words += [f"{running} running"] if running else []
-    words += [f"{fmt.money(look.price)}/h"] if look.price is not None else []
+    words += [f"{fmt.money(status.price)}/h"] if status.price is not None else []
     return _line(name, "busy" if running else "up", " · ".join(words), can_stop=can_stop)
 
 

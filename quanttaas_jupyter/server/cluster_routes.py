@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..compute.clusters import connect as connecting
+from ..compute.clusters import connect as connect
 from ..compute.clusters import local_engine as resident
 from ..compute.clusters import local_head as head
 from ..compute.templates import TEMPLATES, TemplateOptions, render
@@ -48,14 +48,16 @@ class ClustersHandler(Handler):
     @protected
     async def get(self) -> None:
         """Return this machine, the clusters of the configuration, and templates for new ones."""
-        desk, running = self.desk, self.desk.running()
-        configured = {name: config for name, config in load_config().clusters.items() if desk.places.allows(name)}
+        reader, running = self.reader, self.reader.running()
+        configured = {name: config for name, config in load_config().clusters.items() if reader.policy.allows(name)}
         is_up = head.NAME not in configured or head.find() is not None
         asked = configured if is_up else {name: config for name, config in configured.items() if name != head.NAME}
-        looks = await desk.looks.all(asked)
-        lines = [cluster_lines.this_machine(running[resident.CLUSTER])] if desk.places.allows(resident.CLUSTER) else []
-        lines += [cluster_lines.remote(name, look, running[name]) for name, look in looks.items()]
-        if head.NAME not in looks and desk.places.allows(head.NAME) and find_spec("ray"):
+        statuses = await reader.cluster_statuses.all(asked)
+        lines = (
+            [cluster_lines.this_machine(running[resident.CLUSTER])] if reader.policy.allows(resident.CLUSTER) else []
+        )
+        lines += [cluster_lines.remote(name, status, running[name]) for name, status in statuses.items()]
+        if head.NAME not in statuses and reader.policy.allows(head.NAME) and find_spec("ray"):
             lines.append(cluster_lines.not_started())
         templates = [{"name": kind, "help": _TEMPLATES[kind]} for kind in TEMPLATES]
         self.finish({"clusters": lines, "templates": templates})
@@ -68,8 +70,8 @@ class StartHandler(Handler):
     async def post(self) -> None:
         """Start the cluster, and write it into the configuration."""
         cpus = self.body(_Start).cpus
-        self.desk.places.refuse_new_cluster(head.NAME)
-        await self.desk.workers.run(f"cluster {head.NAME}", partial(connecting.start, cpus=cpus))
+        self.reader.policy.refuse_new_cluster(head.NAME)
+        await self.reader.workers.run(f"cluster {head.NAME}", partial(connect.start, cpus=cpus))
         self.set_status(204)
 
 
@@ -80,8 +82,8 @@ class StopHandler(Handler):
     async def post(self) -> None:
         """Stop this machine's own cluster, or this user's engine on another one."""
         name = self.body(_Stop).name
-        self.desk.places.cluster(name)
-        await self.desk.workers.run(f"cluster {name}", partial(connecting.stop, name))
+        self.reader.policy.cluster(name)
+        await self.reader.workers.run(f"cluster {name}", partial(connect.stop, name))
         self.set_status(204)
 
 
@@ -92,13 +94,13 @@ class ConnectHandler(Handler):
     async def post(self) -> None:
         """Write the cluster into the configuration if it answers."""
         given = self.body(_Connect)
-        places = self.desk.places
-        places.refuse_new_cluster(given.name)
+        policy = self.reader.policy
+        policy.refuse_new_cluster(given.name)
         if given.store is not None:
-            places.refuse_new_store(given.store)
+            policy.refuse_new_store(given.store)
         values = given.model_dump(include={"token_file", "store"}, exclude_none=True)
-        connect = partial(connecting.connect, given.name, given.address, {}, **values)
-        await self.desk.workers.run(f"cluster {given.name}", connect)
+        act = partial(connect.connect, given.name, given.address, {}, **values)
+        await self.reader.workers.run(f"cluster {given.name}", act)
         self.set_status(204)
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from tornado import web
 
 from ..core.errors import ClusterError, MissingDependency, NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy
-from .study_reader import Desk
+from .study_reader import StudyReader
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -47,9 +47,9 @@ class Handler(APIHandler):
     # The panel polls every few seconds; that is no user activity, and must not keep an idle server running.
     _track_activity = False
 
-    def initialize(self, desk: Desk) -> None:
-        """Take the desk that all routes share."""
-        self.desk = desk
+    def initialize(self, reader: StudyReader) -> None:
+        """Take the reader of studies that all routes share."""
+        self.reader = reader
 
     def body(self, model: type[M]) -> M:
         """Return the validated body of the request.

@@ -17,7 +17,7 @@ from ..core.recipe import Goal, Recipe, complaints, follows_pattern, inline
 from ..core.variable_names import check_variable, parse
 from ..store import open_store
 from ..techniques.availability import refuse_unavailable
-from .access_policy import Places
+from .access_policy import AccessPolicy
 
 _Text = Annotated[str, Field(max_length=500)]
 _Names = Annotated[list[_Text], Field(max_length=20)]
@@ -66,13 +66,13 @@ class Problem(NamedTuple):
     text: str
 
 
-def check(form: Form, places: Places) -> dict[str, Any]:
+def check(form: Form, policy: AccessPolicy) -> dict[str, Any]:
     """Return whether the form is valid, all problems, and the cell that it stands for."""
-    problems = [*_problems_of_names(form), *recipe_problems(form), *_problems_of_place(form, places)]
+    problems = [*_problems_of_names(form), *recipe_problems(form), *_problems_of_place(form, policy)]
     return {
         "ok": not problems,
         "problems": [problem._asdict() for problem in problems],
-        "cell": "" if problems else cell(form, places),
+        "cell": "" if problems else cell(form, policy),
     }
 
 
@@ -109,14 +109,14 @@ def recipe_problems(form: Form) -> Iterator[Problem]:
     yield from (problem for problem in _unbuilt(values, wrong) if problem.field not in wrong)
 
 
-def cell(form: Form, places: Places) -> str:
+def cell(form: Form, policy: AccessPolicy) -> str:
     """Return the cell of the form; for a default recipe a line, since a cell magic must have a body."""
     options = {
         "--data": _plain(form.data),
         "--calibration": _plain(form.calibration),
         "--train": _plain(form.train),
         "--metric": _plain(form.metric),
-        "--on": "" if form.cluster == places.clusters()[0] else form.cluster,
+        "--on": "" if form.cluster == policy.clusters()[0] else form.cluster,
         "--store": _store_option(form),
         "--name": f'"{form.name.strip()}"' if form.name.strip() else "",
         "-o": form.out,
@@ -170,9 +170,9 @@ def _problems_of_names(form: Form) -> Iterator[Problem]:
         yield from _caught("out", lambda: check_variable(form.out))
 
 
-def _problems_of_place(form: Form, places: Places) -> Iterator[Problem]:
-    wrong = [*_caught("cluster", lambda: places.cluster(form.cluster))] if form.cluster else []
-    wrong += [*_caught("store", lambda: places.store(open_store(form.store).uri))] if form.store else []
+def _problems_of_place(form: Form, policy: AccessPolicy) -> Iterator[Problem]:
+    wrong = [*_caught("cluster", lambda: policy.cluster(form.cluster))] if form.cluster else []
+    wrong += [*_caught("store", lambda: policy.store(open_store(form.store).uri))] if form.store else []
     yield from wrong
     if not wrong:
         yield from _caught("store", lambda: _refuse_far_store(form))

@@ -23,17 +23,17 @@ class ServiceHandler(Handler):
     @protected
     async def get(self) -> None:
         """Return version, stores and clusters, and the choices of the form."""
-        places, why_not = self.desk.places, cannot_run()
-        clusters = places.clusters()
+        policy, why_not = self.reader.policy, cannot_run()
+        clusters = policy.clusters()
         offered = partial(choices.options, clusters[0] if clusters else "")
         self.finish(
             {
                 "version": __version__,
-                "stores": list(places.stores()),
+                "stores": list(policy.stores()),
                 "clusters": [{"name": name, "title": cluster_lines.title(name)} for name in clusters],
                 "can_run": not why_not,
                 "why_not": why_not,
-                "form": await self.desk.workers.shared("form", _PLACE, offered),
+                "form": await self.reader.workers.shared("form", _PLACE, offered),
             }
         )
 
@@ -44,7 +44,7 @@ class ValidateHandler(Handler):
     @protected
     async def post(self) -> None:
         """Return all problems of the form, or the cell that it stands for."""
-        self.finish(await self.desk.workers.run(_PLACE, partial(check, self.body(Form), self.desk.places)))
+        self.finish(await self.reader.workers.run(_PLACE, partial(check, self.body(Form), self.reader.policy)))
 
 
 class PlanHandler(Handler):
@@ -53,7 +53,7 @@ class PlanHandler(Handler):
     @protected
     async def post(self) -> None:
         """Return trials and stages."""
-        self.finish(await self.desk.workers.run(_PLACE, partial(planning.plan, self.body(Form))))
+        self.finish(await self.reader.workers.run(_PLACE, partial(planning.plan, self.body(Form))))
 
 
 ROUTES: tuple[tuple[str, type[Any]], ...] = (

@@ -16,8 +16,8 @@ from ..study_store import deletion
 from ..study_store import records as studies
 from ..study_store.index import StudyIndex
 from ..views import format as fmt
-from .access_policy import Places
-from .cluster_status import Looks
+from .access_policy import AccessPolicy
+from .cluster_status import ClusterStatuses
 from .thread_pool import Workers
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ _PATIENCE = 10.0
 _LITTLE_PATIENCE = 0.5
 """Seconds to wait for a store that was too slow the last time, so that it does not delay each list again."""
 _LONG_PATIENCE = 120.0
-"""Seconds to wait for a store to weigh a study, which reads many objects; chosen, not tuned."""
+"""Seconds to wait for a store to measure what a study keeps, which reads many objects; chosen, not tuned."""
 
 
 class Listed(NamedTuple):
@@ -39,11 +39,11 @@ class Listed(NamedTuple):
     silent: list[str]
 
 
-class Desk:
+class StudyReader:
     """Shared state of all routes; it lives in the server's event loop, and accesses stores in threads."""
 
-    def __init__(self, places: Places, workers: Workers) -> None:
-        self.places, self.workers, self.looks = places, workers, Looks(workers)
+    def __init__(self, policy: AccessPolicy, workers: Workers) -> None:
+        self.policy, self.workers, self.cluster_statuses = policy, workers, ClusterStatuses(workers)
         self._indexes: dict[str, StudyIndex] = {}
         self._last: dict[str, list[dict[str, Any]]] = {}
         self._slow: set[str] = set()
@@ -51,7 +51,7 @@ class Desk:
 
     async def lists(self) -> Listed:
         """Return the studies of all stores, newest first; a store that does not answer shows its last known ones."""
-        stores = self.places.stores()
+        stores = self.policy.stores()
         self._indexes = {uri: self._indexes.get(uri) or StudyIndex(store) for uri, store in stores.items()}
         self._last = {uri: found for uri, found in self._last.items() if uri in stores}
         asked = {uri: self.workers.shared(("list", uri), uri, index.look) for uri, index in self._indexes.items()}
@@ -84,7 +84,7 @@ class Desk:
             StoreError: The store does not answer.
         """
         studies.checked_id(study)
-        where = [self.places.store(store)] if store else list(self.places.stores().values())
+        where = [self.policy.store(store)] if store else list(self.policy.stores().values())
         for place in where:
             key = (place.uri, study)
             if key not in self._open:
@@ -114,10 +114,10 @@ class Desk:
             self._indexes[study.store].suspect(study.id)
         return answer
 
-    async def weigh(self, study: Study) -> deletion.Weight:
+    async def size(self, study: Study) -> deletion.StudySize:
         """Return the bytes that a study takes in its store."""
-        weigh = partial(deletion.weigh, self.places.store(study.store), study.id)
-        return await self.ask(study, "weight", weigh, _LONG_PATIENCE)
+        measure = partial(deletion.study_size, self.policy.store(study.store), study.id)
+        return await self.ask(study, "size", measure, _LONG_PATIENCE)
 
     async def delete(self, study: Study) -> tuple[int, str]:
         """Delete a study, and return the bytes freed so far and a sentence.
@@ -125,7 +125,7 @@ class Desk:
         Raises:
             StudyIsBusy: The study is running.
         """
-        store = self.places.store(study.store)
+        store = self.policy.store(study.store)
         freed = await self.workers.run(store.uri, partial(deletion.remove_study, store, study.id))
         self._open.pop((store.uri, study.id), None)
         # A sweep reads all studies of the store, which may take minutes.

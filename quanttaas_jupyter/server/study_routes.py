@@ -55,7 +55,7 @@ class StudiesHandler(Handler):
     @protected
     async def get(self) -> None:
         """Return the studies of all stores, newest first."""
-        found = await self.desk.lists()
+        found = await self.reader.lists()
         now = time.time()
         self.finish({"studies": [line(uri, item, now) for uri, item in found.summaries], "silent": found.silent})
 
@@ -67,14 +67,14 @@ class StudyHandler(Handler):
     async def get(self, study: str) -> None:
         """Return all data that the study's page draws."""
         asked = self.query(_PageQuery)
-        opened = await self.desk.open(study, asked.store)
+        opened = await self.reader.open(study, asked.store)
         what = f"page {asked.axis} {asked.log}"
-        self.finish(await self.desk.ask(opened, what, partial(_page, opened, asked)))
+        self.finish(await self.reader.ask(opened, what, partial(_page, opened, asked)))
 
     @protected
     async def delete(self, study: str) -> None:
         """Delete the study, and return the bytes freed."""
-        freed, words = await self.desk.delete(await self.desk.open(study, self.query(_Where).store))
+        freed, words = await self.reader.delete(await self.reader.open(study, self.query(_Where).store))
         self.finish({"bytes": freed, "words": words})
 
 
@@ -85,21 +85,21 @@ class EventsHandler(Handler):
     async def get(self, study: str) -> None:
         """Return the events after number ``after``, up to a limit, and the number of the last one."""
         asked = self.query(_EventsQuery)
-        opened = await self.desk.open(study, asked.store)
-        store = self.desk.places.store(opened.store)
+        opened = await self.reader.open(study, asked.store)
+        store = self.reader.policy.store(opened.store)
         read = partial(studies.read_events, store, study, asked.after, _EVENTS_AT_ONCE)
-        events = await self.desk.ask(opened, f"events {asked.after}", lambda: list(read()))
+        events = await self.reader.ask(opened, f"events {asked.after}", lambda: list(read()))
         self.finish({"events": events, "seq": events[-1]["seq"] if events else asked.after})
 
 
-class WeightHandler(Handler):
+class SizeHandler(Handler):
     """Route of the size of a study."""
 
     @protected
     async def get(self, study: str) -> None:
         """Return the bytes of the study's folder and of its blobs, and what a deletion would leave."""
-        weight = await self.desk.weigh(await self.desk.open(study, self.query(_Where).store))
-        self.finish({"bytes": weight.folder + weight.blobs, "words": _words(weight)})
+        size = await self.reader.size(await self.reader.open(study, self.query(_Where).store))
+        self.finish({"bytes": size.folder + size.blobs, "words": _words(size)})
 
 
 class CancelHandler(Handler):
@@ -108,12 +108,12 @@ class CancelHandler(Handler):
     @protected
     async def post(self, study: str) -> None:
         """Ask the engine to stop the study; finished trials stay."""
-        opened = await self.desk.open(study, self.query(_Where).store)
-        state = await self.desk.ask(opened, "look", opened.look)
+        opened = await self.reader.open(study, self.query(_Where).store)
+        state = await self.reader.ask(opened, "look", opened.look)
         if not actions(state.status)["cancel"]:
             raise Refused(f"study {study} is {state.status} already; there is nothing to cancel")
-        store = self.desk.places.store(opened.store)
-        await self.desk.act(opened, partial(_cancel, store, study, state.status, state.cluster))
+        store = self.reader.policy.store(opened.store)
+        await self.reader.act(opened, partial(_cancel, store, study, state.status, state.cluster))
         self.set_status(204)
 
 
@@ -124,14 +124,14 @@ class ResumeHandler(Handler):
     async def post(self, study: str) -> None:
         """Let an engine continue the study; one by another user needs explicit trust."""
         is_trusted = self.body(_Resume).trusted
-        opened = await self.desk.open(study, self.query(_Where).store)
-        state = await self.desk.ask(opened, "look", opened.look)
+        opened = await self.reader.open(study, self.query(_Where).store)
+        state = await self.reader.ask(opened, "look", opened.look)
         command = f"%quanttaas resume {study}"
-        self.desk.places.cluster(state.cluster)
+        self.reader.policy.cluster(state.cluster)
         if state.cluster == resident.CLUSTER and (why := cannot_run()):
             raise Refused(f"{why} Resume study {study} from a notebook.", command)
         try:
-            await self.desk.act(opened, partial(opened.resume, trusted=is_trusted))
+            await self.reader.act(opened, partial(opened.resume, trusted=is_trusted))
         except NotTrusted:
             raise Refused(
                 f"Study {study} was submitted by {opened.who}; resuming it runs that person's code as you. "
@@ -149,12 +149,12 @@ class ArtifactHandler(Handler):
     @protected
     async def get(self, study: str, trial: str) -> None:
         """Send the artifact in pieces, as a download."""
-        opened = await self.desk.open(study, self.query(_Where).store)
-        state = await self.desk.ask(opened, "look", opened.look)
+        opened = await self.reader.open(study, self.query(_Where).store)
+        state = await self.reader.ask(opened, "look", opened.look)
         found = state.trials.get(trial)
         if found is None or not found.artifact:
             raise NotFound(f"study {study} has no file of a trial {trial!r}")
-        store, workers = self.desk.places.store(opened.store), self.desk.workers
+        store, workers = self.reader.policy.store(opened.store), self.reader.workers
         with contextlib.ExitStack() as stack:
             try:
                 file = blobs.blob_file(store, found.artifact["blob"])
@@ -170,7 +170,7 @@ class ArtifactHandler(Handler):
         self.set_header("Content-Type", "application/octet-stream")
         # The user may close the page during the download.
         with contextlib.suppress(StreamClosedError):
-            while chunk := await self.desk.workers.run(place, lambda: stream.read(_CHUNK)):
+            while chunk := await self.reader.workers.run(place, lambda: stream.read(_CHUNK)):
                 self.write(chunk)
                 await self.flush()
             self.finish(set_content_type="application/octet-stream")
@@ -194,10 +194,10 @@ def _page(study: Study, asked: _PageQuery) -> str:
     return json_encode(page(study.store, study.look(), asked.axis, asked.log))
 
 
-def _words(weight: deletion.Weight) -> str:
+def _words(size: deletion.StudySize) -> str:
     return (
-        f"It keeps {fmt.size(weight.folder + weight.blobs)}: {fmt.size(weight.folder)} of records, "
-        f"{fmt.size(weight.blobs)} of model, data and files. What other studies share stays, "
+        f"It keeps {fmt.size(size.folder + size.blobs)}: {fmt.size(size.folder)} of records, "
+        f"{fmt.size(size.blobs)} of model, data and files. What other studies share stays, "
         "and so does what is younger than a day."
     )
 
@@ -206,7 +206,7 @@ ROUTES: tuple[tuple[str, type[Any]], ...] = (
     (r"studies", StudiesHandler),
     (ID, StudyHandler),
     (f"{ID}/events", EventsHandler),
-    (f"{ID}/weight", WeightHandler),
+    (f"{ID}/weight", SizeHandler),
     (f"{ID}/cancel", CancelHandler),
     (f"{ID}/resume", ResumeHandler),
     (f"{ID}/artifacts/([^/]+)", ArtifactHandler),

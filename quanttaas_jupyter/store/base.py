@@ -93,7 +93,7 @@ class Store(ABC):
         """Return the seconds since a key was written or touched, or None if the key does not exist."""
 
     @abstractmethod
-    def weight(self, prefix: str) -> int:
+    def folder_size(self, prefix: str) -> int:
         """Return the total number of bytes under all keys below ``prefix``."""
 
     def stamp(self, key: str) -> str | None:

@@ -106,9 +106,9 @@ class CachedStore(Store):
         """Return the age in seconds of a key of the inner store."""
         return self.inner.age(key)
 
-    def weight(self, prefix: str) -> int:
+    def folder_size(self, prefix: str) -> int:
         """Return the total number of bytes below a prefix of the inner store."""
-        return self.inner.weight(prefix)
+        return self.inner.folder_size(prefix)
 
     def stamp(self, key: str) -> str | None:
         """Return the stamp that the inner store gives to a key."""

@@ -128,7 +128,7 @@ class GcsStore(Store):
         # A clock that is behind Google's must not make anything younger than now.
         return max(0.0, time.time() - max(float(found.updated.timestamp()), touched))
 
-    def weight(self, prefix: str) -> int:
+    def folder_size(self, prefix: str) -> int:
         """Return the total size in bytes of all objects below ``prefix``."""
         pages = self._pages(self._name(prefix) + "/", "items(name,size),nextPageToken")
         return sum(int(item.size) for items, _ in pages for item in items)

@@ -118,7 +118,7 @@ class LocalStore(Store):
         except OSError:
             return None
 
-    def weight(self, prefix: str) -> int:
+    def folder_size(self, prefix: str) -> int:
         """Return the total size in bytes of all files below ``prefix``."""
         return sum(self.size(key) or 0 for key in self.walk(prefix))
 

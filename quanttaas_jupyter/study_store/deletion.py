@@ -18,14 +18,14 @@ GRACE_SECONDS = 24 * 3600.0
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 
-class Weight(NamedTuple):
+class StudySize(NamedTuple):
     """Size of a study in bytes: its own folder, and the blobs that it refers to, which other studies may share."""
 
     folder: int
     blobs: int
 
 
-def weigh(store: Store, study: str) -> Weight:
+def study_size(store: Store, study: str) -> StudySize:
     """Return how many bytes a study takes in the store.
 
     Raises:
@@ -37,7 +37,7 @@ def weigh(store: Store, study: str) -> Weight:
     for data in store.each(store.read_if_there, [f"cache/{name}" for name in stages]):
         names.update(_digests(data))
     sizes = store.each(lambda sha: store.size(f"blobs/{sha}"), sorted(names))
-    return Weight(store.weight(f"studies/{study}"), sum(filter(None, sizes)))
+    return StudySize(store.folder_size(f"studies/{study}"), sum(filter(None, sizes)))
 
 
 def delete_study(store: Store, study: str, grace: float = GRACE_SECONDS) -> int:
@@ -58,7 +58,7 @@ def remove_study(store: Store, study: str) -> int:
     if lease and lease.is_held(time.time()):
         raise StudyIsBusy(f"study {study} is running; cancel it first")
     dequeue(store, record["cluster"], study)
-    freed = store.weight(f"studies/{study}")
+    freed = store.folder_size(f"studies/{study}")
     last = f"studies/{study}/study.json"
     for _ in store.each(store.delete, [key for key in store.walk(f"studies/{study}") if key != last]):
         pass

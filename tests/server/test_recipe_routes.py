@@ -17,14 +17,14 @@ from quanttaas_jupyter.core.recipe import Recipe
 from quanttaas_jupyter.core.variable_names import parse
 from quanttaas_jupyter.notebook import magics
 from quanttaas_jupyter.server import form_choices as choices
-from quanttaas_jupyter.server.access_policy import Places
+from quanttaas_jupyter.server.access_policy import AccessPolicy
 from quanttaas_jupyter.server.dry_run import plan
 from quanttaas_jupyter.server.recipe_form import Form, check
 from quanttaas_jupyter.server.settings import QuantTaaS
 from tests.server import contract
 from tests.server.conftest import House
 
-PLACES = Places(QuantTaaS())
+POLICY = AccessPolicy(QuantTaaS())
 
 
 def form(**values: Any) -> Form:
@@ -32,13 +32,13 @@ def form(**values: Any) -> Form:
 
 
 def cell(**values: Any) -> str:
-    checked = check(form(**values), PLACES)
+    checked = check(form(**values), POLICY)
     assert checked["problems"] == []
     return str(checked["cell"])
 
 
 def problems(**values: Any) -> dict[str, str]:
-    return {item["field"]: item["text"] for item in check(form(**values), PLACES)["problems"]}
+    return {item["field"]: item["text"] for item in check(form(**values), POLICY)["problems"]}
 
 
 def read(text: str) -> tuple[Any, Recipe]:
@@ -199,7 +199,7 @@ def test_a_wrong_field_is_told_in_one_sentence(values: dict[str, Any], field: st
 )
 def test_the_magic_reads_back_what_the_form_said(name: str, data: str, amounts: list[float], max_drop: float) -> None:
     asked = form(name=name, data=data, amounts=amounts, max_drop=max_drop)
-    checked = check(asked, PLACES)
+    checked = check(asked, POLICY)
     if not checked["ok"]:
         assert {item["field"] for item in checked["problems"]} == {"name"}
         return

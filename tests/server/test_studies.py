@@ -242,7 +242,7 @@ def test_without_torch_the_notebook_resumes(tmp_path: Path) -> None:
 
 def test_a_deletion_says_before_and_after_how_much_it_is_about(house: House) -> None:
     with_file(house, "abcd1234", b"x" * 5000)
-    folder = house.store.weight("studies/abcd1234")
+    folder = house.store.folder_size("studies/abcd1234")
     weight = house.client.get("studies/abcd1234/weight").json
     check(weight, "Weight")
     assert weight["bytes"] == folder + 5000
@@ -286,7 +286,7 @@ def test_a_slow_store_keeps_nobody_else_waiting(tmp_path: Path) -> None:
         "        return method(self, *args, **more)\n"
         "    return wait\n"
         "LocalStore.list, LocalStore.read = slow(LocalStore.list), slow(LocalStore.read)\n"
-        "import quanttaas_jupyter.server.study_reader as desk; desk._PATIENCE = 4.0"
+        "import quanttaas_jupyter.server.study_reader as reader; reader._PATIENCE = 4.0"
     )
     with server(tmp_path, code=code, **settings(tmp_path)) as client:
         near = LocalStore(tmp_path / "store")
@@ -337,7 +337,7 @@ def test_a_bucket_serves_as_well_as_a_folder(gcs: Cloud, tmp_path: Path) -> None
 def test_a_bucket_out_of_reach_shows_what_it_last_held(proxy: FlakyProxy, gcs: Cloud, tmp_path: Path) -> None:
     uri = gcs.uri()
     write(open_store(uri), "abcd1234", finished())
-    code = "import quanttaas_jupyter.server.study_reader as desk; desk._PATIENCE = 2.0"
+    code = "import quanttaas_jupyter.server.study_reader as reader; reader._PATIENCE = 2.0"
     with server(tmp_path, code=code, **{**settings(tmp_path), "QUANTTAAS_STORE": uri}) as client:
         assert list(lines(client)) == ["abcd1234"]
         proxy.down()

@@ -128,8 +128,8 @@ class StoreContract:
         store.create("a/one", b"1")
         store.create("a/b/two", b"22")
         store.create("ab", b"333")
-        assert store.weight("a") == 3
-        assert store.weight("missing") == 0
+        assert store.folder_size("a") == 3
+        assert store.folder_size("missing") == 0
 
     def test_a_stamp_changes_with_the_bytes_where_the_store_has_any(self, store: Store) -> None:
         missing = store.stamp("a")

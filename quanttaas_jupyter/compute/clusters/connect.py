@@ -16,7 +16,7 @@ from .ray import RayCluster
 
 
 @dataclass(frozen=True)
-class Look:
+class ClusterStatus:
     """Resources of a cluster and their price per hour; if it cannot be reached, ``trouble`` holds the reason."""
 
     nodes: int = 0
@@ -27,7 +27,7 @@ class Look:
     trouble: str = ""
 
     @property
-    def counted(self) -> str:
+    def words(self) -> str:
         """The resources as text, such as ``1 node with 8 CPUs and 0 GPUs``."""
         return f"{self.nodes} node{'s' * (self.nodes != 1)} with {self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
@@ -44,12 +44,12 @@ def configured(name: str) -> RayCluster:
     return RayCluster(name, clusters[name])
 
 
-def look(cluster: RayCluster) -> Look:
+def status(cluster: RayCluster) -> ClusterStatus:
     """Return the resources of a cluster; errors are returned as ``trouble``, not raised."""
     try:
         return _counted(cluster.nodes(), cluster.config)
     except QuantTaaSError as error:
-        return Look(trouble=str(error))
+        return ClusterStatus(trouble=str(error))
 
 
 def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
@@ -76,7 +76,7 @@ def stop(name: str, store: str | None = None) -> bool:
     return cluster.stop_engine(open_store(store or cluster.config.store).uri)
 
 
-def connect(name: str, address: str, slot: Mapping[str, Any], **given: Any) -> Look:
+def connect(name: str, address: str, slot: Mapping[str, Any], **given: Any) -> ClusterStatus:
     """Check that a cluster answers, and write it into the configuration; other values in the file stay.
 
     Args:
@@ -105,9 +105,9 @@ def connect(name: str, address: str, slot: Mapping[str, Any], **given: Any) -> L
     return found
 
 
-def _counted(nodes: list[dict[str, Any]], config: ClusterConfig) -> Look:
+def _counted(nodes: list[dict[str, Any]], config: ClusterConfig) -> ClusterStatus:
     cpus, gpus = (sum(node[key] for node in nodes) for key in ("cpus", "gpus"))
     kinds = tuple(sorted({node["gpu"] for node in nodes if node["gpu"]}))
     prices = config.prices
     price = prices.node * len(nodes) + prices.cpu * cpus + prices.gpu * gpus if prices else None
-    return Look(len(nodes), cpus, gpus, kinds, price)
+    return ClusterStatus(len(nodes), cpus, gpus, kinds, price)
