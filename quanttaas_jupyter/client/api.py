@@ -21,7 +21,7 @@ from ..store import Store, open_store
 from ..study_store import records as stored
 from .preparation import prepare
 from .study import Study, whoami
-from .submission import Submission, bundle, nobody
+from .submission import Submission, bundle, ignore_progress
 
 LOCAL = "local"
 
@@ -142,7 +142,7 @@ def plan(
 
     target, where = _place(cluster, store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
-    record = bundle(prepared, where, prepared.draft(target.name, whoami()), nobody)
+    record = bundle(prepared, where, prepared.draft(target.name, whoami()), ignore_progress)
     made = first_plan(record)
     cached = {key for key in made.stages if cache.find(where, key) is not None}
     return PlanView(

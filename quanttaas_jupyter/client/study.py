@@ -158,7 +158,7 @@ class Study:
         self._reading = threading.Lock()
         self._read_at = 0.0
         self._queued_since = time.monotonic()
-        self._is_seen_to, self._trouble = threading.Lock(), ""
+        self._ensuring_engine, self._engine_error = threading.Lock(), ""
         self._watcher = Watcher(self)
 
     @property
@@ -190,17 +190,17 @@ class Study:
     def state(self) -> StudyState:
         """State of the study, read again at each access; the last known one if the store cannot be reached."""
         with self._reading:
-            state = self._look()
+            state = self._update()
             if self._submission is None and self._state.unreachable_since is None:
-                self._see_to_an_engine()
-            if state.status == "queued" and self._trouble:
-                return dataclasses.replace(state, message=self._trouble)
+                self._ensure_engine_while_queued()
+            if state.status == "queued" and self._engine_error:
+                return dataclasses.replace(state, message=self._engine_error)
             return state
 
     def look(self) -> StudyState:
         """Return the ``state`` without starting an engine for a study that no engine claims."""
         with self._reading:
-            return self._look()
+            return self._update()
 
     @property
     def trials(self) -> list[Trial]:
@@ -337,7 +337,7 @@ class Study:
             raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
         sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
-        cluster.hand_over(self._store, self.id, sha256, is_resume=True)
+        cluster.submit(self._store, self.id, sha256, is_resume=True)
         self._watcher.wake()
         return self
 
@@ -354,7 +354,7 @@ class Study:
         """Call ``callback`` with the present state, and after each change, from a thread, until ``stop`` is called."""
         return self._watcher.follow(callback)
 
-    def _look(self) -> StudyState:
+    def _update(self) -> StudyState:
         if self._submission is not None:
             if not self._submission.is_done:
                 return self._submission.state(self._state)
@@ -383,27 +383,27 @@ class Study:
             settled = studies.settled(self._store, folded)
         return settled
 
-    def _see_to_an_engine(self) -> None:
+    def _ensure_engine_while_queued(self) -> None:
         """Start an engine for a queued study that no engine claims, because the engine of its submission has ended."""
         now = time.monotonic()
         if self._state.status != "queued":
             self._queued_since = now
-        elif now - self._queued_since > _CLAIM_SECONDS and not self._is_seen_to.locked():
+        elif now - self._queued_since > _CLAIM_SECONDS and not self._ensuring_engine.locked():
             self._queued_since = now
-            threading.Thread(target=self._see_to, name=f"see-to-{self.id}", daemon=True).start()
+            threading.Thread(target=self._ensure_engine, name=f"ensure-engine-{self.id}", daemon=True).start()
 
-    def _see_to(self) -> None:
+    def _ensure_engine(self) -> None:
         """Start the engine; this runs in a thread, since a cluster may take long to answer."""
-        with self._is_seen_to:
+        with self._ensuring_engine:
             try:
                 # A reader of another user's study need not have its cluster in the configuration.
                 if is_configured(self._state.cluster):
-                    open_cluster(self._state.cluster).see_to(self._store, self.id)
-                self._trouble = ""
+                    open_cluster(self._state.cluster).ensure_engine_for(self._store, self.id)
+                self._engine_error = ""
             except QuantTaaSError as error:
-                self._trouble = str(error)
+                self._engine_error = str(error)
             except Exception as error:
-                self._trouble = f"no engine could be started: {one_line(error)}"
+                self._engine_error = f"no engine could be started: {one_line(error)}"
 
     def __repr__(self) -> str:
         from ..views.text import study_text

@@ -33,14 +33,14 @@ _CALIBRATION_SHARE = 0.2
 """Share of ``--data`` taken for calibration if there is no other data; chosen, not tuned. Less is left to evaluate."""
 
 
-class Tell(Protocol):
+class ReportProgress(Protocol):
     """Progress callback: the present action, and the share of bytes that was sent (0 to 1) once that is known."""
 
     def __call__(self, message: str, sent: float | None = None) -> None:
         """Report progress."""
 
 
-def nobody(message: str, sent: float | None = None) -> None:
+def ignore_progress(message: str, sent: float | None = None) -> None:
     """Ignore progress."""
 
 
@@ -50,7 +50,7 @@ class Submission:
     def __init__(self, prepared: Prepared, store: Store, cluster: Cluster, who: str) -> None:
         self._prepared, self._store, self._cluster = prepared, store, cluster
         self.record: dict[str, Any] = prepared.draft(cluster.name, who)
-        self._told: tuple[str, float | None] = ("reading the data", None)
+        self._reported: tuple[str, float | None] = ("reading the data", None)
         self._error: str | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"submit-{prepared.id}")
@@ -69,7 +69,7 @@ class Submission:
         """Return the state to show before the study is in the store."""
         if self._error is not None:
             return dataclasses.replace(before, status="failed", error=self._error, message=self._error)
-        message, sent = self._told
+        message, sent = self._reported
         return dataclasses.replace(before, status="queued", message=message, sent=sent)
 
     def _run(self) -> None:
@@ -77,19 +77,19 @@ class Submission:
             side = ThreadPoolExecutor(1, thread_name_prefix="engine")
             engine = side.submit(self._cluster.ensure_engine, self._store.uri)
             side.shutdown(wait=False)
-            found, notes = read(self._prepared, self._tell)
+            found, notes = read(self._prepared, self._report)
             if not engine.done():
-                self._tell(f"waiting for an engine on {self._cluster.name}")
+                self._report(f"waiting for an engine on {self._cluster.name}")
             there = engine.result()
             self._cluster.refuse_store(self._store.uri, there)
             is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)
-            self.record = send(self._prepared, self._store, self.record, found, notes, self._tell, is_portable)
+            self.record = send(self._prepared, self._store, self.record, found, notes, self._report, is_portable)
             sha256 = studies.create_study(self._store, self._prepared.id, self.record)
-            self._cluster.hand_over(self._store, self._prepared.id, sha256)
+            self._cluster.submit(self._store, self._prepared.id, sha256)
             self._done.set()
             # From here on, the state of the study itself says what it waits for.
             with contextlib.suppress(QuantTaaSError):
-                self._cluster.see_taken(self._store, self._prepared.id)
+                self._cluster.wait_until_claimed(self._store, self._prepared.id)
         except QuantTaaSError as error:
             self._error = str(error)
         except Exception as error:
@@ -97,23 +97,23 @@ class Submission:
         finally:
             self._done.set()
 
-    def _tell(self, message: str, sent: float | None = None) -> None:
-        self._told = message, sent
+    def _report(self, message: str, sent: float | None = None) -> None:
+        self._reported = message, sent
 
 
-def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], report: ReportProgress) -> dict[str, Any]:
     """Read the data and upload all blobs that the store lacks; return the complete record."""
-    return send(prepared, store, draft, *read(prepared, tell), tell)
+    return send(prepared, store, draft, *read(prepared, report), report)
 
 
-def read(prepared: Prepared, tell: Tell) -> tuple[dict[str, data.Batches], list[str]]:
+def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, data.Batches], list[str]]:
     """Read the data and split it; return the data sets by their role, and notes on where they come from."""
     found: dict[str, data.Batches] = {}
     for key, source in prepared.sources.items():
         label = "--data" if key == "eval" else f"--{key}"
 
         def progress(samples: int, total: int | None, label: str = label) -> None:
-            tell(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
+            report(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
 
         found[key] = source.read(progress)
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
@@ -131,16 +131,16 @@ def send(
     draft: dict[str, Any],
     found: Mapping[str, data.Batches],
     notes: list[str],
-    tell: Tell,
+    report: ReportProgress,
     is_portable: bool = False,
 ) -> dict[str, Any]:
     """Upload all blobs that the store lacks, several at a time, and return the complete record."""
-    program, about = _portable(prepared, found, tell) if is_portable else (prepared.snapshot.data, {})
+    program, about = _portable(prepared, found, report) if is_portable else (prepared.snapshot.data, {})
     what = f"sending the model and {sum(batches.samples for batches in found.values())} samples"
-    tell(what, 0.0)
+    report(what, 0.0)
 
     def progress(done: int, total: int) -> None:
-        tell(f"{what}: {fmt.size(done)} of {fmt.size(total)}", done / total)
+        report(f"{what}: {fmt.size(done)} of {fmt.size(total)}", done / total)
 
     together = Together(len(program) + sum(batches.bytes for batches in found.values()), progress)
     with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
@@ -190,8 +190,10 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     return True
 
 
-def _portable(prepared: Prepared, found: Mapping[str, data.Batches], tell: Tell) -> tuple[bytes, dict[str, Any]]:
-    tell("exporting the model for another version of Python")
+def _portable(
+    prepared: Prepared, found: Mapping[str, data.Batches], report: ReportProgress
+) -> tuple[bytes, dict[str, Any]]:
+    report("exporting the model for another version of Python")
     try:
         return portable.pack(models.loads(prepared.snapshot.data), found["calibration"])
     except StageError as error:

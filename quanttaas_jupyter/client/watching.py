@@ -30,7 +30,7 @@ class Follower:
         """Stop calling back."""
         self._watcher.remove(self)
 
-    def tell(self, state: StudyState) -> None:
+    def notify(self, state: StudyState) -> None:
         """Call back if the state has changed."""
         if state == self._last:
             return
@@ -78,7 +78,7 @@ class Watcher:
             with self._lock:
                 followers = list(self._followers)
             for follower in followers:
-                follower.tell(state)
+                follower.notify(state)
             with self._lock:
                 if self._followers == followers and (not followers or state.has_ended):
                     # Decided under the lock, so that a follower that is added now starts a new thread.

@@ -45,16 +45,16 @@ def physical_cores() -> int:
 
 def _architecture() -> str:
     """Return the processor's architecture; x86 without VNNI is marked, since its int8 arithmetic may saturate."""
-    name, flags = platform.machine(), _told_by_linux("flags")
+    name, flags = platform.machine(), _linux_cpu_field("flags")
     return f"{name} without VNNI" if name == "x86_64" and flags and "vnni" not in flags else name
 
 
 def _cpu_name() -> str:
     """Return the processor's name, as precisely as the operating system reports it."""
-    return _told_by_linux("model name") or platform.processor() or platform.machine()
+    return _linux_cpu_field("model name") or platform.processor() or platform.machine()
 
 
-def _told_by_linux(field: str) -> str:
+def _linux_cpu_field(field: str) -> str:
     """Return a field of the first processor in ``/proc/cpuinfo``; an empty string on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

@@ -77,12 +77,12 @@ class Driver:
         self._events = studies.EventWriter(store, record["id"])
         self._open: dict[str, TrialPlan] = {}
         self._errors: dict[str, dict[str, str]] = {}
-        self._looked_for_cancel = 0.0
+        self._cancel_checked = 0.0
         self._is_over = self._is_replay = False
         self._begun = time.time()
         self._cpu_begun = _cpu_seconds()
-        self._told_waiting = ""
-        self._cost, self._cost_at, self._cost_told = self._events.state.cost, time.monotonic(), 0.0
+        self._reported_waiting = ""
+        self._cost, self._cost_at, self._cost_reported = self._events.state.cost, time.monotonic(), 0.0
         self._schedule: Schedule | None = None
 
     def run(self) -> None:
@@ -117,7 +117,7 @@ class Driver:
     def _drive(self) -> None:
         # The device is needed first: keys of measurements depend on it.
         while (device := self._executor.device()) is None:
-            self._live()
+            self._do_periodic_work()
             time.sleep(_TICK)
         self._planner = Planner(self._record, device)
         self._plan = self._planner.plan
@@ -125,18 +125,18 @@ class Driver:
         self._schedule = schedule = Schedule(self._plan, self._store, self._executor, self._config, self._append)
         self._begin(schedule)
         while schedule.is_busy:
-            self._live()
+            self._do_periodic_work()
             ended = schedule.collect(_TICK)
             for item in ended:
-                self._take_note(schedule, item)
+                self._record_failure(schedule, item)
             if ended:
-                self._go_on(schedule)
+                self._advance(schedule)
             if self._is_out_of_time() and not self._is_over:
                 self._is_over = True
                 schedule.finish_early()
         self._end()
 
-    def _live(self) -> None:
+    def _do_periodic_work(self) -> None:
         """Do the periodic work: check lease, stop and cancel mark, and report waiting and cost.
 
         Raises:
@@ -149,13 +149,13 @@ class Driver:
         if self._is_stopping():
             raise Stopped
         now = time.monotonic()
-        if now - self._looked_for_cancel >= _CANCEL_EVERY:
-            self._looked_for_cancel = now
+        if now - self._cancel_checked >= _CANCEL_EVERY:
+            self._cancel_checked = now
             if studies.is_cancelled(self._store, self._record["id"]):
                 raise Cancelled
         waiting = self._executor.waits_for()
-        if waiting != self._told_waiting:
-            self._told_waiting = waiting
+        if waiting != self._reported_waiting:
+            self._reported_waiting = waiting
             self._append("waiting", what=waiting)
         self._count_cost(now)
 
@@ -163,8 +163,8 @@ class Driver:
         """Add the cluster's cost since the last call, and report the sum from time to time."""
         self._cost += self._executor.rate() * (now - self._cost_at) / 3600
         self._cost_at = now
-        if self._cost and now - self._cost_told >= _COST_EVERY:
-            self._cost_told = now
+        if self._cost and now - self._cost_reported >= _COST_EVERY:
+            self._cost_reported = now
             self._append("cost", amount=self._cost)
 
     def _begin(self, schedule: Schedule) -> None:
@@ -183,16 +183,16 @@ class Driver:
         self._open = {name: trial for name, trial in self._plan.trials.items() if name not in cut}
         schedule.want([self._plan.preview, *self._plan.rankings.values(), *self._targets(self._open.values())])
         self._announce(schedule)
-        self._go_on(schedule)
+        self._advance(schedule)
         self._summarize()
 
-    def _go_on(self, schedule: Schedule) -> None:
+    def _advance(self, schedule: Schedule) -> None:
         """Report new results, let the search propose, and submit stages that are ready, until nothing is new."""
         is_news = True
         while is_news:
-            self._tell_preview(schedule)
-            self._tell_rankings(schedule)
-            self._settle_trials(schedule)
+            self._report_preview(schedule)
+            self._report_rankings(schedule)
+            self._report_trials(schedule)
             if self._search.is_adaptive and not self._is_over and not self._is_replay:
                 self._cut_hopeless(schedule)
                 self._propose(schedule)
@@ -211,7 +211,7 @@ class Driver:
             notes=list(self._record["notes"]),
         )
 
-    def _take_note(self, schedule: Schedule, ended: Ended) -> None:
+    def _record_failure(self, schedule: Schedule, ended: Ended) -> None:
         if ended.error is None:
             return
         stage, reason = ended.stage, ended.error
@@ -233,11 +233,11 @@ class Driver:
     def _targets(self, trials: Iterable[TrialPlan]) -> list[str]:
         return [key for trial in trials for key in trial.targets]
 
-    def _tell_preview(self, schedule: Schedule) -> None:
+    def _report_preview(self, schedule: Schedule) -> None:
         if self._plan.preview in schedule.results and not self._events.state.preview:
             self._append("preview", metrics=schedule.results[self._plan.preview]["facts"])
 
-    def _tell_rankings(self, schedule: Schedule) -> None:
+    def _report_rankings(self, schedule: Schedule) -> None:
         for of, key in self._plan.rankings.items():
             if key in schedule.results and of not in self._events.state.sensitivity:
                 self._append("sensitivity", of=of, ranking=schedule.results[key]["ranking"])
@@ -250,7 +250,7 @@ class Driver:
             stages = self._counts(schedule.want(trial.targets))
             self._append("trial_proposed", trial=trial.name, config=dict(trial.config), stages=stages)
         if fresh:
-            self._settle_trials(schedule)
+            self._report_trials(schedule)
 
     def _cut_hopeless(self, schedule: Schedule) -> None:
         observations = self._observations(schedule)
@@ -290,7 +290,7 @@ class Driver:
             screen=screened["facts"]["screen_drop"] if screened else None,
         )
 
-    def _settle_trials(self, schedule: Schedule) -> None:
+    def _report_trials(self, schedule: Schedule) -> None:
         results = schedule.results
         for trial in list(self._open.values()):
             baseline = self._plan.baseline_of(trial)

@@ -45,7 +45,7 @@ class _Running:
     stage: Stage
     attempt: int
     progress: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
-    told: float = 0.0
+    reported: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Schedule:
     def collect(self, timeout: float) -> list[Ended]:
         """Wait for stages to end, and return them; stages whose worker died are submitted again."""
         done, _ = wait(self._running, timeout=timeout, return_when=FIRST_COMPLETED)
-        self._tell_progress()
+        self._report_progress()
         return [ended for future in done if (ended := self._settle(self._running.pop(future), future))]
 
     def stop(self) -> None:
@@ -213,13 +213,13 @@ class Schedule:
         self._append("stage_failed", stage=stage.key, kind=stage.kind, label=stage.label, **reason)
         return reason
 
-    def _tell_progress(self) -> None:
+    def _report_progress(self) -> None:
         for running in self._running.values():
             self._drain(running)
 
     def _drain(self, running: _Running, force: bool = False) -> None:
         """Report the newest progress line, at most twice a second."""
-        if not force and time.monotonic() - running.told < _PROGRESS_EVERY:
+        if not force and time.monotonic() - running.reported < _PROGRESS_EVERY:
             return
         about = {"stage": running.stage.key, "label": running.stage.label}
         last = None
@@ -229,5 +229,5 @@ class Schedule:
                 self._append("stage_started", kind=running.stage.kind, **about)
                 last = None
         if last is not None:
-            running.told = time.monotonic()
+            running.reported = time.monotonic()
             self._append("progress", message=last, **about)

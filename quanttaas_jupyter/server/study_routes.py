@@ -187,7 +187,7 @@ def _cancel(store: Store, study: str, status: str, cluster: str) -> None:
     if status == "queued" and not (cluster == resident.CLUSTER and cannot_run()):
         # The study's engine may have ended, and only a running one sees the cancel mark.
         with contextlib.suppress(QuantTaaSError):
-            open_cluster(cluster).see_to(store, study)
+            open_cluster(cluster).ensure_engine_for(store, study)
 
 
 def _page(study: Study, asked: _PageQuery) -> str:

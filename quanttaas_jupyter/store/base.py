@@ -147,14 +147,14 @@ class Together:
         """Return a progress callback for one of the uploads."""
         before = 0
 
-        def tell(done: int, _: int) -> None:
+        def report(done: int, _: int) -> None:
             nonlocal before
             with self._lock:
                 self._done += done - before
                 before = done
                 self._progress(min(self._done, self._total), self._total)
 
-        return tell
+        return report
 
 
 class Counted:

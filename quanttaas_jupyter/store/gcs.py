@@ -95,7 +95,7 @@ class GcsStore(Store):
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""
-        with self._told("delete from"):
+        with self._translated_errors("delete from"):
             try:
                 self._object(key).delete(**self._patience())
             except _errors().NotFound:
@@ -139,7 +139,7 @@ class GcsStore(Store):
         # A custom time may only ever grow, which clocks of several machines do not.
         found.metadata = {_TOUCHED: f"{time.time():.3f}"}
         # Reading a store must not need permission to write; a reader does not sweep it either.
-        with self._told("write to"), suppress(_errors().NotFound, _errors().Forbidden):
+        with self._translated_errors("write to"), suppress(_errors().NotFound, _errors().Forbidden):
             found.patch(**self._patience())
 
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
@@ -148,7 +148,7 @@ class GcsStore(Store):
             if self.size(key) is not None:
                 self.touch(key)
             else:
-                with self._told("write to"):
+                with self._translated_errors("write to"):
                     self._upload(key, Counted(stream, total, progress), total)
             if progress is not None:
                 progress(total, total)
@@ -162,7 +162,7 @@ class GcsStore(Store):
 
     def download(self, key: str, path: Path) -> None:
         """Download an object into a local file, and verify its checksum."""
-        with path.open("wb") as stream, self._told("read"):
+        with path.open("wb") as stream, self._translated_errors("read"):
             try:
                 self._object(key).download_to_file(stream, checksum="crc32c", **self._patience())
             except _errors().NotFound:
@@ -181,7 +181,7 @@ class GcsStore(Store):
 
     def _object(self, key: str) -> Any:
         name = self._name(key)
-        with self._told("open"):
+        with self._translated_errors("open"):
             return _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST")).bucket(self._bucket).blob(name)
 
     def _load(self, key: str) -> tuple[bytes, int]:
@@ -191,7 +191,7 @@ class GcsStore(Store):
             MissingKey: The object does not exist.
         """
         found = self._object(key)
-        with self._told("read"):
+        with self._translated_errors("read"):
             try:
                 data = found.download_as_bytes(checksum="crc32c", **self._patience())
             except _errors().NotFound:
@@ -208,7 +208,7 @@ class GcsStore(Store):
 
     def _about(self, key: str) -> Any:
         """Return the metadata of an object, or None if it does not exist."""
-        with self._told("read"):
+        with self._translated_errors("read"):
             found = self._object(key)
             known = found.bucket.get_blob(found.name, **self._patience())
             if known is None:
@@ -217,7 +217,7 @@ class GcsStore(Store):
 
     def _write(self, key: str, data: bytes, generation: int | None) -> bool:
         """Write an object if its generation matches (None: always), and return whether the condition held."""
-        with self._told("write to"):
+        with self._translated_errors("write to"):
             try:
                 self._object(key).upload_from_string(
                     data, _TYPE, if_generation_match=generation, checksum="crc32c", **self._patience()
@@ -260,11 +260,11 @@ class GcsStore(Store):
 
     def _pages(self, prefix: str, fields: str, **options: Any) -> Iterator[_Page]:
         """Yield the objects and folder names below a prefix, page by page; each page is fetched on demand."""
-        with self._told("list"):
+        with self._translated_errors("list"):
             client = _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST"))
             pages = client.list_blobs(self._bucket, prefix=prefix, fields=fields, **options, **self._patience()).pages
         while True:
-            with self._told("list"):
+            with self._translated_errors("list"):
                 try:
                     page = next(pages, None)
                 except _errors().NotFound:
@@ -299,7 +299,7 @@ class GcsStore(Store):
         )
 
     @contextmanager
-    def _told(self, action: str) -> Iterator[None]:
+    def _translated_errors(self, action: str) -> Iterator[None]:
         """Translate errors of the client library into a StoreError with one sentence.
 
         The original error is not chained, because its text may hold an upload URL that lets anybody write to it.

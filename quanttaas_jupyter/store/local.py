@@ -40,7 +40,7 @@ class LocalStore(Store):
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingKey(key) from None
         except OSError as error:
-            raise self._trouble(error, "read") from error
+            raise self._store_error(error, "read") from error
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a file that does not exist yet, and return whether it holds ``data``."""
@@ -82,7 +82,7 @@ class LocalStore(Store):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._trouble(error, "delete from") from error
+            raise self._store_error(error, "delete from") from error
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 
@@ -94,7 +94,7 @@ class LocalStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return iter(())
         except OSError as error:
-            raise self._trouble(error, "list") from error
+            raise self._store_error(error, "list") from error
         return iter(sorted(name for name in names if not name.startswith(".")))
 
     def walk(self, prefix: str) -> Iterator[str]:
@@ -162,7 +162,7 @@ class LocalStore(Store):
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
-            raise self._trouble(error, "write to") from error
+            raise self._store_error(error, "write to") from error
         finally:
             path.unlink(missing_ok=True)
 
@@ -218,9 +218,9 @@ class LocalStore(Store):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._trouble(error, "write to") from error
+            raise self._store_error(error, "write to") from error
 
-    def _trouble(self, error: OSError, action: str) -> StoreError:
+    def _store_error(self, error: OSError, action: str) -> StoreError:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space, or name another store with --store"

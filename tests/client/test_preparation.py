@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.client.preparation import Prepared, prepare
-from quanttaas_jupyter.client.submission import nobody, read, send
+from quanttaas_jupyter.client.submission import ignore_progress, read, send
 from quanttaas_jupyter.core.errors import MetricError, ModelError
 from quanttaas_jupyter.store.local import LocalStore
 
@@ -39,7 +39,7 @@ def prepared(model: Any, data: Any, recipe: Any = None, **given: Any) -> Prepare
 
 
 def notes(study: Prepared) -> list[str]:
-    return read(study, nobody)[1]
+    return read(study, ignore_progress)[1]
 
 
 @pytest.mark.parametrize("class_dim", [1, 2])
@@ -49,8 +49,8 @@ def test_the_dimension_of_classes_is_found_from_labels(class_dim: int, places: i
     study = prepared(Said(5, class_dim), (words, words))
     assert study.class_dim == class_dim
     assert study.draft("local", "tester")["class_dim"] == class_dim
-    told = [note for note in notes(study) if f"classes in dimension {class_dim}" in note]
-    assert len(told) == (places == 5)
+    reported = [note for note in notes(study) if f"classes in dimension {class_dim}" in note]
+    assert len(reported) == (places == 5)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def test_a_cut_stream_and_batches_timed_in_another_size_are_noted() -> None:
 
 
 def test_the_share_that_was_sent_rises_to_the_whole(tmp_path: Path) -> None:
-    told: list[float] = []
+    reported: list[float] = []
 
-    def tell(message: str, sent: float | None = None) -> None:
+    def report(message: str, sent: float | None = None) -> None:
         if sent is not None:
-            told.append(sent)
+            reported.append(sent)
 
     study = prepared(Linear(3), (torch.randn(4000, 4), torch.randint(0, 3, (4000,))))
     store, draft = LocalStore(tmp_path), study.draft("local", "tester")
     for _ in range(2):
-        told.clear()
-        send(study, store, draft, *read(study, nobody), tell)
+        reported.clear()
+        send(study, store, draft, *read(study, ignore_progress), report)
         # What the store has already counts as sent.
-        assert told == sorted(told)
-        assert told[0] == 0
-        assert told[-1] == 1
+        assert reported == sorted(reported)
+        assert reported[0] == 0
+        assert reported[-1] == 1

@@ -190,7 +190,7 @@ def test_an_engine_refuses_a_study_that_was_changed_after_it_was_handed_over(dig
         qt.open(study.id).resume()
     from quanttaas_jupyter.compute.clusters import local_engine as resident
 
-    resident.hand_over(open_store().uri, study.id, "0" * 64, is_resume=True)
+    resident.submit(open_store().uri, study.id, "0" * 64, is_resume=True)
     deadline = time.monotonic() + 20
     while resident.has_ticket(study.id):
         assert time.monotonic() < deadline

@@ -11,7 +11,7 @@ from typing import Any
 
 from quanttaas_jupyter import stages
 from quanttaas_jupyter.client.preparation import prepare
-from quanttaas_jupyter.client.submission import bundle, nobody
+from quanttaas_jupyter.client.submission import bundle, ignore_progress
 from quanttaas_jupyter.compute.executors.base import StageCall
 from quanttaas_jupyter.core.config import EngineConfig
 from quanttaas_jupyter.core.device import Device, this_device
@@ -86,7 +86,7 @@ def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> tuple
     store = WatchedStore(root)
     options = {"calibration": None, "train": None, "metric": None, "example_inputs": None, "name": None, **given}
     prepared = prepare(model, data, recipe, **options)
-    record = bundle(prepared, store, prepared.draft("local", "tester"), nobody)
+    record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
     studies.create_study(store, prepared.id, record)
     return resume(store, record)
 

@@ -41,10 +41,10 @@ class Scripted:
 
 def ended(tmp_path: Path, script: list[Any]) -> tuple[Ended, Scripted, list[str]]:
     stage = Stage("k", "export", "exporting", {}, {})
-    executor, told = Scripted(script), []  # type: ignore[var-annotated]
+    executor, reported = Scripted(script), []  # type: ignore[var-annotated]
 
     def append(type_: str, **values: Any) -> None:
-        told.append(type_)
+        reported.append(type_)
 
     schedule = Schedule(Plan(stages={"k": stage}), LocalStore(tmp_path), executor, EngineConfig(), append)  # type: ignore[arg-type]
     schedule.want(["k"])
@@ -52,7 +52,7 @@ def ended(tmp_path: Path, script: list[Any]) -> tuple[Ended, Scripted, list[str]
     found: list[Ended] = []
     while not found:
         found = schedule.collect(0.1)
-    return found[0], executor, told
+    return found[0], executor, reported
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def ended(tmp_path: Path, script: list[Any]) -> tuple[Ended, Scripted, list[str]
 def test_what_is_no_fault_of_a_stage_is_tried_again_and_told(
     tmp_path: Path, script: list[Any], runs: int, reason: str | None
 ) -> None:
-    last, executor, told = ended(tmp_path, script)
+    last, executor, reported = ended(tmp_path, script)
     assert executor.runs == runs
     assert (last.error or {}).get("reason") == reason
-    assert told == ["stage_retried"] * (runs - 1) + ["stage_finished" if reason is None else "stage_failed"]
+    assert reported == ["stage_retried"] * (runs - 1) + ["stage_finished" if reason is None else "stage_failed"]

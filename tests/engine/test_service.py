@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quanttaas_jupyter.client.preparation import prepare
-from quanttaas_jupyter.client.submission import bundle, nobody
+from quanttaas_jupyter.client.submission import bundle, ignore_progress
 from quanttaas_jupyter.core.config import EngineConfig
 from quanttaas_jupyter.core.errors import StoreError
 from quanttaas_jupyter.core.state import StudyState, fold
@@ -56,7 +56,7 @@ def test_a_study_outlives_a_store_that_is_out_of_reach_for_long(
 ) -> None:
     store = FailingStore(tmp_path)
     prepared = prepare(Mlp().eval(), regression_data(), RECIPE, None, None, None, None, None)
-    record = bundle(prepared, store, prepared.draft("local", "tester"), nobody)
+    record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
     sha256 = studies.create_study(store, prepared.id, record)
     monkeypatch.setattr(resident, "open_store", lambda uri: store)
     monkeypatch.setattr(resident, "_STORE_AGAIN", 0.05)

@@ -33,13 +33,13 @@ class Cluster(Protocol):
             QuantTaaSError: The store is a folder that the cluster cannot see.
         """
 
-    def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+    def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
         """Submit a study to the engine."""
 
-    def see_taken(self, store: Store, study: str) -> None:
+    def wait_until_claimed(self, store: Store, study: str) -> None:
         """Wait until an engine has claimed a study, for a limited time."""
 
-    def see_to(self, store: Store, study: str) -> None:
+    def ensure_engine_for(self, store: Store, study: str) -> None:
         """Start an engine for a queued study of this user that no engine claims."""
 
     def is_mine(self, store: Store, study: str) -> bool:
@@ -62,19 +62,19 @@ class ThisMachine:
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
         """Accept each store: this machine reaches all of them."""
 
-    def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+    def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
         """Write a ticket into the engine's folder, and one into the store's queue for readers of the store."""
         studies.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
-        resident.hand_over(store.uri, study, sha256, is_resume)
+        resident.submit(store.uri, study, sha256, is_resume)
 
-    def see_taken(self, store: Store, study: str) -> None:
+    def wait_until_claimed(self, store: Store, study: str) -> None:
         """Return at once: the engine of this machine looks for tickets before it ends."""
 
     def is_mine(self, store: Store, study: str) -> bool:
         """Return whether the engine's folder holds a ticket of the study."""
         return resident.has_ticket(study)
 
-    def see_to(self, store: Store, study: str) -> None:
+    def ensure_engine_for(self, store: Store, study: str) -> None:
         """Start an engine if a ticket of the study waits."""
         if resident.has_ticket(study):
             resident.start()

@@ -71,7 +71,7 @@ def start() -> None:
         )
 
 
-def hand_over(store: str, study: str, sha256: str, is_resume: bool = False) -> None:
+def submit(store: str, study: str, sha256: str, is_resume: bool = False) -> None:
     """Write a ticket for the engine, and start an engine if none runs."""
     ticket = {"store": store, "study": study, "sha256": sha256, "resume": is_resume}
     place = folder() / "inbox"

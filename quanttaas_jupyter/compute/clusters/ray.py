@@ -36,9 +36,9 @@ _HELLO_SECONDS = 180.0
 _POLL = 0.25
 """Seconds between two requests; chosen, not tuned. Shorter ones load the cluster's dashboard."""
 _LOOK_AGAIN = 5.0
-"""Seconds without a claim after which ``see_taken`` checks that an engine runs; chosen, not tuned."""
+"""Seconds without a claim after which ``wait_until_claimed`` checks that an engine runs; chosen, not tuned."""
 _CLAIM_SECONDS = 60.0
-"""Seconds for which ``see_taken`` waits for a claim; chosen, not tuned."""
+"""Seconds for which ``wait_until_claimed`` waits for a claim; chosen, not tuned."""
 _REACH_SECONDS = 10.0
 """Timeout in seconds of the first request to an address; chosen, not tuned."""
 _environment = threading.Lock()
@@ -99,7 +99,7 @@ class RayCluster:
         """Whether the cluster may run on this machine: the address is loopback, which may also be a tunnel."""
         return urlparse(self.config.address).hostname in ("127.0.0.1", "localhost", "::1")
 
-    def hand_over(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+    def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
         """Write a signed ticket into the store's queue, where the engine finds it.
 
         Raises:
@@ -110,7 +110,7 @@ class RayCluster:
         place = {"store": store.uri, "cluster": self.name, "engine": engine}
         studies.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
 
-    def see_taken(self, store: Store, study: str) -> None:
+    def wait_until_claimed(self, store: Store, study: str) -> None:
         """Wait until an engine has claimed a study, for a minute at most.
 
         An engine without work may have ended while the data was uploaded.
@@ -125,9 +125,9 @@ class RayCluster:
                 if studies.read_ticket(store, self.name, study) is None:
                     return
                 time.sleep(_POLL)
-            self.see_to(store, study)
+            self.ensure_engine_for(store, study)
 
-    def see_to(self, store: Store, study: str) -> None:
+    def ensure_engine_for(self, store: Store, study: str) -> None:
         """Start an engine for a queued study of this user that no engine claims.
 
         Raises:
@@ -138,7 +138,7 @@ class RayCluster:
             return
         if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
             # The settings or this package changed after the ticket was written.
-            self.hand_over(store, study, str(ticket["sha256"]), bool(ticket["resume"]))
+            self.submit(store, study, str(ticket["sha256"]), bool(ticket["resume"]))
 
     def is_mine(self, store: Store, study: str) -> bool:
         """Return whether the study is queued with a ticket of this user."""

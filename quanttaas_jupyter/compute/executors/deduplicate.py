@@ -59,7 +59,7 @@ class SharingExecutor:
         # Outside the lock, since the executor has locks of its own. The run cannot be stopped yet, because no caller
         # knows ``outer``.
         try:
-            run.inner = self._executor.submit(call, lambda line: self._tell(run, line))
+            run.inner = self._executor.submit(call, lambda line: self._report(run, line))
         except Exception as error:
             # Requests that joined the run must end too.
             run.inner.set_exception(error)
@@ -85,7 +85,7 @@ class SharingExecutor:
         """Stop all stages and workers."""
         self._executor.close()
 
-    def _tell(self, run: _Run, line: str) -> None:
+    def _report(self, run: _Run, line: str) -> None:
         with self._lock:
             reports = list(run.waiting.values())
         for report in reports:

@@ -30,7 +30,7 @@ from .ray_worker import Run, StageWorker
 
 _TICK = 0.25
 """Seconds between two turns of the loop while there is work; chosen, not tuned. Shorter ones load Ray's head."""
-_LOOK_EVERY = 1.0
+_UPDATE_EVERY = 1.0
 """Seconds between two requests for the list of nodes; chosen, not tuned."""
 _WISH = 2.0
 """Seconds for which a call of ``device`` keeps a worker requested; longer than its callers wait between two calls."""
@@ -73,12 +73,12 @@ class RayExecutor:
         self._device_asked = self._active = float("-inf")
         self._waits_for = ""
         self._failed_starts, self._trouble = {True: 0, False: 0}, ""
-        self._looked = float("-inf")
+        self._nodes_updated = float("-inf")
         self._closed = False
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._look()
+        self._update_nodes()
         threading.Thread(target=self._loop, name="quanttaas-executor", daemon=True).start()
 
     @property
@@ -166,7 +166,7 @@ class RayExecutor:
                 if self._closed:
                     return
                 try:
-                    self._look()
+                    self._update_nodes()
                     self._assign()
                     self._scale()
                     self._release_idle()
@@ -175,7 +175,7 @@ class RayExecutor:
                 except Exception:
                     # A cluster that is unreachable for a moment must not end this thread.
                     log.exception("the cluster could not be looked at")
-                tick = _TICK if self._pending or self._slots else _LOOK_EVERY
+                tick = _TICK if self._pending or self._slots else _UPDATE_EVERY
             self._wake.wait(tick)
             self._wake.clear()
 
@@ -194,29 +194,29 @@ class RayExecutor:
         that a caller of Ray may hold.
         """
 
-        def tell(done: Future[Any]) -> None:
+        def on_done(done: Future[Any]) -> None:
             self._news.put(partial(take, done))
             self._wake.set()
 
-        answer.future().add_done_callback(tell)
+        answer.future().add_done_callback(on_done)
 
-    def _look(self) -> None:
+    def _update_nodes(self) -> None:
         """Update the list of nodes and the missing resource, at most once per second."""
         import ray
 
         now = time.monotonic()
-        if now - self._looked < _LOOK_EVERY:
+        if now - self._nodes_updated < _UPDATE_EVERY:
             return
-        self._looked = now
+        self._nodes_updated = now
         self._fleet.nodes = [node for node in ray.nodes() if node["Alive"]]
         for slot in self._fleet.lost():
             job = slot.job
             self._drop_slot(slot)
             if job is not None:
-                self._tell_later(partial(self._free, slot, job, NodeLost("the node that ran it is gone"), None))
+                self._call_later(partial(self._free, slot, job, NodeLost("the node that ran it is gone"), None))
         self._waits_for = self._fleet.missing(self._wishes_device())
 
-    def _tell_later(self, news: Callable[[], None]) -> None:
+    def _call_later(self, news: Callable[[], None]) -> None:
         """Queue a callback for the loop, because futures must end outside the lock."""
         self._news.put(news)
         self._wake.set()
@@ -227,7 +227,7 @@ class RayExecutor:
         device = fleet.device
         for job in fleet.give_up_timing():
             reason = f"no node of the kind that timed the others is left ({device and device.cpu})"
-            self._tell_later(partial(_end, job.future, StageTimeout(reason)))
+            self._call_later(partial(_end, job.future, StageTimeout(reason)))
         pairs, reserved = fleet.timing_starts()
         for slot, job in pairs:
             self._start(slot, job)
@@ -331,7 +331,7 @@ class RayExecutor:
         self._trouble = reason if self._wishes_device() else ""
         for job in self._fleet.waiting_at_all(has_gpu):
             self._pending.remove(job)
-            self._tell_later(partial(_end, job.future, RuntimeError(reason)))
+            self._call_later(partial(_end, job.future, RuntimeError(reason)))
 
     def _start(self, slot: Slot, job: Job) -> None:
         self._pending.remove(job)
@@ -344,7 +344,7 @@ class RayExecutor:
             run = worker.run.remote(job.call.job, self._slot.cpus, job.number)
             self._when_done(run, partial(self._finish, slot, job))
         except Exception as error:
-            self._tell_later(partial(self._free, slot, job, error, None))
+            self._call_later(partial(self._free, slot, job, error, None))
 
     def _finish(self, slot: Slot, job: Job, done: Future[dict[str, Any]]) -> None:
         error = job.ended_because or done.exception()
@@ -373,7 +373,7 @@ class RayExecutor:
                 self._wake.set()
 
     def _pass_on_last_lines(self, slot: Slot, job: Job, then: Callable[[], None]) -> None:
-        def told(start: int, lines: Future[list[str]]) -> None:
+        def on_lines(start: int, lines: Future[list[str]]) -> None:
             try:
                 self._take_lines(job, start, lines)
             finally:
@@ -383,7 +383,7 @@ class RayExecutor:
         if worker is None:
             then()
         else:
-            self._when_done(worker.lines.remote(job.number, job.read), partial(told, job.read))
+            self._when_done(worker.lines.remote(job.number, job.read), partial(on_lines, job.read))
 
     def _free(self, slot: Slot, job: Job, error: BaseException | None, result: dict[str, Any] | None) -> None:
         is_known = error is None or isinstance(error, (CancelledError, StageTimeout, NodeLost))
@@ -412,7 +412,7 @@ class RayExecutor:
         job.ended_because = because
         if not self._end_worker(slot, job.duty):
             self._drop_slot(slot)
-            self._tell_later(partial(self._free, slot, job, because, None))
+            self._call_later(partial(self._free, slot, job, because, None))
 
     def _give_back(self, slot: Slot, duty: str, death: BaseException) -> None:
         """End the worker of a failed stage; after the loss of a node, drop the whole slot.

@@ -174,7 +174,7 @@ class TemplateOptions(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _tell(cls, values: Any, handler: Any) -> TemplateOptions:
+    def _in_one_sentence(cls, values: Any, handler: Any) -> TemplateOptions:
         try:
             checked: TemplateOptions = handler(values)
         except ValidationError as error:

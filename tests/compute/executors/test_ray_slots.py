@@ -167,7 +167,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
         monkeypatch.setattr(ray, name, stand_in)
     monkeypatch.setattr(scheduling_strategies, "NodeAffinitySchedulingStrategy", Affinity)
     monkeypatch.setattr(ray_executor, "_TICK", 0.02)
-    monkeypatch.setattr(ray_executor, "_LOOK_EVERY", 0.02)
+    monkeypatch.setattr(ray_executor, "_UPDATE_EVERY", 0.02)
     return made
 
 
@@ -208,8 +208,8 @@ def running(futures: list[Future[Any]]) -> int:
 def looked(executor: RayExecutor, times: int = 3) -> None:
     """Wait until the executor has gone round."""
     for _ in range(times):
-        before = executor._looked
-        until(lambda before=before: executor._looked > before, 5)
+        before = executor._nodes_updated
+        until(lambda before=before: executor._nodes_updated > before, 5)
 
 
 def test_stages_that_fail_do_not_stop_those_who_submit_more(cluster: Cluster, make: Make) -> None:
