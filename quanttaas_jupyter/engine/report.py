@@ -55,10 +55,10 @@ def metrics_of(
         guide: Result of its evaluation on the guiding half, or None without a search.
         seconds: Time spent on all its stages.
     """
-    facts = {**built["facts"], **judged["facts"], **(timed["facts"] if timed else {}), "seconds": seconds}
-    facts["guide_drop"] = guide["facts"]["drop"] if guide else None
-    facts["size_ratio"] = built["facts"]["size_bytes"] / baseline["facts"]["size_bytes"]
-    return {name: facts.get(name) for name in _METRICS}
+    measurements = {**built["facts"], **judged["facts"], **(timed["facts"] if timed else {}), "seconds": seconds}
+    measurements["guide_drop"] = guide["facts"]["drop"] if guide else None
+    measurements["size_ratio"] = built["facts"]["size_bytes"] / baseline["facts"]["size_bytes"]
+    return {name: measurements.get(name) for name in _METRICS}
 
 
 def warnings_of(

@@ -10,10 +10,8 @@ from ..core.frontier import recommended_trial
 from ..core.recipe import Budget, Prune, Recipe
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
-from ..views import study_heading as words
-from ..views import trial_card as facts
-from ..views.legend import Key
-from ..views.legend import legend as keys
+from ..views import study_heading, trial_card
+from ..views.legend import Key, legend_groups
 from ..views.scene import Scene, runtimes, shown
 from ..views.summary import summary
 
@@ -29,18 +27,18 @@ _SHAPES = {
 
 def heading(state: StudyState) -> str:
     """Return the name and id of a study, and where it runs."""
-    name, where = escape(state.name or "study"), escape(words.place(state))
+    name, where = escape(state.name or "study"), escape(study_heading.place(state))
     return f'<b class="qt-name">{name}</b> <span class="qt-dim">study {escape(state.id)} · {where}</span>'
 
 
 def headline(state: StudyState) -> str:
     """Return the outcome of a study, or its problem and what to do; an empty string if it runs well."""
-    return "".join(_notice(notice) for notice in words.notices(state))
+    return "".join(_notice(notice) for notice in study_heading.notices(state))
 
 
 def progress(state: StudyState) -> str:
     """Return a progress bar with its words: trials done and failed, running stages, time left."""
-    found = words.progress(state)
+    found = study_heading.progress(state)
     parts = "".join(f'<i class="{part.kind}" style="width:{part.percent:.1f}%"></i>' for part in found.parts)
     about = (
         f' role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{found.percent:.0f}" '
@@ -57,25 +55,25 @@ def progress(state: StudyState) -> str:
 
 def legend(state: StudyState) -> str:
     """Return the legend of the colours, markers and marks that occur in this study."""
-    groups = ["".join(_key(key) for key in group) for group in keys(state)]
+    groups = ["".join(_key(key) for key in group) for group in legend_groups(state)]
     return '<div class="qt-legend">' + "".join(f"<span>{group}</span>" for group in groups if group) + "</div>"
 
 
-def facts_table(state: StudyState, trial: TrialState) -> str:
+def details(state: StudyState, trial: TrialState) -> str:
     """Return the card of one trial: configuration, numbers with intervals, layers, warnings."""
     parts = ['<div aria-live="polite">', f'<div class="qt-config">{escape(fmt.configuration(trial.config))}</div>']
     if trial.error:
         parts.append(f'<div class="qt-notice qt-bad" role="status"><b>Failed.</b> {_reason(trial)}</div>')
-    if open_question := facts.doubt(state, trial):
+    if open_question := trial_card.uncertainty(state, trial):
         parts.append(_notice(open_question))
-    if rows := facts.numbers(state, trial):
+    if rows := trial_card.numbers(state, trial):
         parts.append(f"<table>{''.join(_row(fact) for fact in rows)}</table>")
     elif not trial.error:
-        parts.append(f'<div class="qt-dim">{facts.pending(trial)}</div>')
-    if lines := facts.layers(trial):
+        parts.append(f'<div class="qt-dim">{trial_card.pending(trial)}</div>')
+    if lines := trial_card.layers(trial):
         parts.append(f'<div class="qt-layers">{"<br>".join(_layers(line) for line in lines)}</div>')
-    parts += [_notice(warning) for warning in facts.warnings(trial)]
-    if error := facts.export_error(trial):
+    parts += [_notice(warning) for warning in trial_card.warnings(trial)]
+    if error := trial_card.export_error(trial):
         parts.append(f'<div class="qt-dim">{error}</div>')
     return "".join([*parts, "</div>"])
 
@@ -104,7 +102,7 @@ def log_line(state: StudyState) -> str:
 
 def notes(state: StudyState) -> str:
     """Return the notes of a study, one line each."""
-    return "".join(f'<div class="qt-note">{escape(words.capital(note))}</div>' for note in state.notes)
+    return "".join(f'<div class="qt-note">{escape(study_heading.capital(note))}</div>' for note in state.notes)
 
 
 def hint(state: StudyState) -> str:
@@ -112,7 +110,7 @@ def hint(state: StudyState) -> str:
     if not shown(state):
         return '<div class="qt-dim">Points appear as trials are measured.</div>'
     best = recommended_trial(state)
-    found = f"<div>{escape(words.capital(summary(state)))}.</div>" if best else ""
+    found = f"<div>{escape(study_heading.capital(summary(state)))}.</div>" if best else ""
     return f'{found}<div class="qt-dim">Select a point to see its numbers, load it or save it.</div>'
 
 
@@ -168,18 +166,18 @@ def caption(scene: Scene) -> str:
     )
 
 
-def _row(fact: facts.Fact) -> str:
+def _row(fact: trial_card.Measurement) -> str:
     label, number, extra = map(escape, fact)
     return f'<tr><th scope="row">{label}</th><td class="n">{number}</td><td>{extra}</td></tr>'
 
 
-def _layers(line: facts.Layers) -> str:
+def _layers(line: trial_card.Layers) -> str:
     names = ", ".join(f"<code>{escape(name)}</code>" for name in line.names)
     return f"{escape(line.words)}{names}{line.more}"
 
 
 def _reason(trial: TrialState) -> str:
-    why, hint_ = map(escape, facts.reason(trial))
+    why, hint_ = map(escape, trial_card.reason(trial))
     return f"{why} <span>{hint_}</span>" if hint_ else why
 
 
@@ -199,7 +197,7 @@ def _glyph(shape: str, color: str, kind: str = "qt-glyph") -> str:
     return f'<svg class="{kind}" width="12" height="12" fill="{color}" aria-hidden="true">{_SHAPES[shape]}</svg>'
 
 
-def _notice(notice: words.Notice) -> str:
+def _notice(notice: study_heading.Notice) -> str:
     lead = f"<b>{escape(notice.lead)}</b>" if notice.lead else ""
     content = " ".join(filter(None, (lead, escape(notice.text))))
     kind = "qt-verdict" if notice.kind == "verdict" else f"qt-notice qt-{notice.kind}"

@@ -152,7 +152,7 @@ class Chart:
             x=np.array([point.x for point in ordered], dtype=float),
             y=np.array([point.y for point in ordered], dtype=float),
             colors=[point.color for point in ordered] or [UNKNOWN_COLOR],
-            names=np.array([point.facts for point in ordered]),
+            names=np.array([point.tooltip for point in ordered]),
             selected=np.array([names.index(selected)]) if selected in names else None,
         )
 

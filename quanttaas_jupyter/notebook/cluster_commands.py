@@ -11,7 +11,7 @@ from typing import Any
 
 from IPython.core.magic_arguments import argument
 
-from ..compute.clusters import connect as connect
+from ..compute.clusters import connect
 from ..compute.clusters import local_engine as resident
 from ..compute.clusters import local_head as head
 from ..compute.clusters.ray import RayCluster

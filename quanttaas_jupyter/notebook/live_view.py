@@ -154,7 +154,7 @@ class StudyView(ipywidgets.VBox):
         self._trials.observe(self._on_trial, "value")
 
     def _build_card(self) -> ipywidgets.VBox:
-        self._card_title, self._facts = _html("qt-card-title"), _html("qt-facts")
+        self._card_title, self._details = _html("qt-card-title"), _html("qt-facts")
         self._close = _button("×", "Close the card", lambda: self.select(None))
         self._close.add_class("qt-close")
         self._load = _button("Load into notebook", "Put this model into a variable", self._on_load)
@@ -163,7 +163,7 @@ class StudyView(ipywidgets.VBox):
         self._recipe, self._message = _html("qt-recipe-box"), _html("qt-message-box")
         self._buttons = _row("qt-buttons", [self._load, self._save, self._recipe])
         self._card_head = _row("qt-card-head", [self._card_title, self._close])
-        box = ipywidgets.VBox([self._card_head, self._facts, self._buttons, self._hint, self._best, self._message])
+        box = ipywidgets.VBox([self._card_head, self._details, self._buttons, self._hint, self._best, self._message])
         box.add_class("qt-card")
         return box
 
@@ -208,7 +208,7 @@ class StudyView(ipywidgets.VBox):
 
     def _draw_card(self) -> None:
         trial = self._trial()
-        for part in (self._card_head, self._facts):
+        for part in (self._card_head, self._details):
             _show(part, trial is not None)
         _show(self._buttons, trial is not None and trial.artifact is not None)
         _show(self._hint, trial is None)
@@ -217,7 +217,7 @@ class StudyView(ipywidgets.VBox):
             _put(self._hint, card.hint(self._state))
             return
         _put(self._card_title, card.title(self._state, trial))
-        _put(self._facts, card.facts_table(self._state, trial))
+        _put(self._details, card.details(self._state, trial))
         recipe = card.narrowed(self._study.recipe, trial)
         _put(self._recipe, card.recipe_block(recipe.to_yaml()) if recipe else "")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..compute.clusters import connect as connect
+from ..compute.clusters import connect
 from ..compute.clusters import local_engine as resident
 from ..compute.clusters import local_head as head
 from ..compute.templates import TEMPLATES, TemplateOptions, render

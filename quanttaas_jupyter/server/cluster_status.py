@@ -6,7 +6,7 @@ import asyncio
 import time
 from functools import partial
 
-from ..compute.clusters import connect as connect
+from ..compute.clusters import connect
 from ..compute.clusters.ray import RayCluster
 from ..core.config import ClusterConfig
 from .thread_pool import Workers

@@ -9,10 +9,9 @@ from typing import Any
 from ..core.frontier import recommended_trial
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
-from ..views import study_heading as words
-from ..views import trial_card as facts
-from ..views.legend import legend
-from ..views.scene import Scene, compose, is_percent, runtimes, steps
+from ..views import study_heading, trial_card
+from ..views.legend import legend_groups
+from ..views.scene import Point, Scene, compose, is_percent, runtimes, steps
 from .study_list import actions
 
 _STATUS = {"finished": "", "measured": "latency pending", "cut": "cut early", "cancelled": "not measured"}
@@ -27,8 +26,8 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         axis: ``size`` or ``latency``.
         log: Whether that axis is logarithmic.
     """
-    best, bar = recommended_trial(state), words.progress(state)
-    about = [f"study {state.id}", str(state.model.get("class", "")), words.place(state)]
+    best, bar = recommended_trial(state), study_heading.progress(state)
+    about = [f"study {state.id}", str(state.model.get("class", "")), study_heading.place(state)]
     return {
         "store": store,
         "id": state.id,
@@ -36,7 +35,7 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         "status": state.status,
         "seq": state.seq,
         "heading": " · ".join(filter(None, about)),
-        "notices": [_notice(notice) for notice in words.notices(state)],
+        "notices": [_notice(notice) for notice in study_heading.notices(state)],
         "progress": {
             "parts": [part._asdict() for part in bar.parts],
             "percent": bar.percent,
@@ -46,7 +45,7 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         "columns": _columns(state),
         "trials": [_trial(state, trial, trial is best) for trial in state.trials.values()],
         "log": [{"clock": fmt.clock(line.time), "text": line.text, "level": line.level} for line in state.log],
-        "notes": [words.capital(note) for note in state.notes],
+        "notes": [study_heading.capital(note) for note in state.notes],
         "can": actions(state.status),
     }
 
@@ -59,12 +58,12 @@ def file_name(state: StudyState, trial: TrialState) -> str:
     return fmt.filename(state.name or state.id, trial.name, suffix)
 
 
-def _notice(notice: words.Notice) -> dict[str, str]:
+def _notice(notice: study_heading.Notice) -> dict[str, str]:
     return {"kind": notice.kind, "text": notice.sentence}
 
 
 def _legend(state: StudyState) -> list[dict[str, str]]:
-    return [key._asdict() for group in legend(state) for key in group]
+    return [key._asdict() for group in legend_groups(state) for key in group]
 
 
 def _chart(scene: Scene, log: bool) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def _chart(scene: Scene, log: bool) -> dict[str, Any]:
     return {
         "axis": scene.axis,
         "log": log,
-        "points": [asdict(point) for point in scene.points],
+        "points": [_point(point) for point in scene.points],
         "stairs": list(zip(xs, ys, strict=True)),
         "preview": scene.preview,
         "preview_label": scene.preview_label,
@@ -89,6 +88,11 @@ def _chart(scene: Scene, log: bool) -> dict[str, Any]:
         "better": scene.better,
         "is_empty": scene.is_empty,
     }
+
+
+def _point(point: Point) -> dict[str, Any]:
+    values = asdict(point)
+    return {"facts": values.pop("tooltip"), **values}
 
 
 def _columns(state: StudyState) -> list[dict[str, Any]]:
@@ -114,9 +118,9 @@ def _trial(state: StudyState, trial: TrialState, is_recommended: bool) -> dict[s
         "words": fmt.configuration(trial.config),
         "is_recommended": is_recommended,
         "cells": _cells(state, trial),
-        "facts": facts.numbers(state, trial),
-        "remarks": [_notice(notice) for notice in facts.remarks(state, trial)],
-        "error": " ".join(filter(None, facts.reason(trial))) if trial.error else "",
+        "facts": trial_card.numbers(state, trial),
+        "remarks": [_notice(notice) for notice in trial_card.remarks(state, trial)],
+        "error": " ".join(filter(None, trial_card.reason(trial))) if trial.error else "",
         "file": file_name(state, trial),
     }
 
@@ -147,10 +151,10 @@ def _cells(state: StudyState, trial: TrialState) -> dict[str, dict[str, Any]]:
 def _remark(state: StudyState, trial: TrialState) -> dict[str, Any]:
     """Return the status of a trial in a word or two, and the full sentence."""
     if trial.status in ("failed", "cut"):
-        return _cell(_STATUS.get(trial.status, trial.status), facts.reason(trial)[0], trial.status)
+        return _cell(_STATUS.get(trial.status, trial.status), trial_card.reason(trial)[0], trial.status)
     said = _STATUS.get(trial.status, trial.status)
-    told = [said] if said else ["uncertain"] if facts.doubt(state, trial) else []
-    warnings = facts.warnings(trial)
+    told = [said] if said else ["uncertain"] if trial_card.uncertainty(state, trial) else []
+    warnings = trial_card.warnings(trial)
     if warnings and not told:
         told = ["warning"] if len(warnings) == 1 else [f"{len(warnings)} warnings"]
     return _cell(", ".join(told), " ".join(notice.text for notice in warnings), ", ".join(told) or None)

@@ -104,8 +104,8 @@ def recover(context: Context) -> dict[str, Any]:
     model = context.model("pruned")
     warnings: list[str] = []
     lesson, epochs = context.data(context.settings["recover_on"]), context.settings["epochs"]
-    recovered, facts = _taught(context, model, context.model(), lesson, epochs, warnings.append)
-    made = _model(context, recovered, {**(before["facts"] if before else {}), "recover": facts})
+    recovered, summary = _taught(context, model, context.model(), lesson, epochs, warnings.append)
+    made = _model(context, recovered, {**(before["facts"] if before else {}), "recover": summary})
     return {**made, "warnings": warnings}
 
 
@@ -113,15 +113,15 @@ def export(context: Context) -> dict[str, Any]:
     """Build the unquantized artifact of a module."""
     runtime = context.runtime
     model, examples = context.model("trained"), context.data("calibration")
-    facts: dict[str, Any] = {"params": parameters_of(model), "macs": macs_of(model, examples)}
+    measurements: dict[str, Any] = {"params": parameters_of(model), "macs": macs_of(model, examples)}
     before = context.inputs.get("trained")
-    facts["pruned_share"] = before["facts"].get("pruned_share", 0.0) if before else 0.0
+    measurements["pruned_share"] = before["facts"].get("pruned_share", 0.0) if before else 0.0
     with context.folder() as folder:
         path = folder / f"model{runtime.suffix}"
         built = runtime.build(model, examples, path, context.report)
-        facts |= {"export_error": built.export_error}
+        measurements |= {"export_error": built.export_error}
         return {
-            **_artifact(context, runtime, path, facts, built.graph),
+            **_artifact(context, runtime, path, measurements, built.graph),
             "about": {**built.about, "modules": classes_of(model), "weights": weights_by_kind(model)},
             "warnings": list(built.warnings),
         }
@@ -272,16 +272,16 @@ def _taught(
         ignore=tuple(model.get_submodule(path) for path in ignored),
         function=context.function("function"),
     )
-    facts = RECOVERIES.get(settings["method"])(job)
-    return _unmasked(job.model, zeros), facts
+    summary = RECOVERIES.get(settings["method"])(job)
+    return _unmasked(job.model, zeros), summary
 
 
-def _model(context: Context, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(model))}, "facts": facts}
+def _model(context: Context, model: Any, measurements: dict[str, Any]) -> dict[str, Any]:
+    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(model))}, "facts": measurements}
 
 
 def _artifact(
-    context: Context, runtime: Runtime, path: Path, facts: dict[str, Any], graph: Path | None
+    context: Context, runtime: Runtime, path: Path, measurements: dict[str, Any], graph: Path | None
 ) -> dict[str, Any]:
     layers = runtime.layers(graph or path)
     content = path.read_bytes()
@@ -294,7 +294,7 @@ def _artifact(
     files = {"artifact": path, **({"graph": graph} if graph else {})}
     return {
         "blobs": {name: blobs.put_file(context.store, file) for name, file in files.items()},
-        "facts": {**facts, **size, **counts},
+        "facts": {**measurements, **size, **counts},
         "kept": list(layers.kept),
         "suffix": runtime.suffix,
     }

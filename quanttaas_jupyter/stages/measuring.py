@@ -24,7 +24,7 @@ def preview(context: Context) -> dict[str, Any]:
     inference.refuse_ragged(context.settings["metric"]["name"], parts)
     whole, found = _scored(context, _predictions(context, inference.joined(parts), evaluation))
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
-    return {"facts": {**_metric_facts(whole, found), "samples": evaluation.samples, "size_bytes": size}}
+    return {"facts": {**_metric_measurements(whole, found), "samples": evaluation.samples, "size_bytes": size}}
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -39,13 +39,13 @@ def evaluate(context: Context) -> dict[str, Any]:
     reference = _outputs(data.read(context.store, baseline["outputs"])) if baseline else None
     mine = _predictions(context, outputs, evaluation, reference)
     whole, found = _scored(context, mine)
-    facts = {**_metric_facts(whole, found), "samples": evaluation.samples}
+    measurements = {**_metric_measurements(whole, found), "samples": evaluation.samples}
     if baseline is None:
         kept = data.write(context.store, _as_batches(outputs))
         nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
         named = {f"outputs{i}": sha for i, sha in enumerate(kept["shards"])}
-        return {"blobs": named, "outputs": kept, "facts": {**facts, **nothing}, "warnings": _unrun(context)}
-    return {"facts": {**facts, **_against(context, mine, whole)}, "warnings": _unrun(context)}
+        return {"blobs": named, "outputs": kept, "facts": {**measurements, **nothing}, "warnings": _unrun(context)}
+    return {"facts": {**measurements, **_against(context, mine, whole)}, "warnings": _unrun(context)}
 
 
 def latency(context: Context) -> dict[str, Any]:
@@ -62,14 +62,14 @@ def latency(context: Context) -> dict[str, Any]:
             sessions.append(session)
     seconds = interleaved_latency([timed(session, arrays) for session in sessions])
     median = float(np.median(seconds[0]))
-    facts = {
+    measurements = {
         "latency_ms": median * 1e3,
         "latency_p90_ms": float(np.percentile(seconds[0], 90)) * 1e3,
         "speedup": float(np.median(seconds[1])) / median if "baseline" in context.inputs else 1.0,
         "latency_batch": sample.samples,
         "gpu_memory_bytes": getattr(sessions[0], "gpu_memory_bytes", None),
     }
-    return {"facts": facts}
+    return {"facts": measurements}
 
 
 def _unrun(context: Context) -> list[str]:
@@ -110,7 +110,7 @@ def _scored(context: Context, found: Predictions) -> tuple[metrics.Score, interv
     return whole, intervals.interval_of(metric, function, found, whole, context.settings["seed"])
 
 
-def _metric_facts(whole: metrics.Score, found: intervals.Interval) -> dict[str, Any]:
+def _metric_measurements(whole: metrics.Score, found: intervals.Interval) -> dict[str, Any]:
     return {"metric": whole.value, "metric_low": found.low, "metric_high": found.high}
 
 

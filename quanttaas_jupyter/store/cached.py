@@ -267,8 +267,8 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
         for entry in entries:
             with suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
-                    facts = entry.stat()
-                    yield facts.st_mtime, facts.st_size, Path(entry.path)
+                    stat = entry.stat()
+                    yield stat.st_mtime, stat.st_size, Path(entry.path)
 
 
 def _holds(path: Path, sha: str) -> bool:

@@ -18,7 +18,7 @@ class Key(NamedTuple):
     words: str
 
 
-def legend(state: StudyState) -> list[list[Key]]:
+def legend_groups(state: StudyState) -> list[list[Key]]:
     """Return the entries by group: precisions, markers, and marks. A group may be empty.
 
     Markers stand for runtimes if several are compared, otherwise for prunings.

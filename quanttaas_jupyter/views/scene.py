@@ -32,7 +32,7 @@ class Point:
     color: str
     marker: str
     uncertain: bool
-    facts: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def is_percent(state: StudyState) -> bool:
     return bool(state.metric.get("percent"))
 
 
-def facts(state: StudyState, trial: TrialState) -> str:
+def tooltip(state: StudyState, trial: TrialState) -> str:
     """Return the text of a trial's tooltip, one fact per line."""
     metrics, percent = trial.metrics, is_percent(state)
     low, high = metrics.get("metric_low"), metrics.get("metric_high")
@@ -155,7 +155,7 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
             color=fmt.color(trial.config),
             marker=fmt.marker(trial.config, runtimes(state)),
             uncertain=allowed is not None and is_uncertain(trial, allowed),
-            facts=facts(state, trial),
+            tooltip=tooltip(state, trial),
         )
         for trial in drawn
     )

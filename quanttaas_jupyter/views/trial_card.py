@@ -14,7 +14,7 @@ _NAMES_SHOWN = 6
 """Layers named in one line of a card; the others are counted."""
 
 
-class Fact(NamedTuple):
+class Measurement(NamedTuple):
     """A label, its number, and a remark on it."""
 
     label: str
@@ -35,13 +35,13 @@ class Layers(NamedTuple):
         return f"{self.words}{', '.join(self.names)}{self.more}"
 
 
-def numbers(state: StudyState, trial: TrialState) -> list[Fact]:
+def numbers(state: StudyState, trial: TrialState) -> list[Measurement]:
     """Return the known measurements of a trial."""
     metrics, percent = trial.metrics, is_percent(state)
-    facts: list[Fact] = []
+    measurements: list[Measurement] = []
 
     def add(label: str, number: str, more: str = "") -> None:
-        facts.append(Fact(label, number, more))
+        measurements.append(Measurement(label, number, more))
 
     def known(key: str) -> bool:
         return metrics.get(key) is not None
@@ -76,7 +76,7 @@ def numbers(state: StudyState, trial: TrialState) -> list[Fact]:
         add("MACs", fmt.count(metrics["macs"]))
     if (decibels := metrics.get("sqnr_db")) is not None:
         add("SQNR", fmt.decibels(decibels))
-    return facts
+    return measurements
 
 
 def layers(trial: TrialState) -> list[Layers]:
@@ -96,7 +96,7 @@ def layers(trial: TrialState) -> list[Layers]:
     return lines
 
 
-def doubt(state: StudyState, trial: TrialState) -> Notice | None:
+def uncertainty(state: StudyState, trial: TrialState) -> Notice | None:
     """Return a notice if the interval of a trial crosses the goal, or None."""
     allowed = max_drop(state)
     if allowed is None or not is_uncertain(trial, allowed):
@@ -132,7 +132,7 @@ def reason(trial: TrialState) -> tuple[str, str]:
 
 def remarks(state: StudyState, trial: TrialState) -> list[Notice]:
     """Return all sentences below the numbers, in reading order."""
-    found = [doubt(state, trial)]
+    found = [uncertainty(state, trial)]
     if not trial.error and not numbers(state, trial):
         found.append(Notice("calm", pending(trial)))
     found += [Notice("calm", line.sentence) for line in layers(trial)]

@@ -138,7 +138,7 @@ def test_clicking_a_point_shows_its_card(half: StudyState) -> None:
         assert part in text
     for part in ("int8 in 9 of 10 layers", "left in high precision: <code>head.fc</code>"):
         assert part in text
-    assert 'aria-live="polite"' in view._facts.value
+    assert 'aria-live="polite"' in view._details.value
 
 
 def test_the_trial_selector_and_the_chart_share_one_selection(half: StudyState) -> None:
@@ -150,7 +150,7 @@ def test_the_trial_selector_and_the_chart_share_one_selection(half: StudyState) 
     assert view._chart._marks["square", False].selected is None
     view._close.click()
     assert view._trials.value == ""
-    assert not visible(view._facts)
+    assert not visible(view._details)
 
 
 def test_clicking_the_background_closes_the_card(half: StudyState) -> None:
@@ -211,10 +211,10 @@ def test_tick_labels_are_found_by_the_number_as_javascript_writes_it(whole: Stud
 def test_hovering_a_point_tells_its_facts(half: StudyState) -> None:
     chart = view_of(half)._chart
     index = chart._names["square", False].index("prune30-int8")
-    facts = str(chart._marks["square", False].names[index]).splitlines()
-    assert facts[0] == "prune30-int8"
-    assert "228 KB, 5.4x smaller" in facts
-    assert "0.20 ms, 2.6x faster" in facts
+    lines = str(chart._marks["square", False].names[index]).splitlines()
+    assert lines[0] == "prune30-int8"
+    assert "228 KB, 5.4x smaller" in lines
+    assert "0.20 ms, 2.6x faster" in lines
 
 
 def test_while_model_and_data_are_sent_the_bar_shows_how_much_of_them() -> None:
@@ -255,7 +255,7 @@ def test_a_trial_cut_early_shows_why_beside_those_that_failed(half: StudyState) 
 def test_a_failed_trial_has_a_card_with_its_reason_and_no_buttons(half: StudyState) -> None:
     view = view_of(half)
     view._trials.value = "int4-weight"
-    assert "It touches MatMul only" in view._facts.value
+    assert "It touches MatMul only" in view._details.value
     assert not visible(view._buttons)
 
 
@@ -264,7 +264,7 @@ def test_the_best_trial_is_one_click_away(whole: StudyState) -> None:
     assert "Best at -1 point: prune70-int8" in view._hint.value
     view._best.click()
     assert view._selected == "prune70-int8"
-    assert "Uncertain: it may lose more than 1 point" in view._facts.value
+    assert "Uncertain: it may lose more than 1 point" in view._details.value
 
 
 def test_load_assigns_a_variable_and_names_it(half: StudyState) -> None:
@@ -419,7 +419,7 @@ def test_nothing_a_person_typed_becomes_markup(half: StudyState) -> None:
             assert "<script" not in words(view)
             assert "&lt;script&gt;" in words(view)
         view._study.recipe = Recipe.parse({"quantize": ["none"]})
-        assert "<script" not in card.facts_table(state, state.trials[evil])
+        assert "<script" not in card.details(state, state.trials[evil])
 
 
 def test_a_trial_the_recipe_cannot_name_still_has_a_card(half: StudyState) -> None:

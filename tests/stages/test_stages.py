@@ -13,7 +13,7 @@ from tests.engine.inline import InlineExecutor, WatchedStore, drive
 NONE = {"quantize": ["none"], "recover": "none", "latency": {"threads": 1}}
 
 
-def facts(root: Path, executor: InlineExecutor, kind: str) -> list[dict[str, Any]]:
+def measurements(root: Path, executor: InlineExecutor, kind: str) -> list[dict[str, Any]]:
     store = WatchedStore(root)
     keys = [key for key, ran in zip(executor.ran, executor.kinds, strict=True) if ran.startswith(kind)]
     return [result["facts"] for key in keys if (result := cache.find(store, key))]
@@ -63,7 +63,7 @@ def test_latency_is_measured_with_as_many_samples_as_were_asked_for(tmp_path: Pa
     data = (torch.randn(60, 4), torch.randint(0, 3, (60,)))
     recipe = {**NONE, "prune": [0], "latency": {"batch": asked, "threads": 1}}
     _, _, executor = drive(tmp_path, nn.Linear(4, 3), data, recipe)
-    assert [found["latency_batch"] for found in facts(tmp_path, executor, "latency")] == [asked]
+    assert [found["latency_batch"] for found in measurements(tmp_path, executor, "latency")] == [asked]
 
 
 def test_a_recovery_that_cannot_do_all_says_so_at_its_trials(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Recoveries, which regain accuracy after pruning, one module each, registered under the recipe's ``recover``.
 
-A technique is a function ``recover(job: RecoverJob) -> dict``: it changes ``job.model`` in place and returns facts for
-the trial's record.
+A technique is a function ``recover(job: RecoverJob) -> dict``: it changes ``job.model`` in place and returns a summary
+for the trial's record.
 """
 
 from __future__ import annotations

@@ -50,10 +50,10 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     if job.precision in QUANTIZERS:
         module, rounded_weights = with_quantizers(job)
         with layer_by_layer():
-            facts = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
+            summary = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
         keep_buffers(job, module)
         job.model.eval()
-        return {**facts, "precision": job.precision, "rounded_weights": rounded_weights}
+        return {**summary, "precision": job.precision, "rounded_weights": rounded_weights}
     ignored = {id(module) for kept in job.ignore for module in kept.modules()}
     layers = [module for module in job.model.modules() if id(module) not in ignored]
     rounded = _Rounded(layers, _weight_rounding(job.precision))
@@ -65,11 +65,11 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     hooks = _round_inputs(layers) if job.precision in _ROUNDS_ACTIVATIONS else []
     try:
         with layer_by_layer():
-            facts = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
+            summary = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
     finally:
         for hook in hooks:
             hook.remove()
-    return {**facts, "precision": job.precision, "rounded_weights": len(rounded.weights)}
+    return {**summary, "precision": job.precision, "rounded_weights": len(rounded.weights)}
 
 
 def round_symmetric(weight: Any, axis: int | None, bits: int = 8) -> Any:

@@ -32,8 +32,8 @@ def training(model: nn.Module, x: torch.Tensor, precision: str, ignore: tuple[nn
 @pytest.mark.parametrize("precision", ROUNDED_HERE)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_weights_are_rounded_wherever_the_file_rounds_them(kind: type[nn.RNNBase], precision: str) -> None:
-    facts = qat.recover(training(LastState(kind), torch.randn(16, 5, 4), precision))
-    assert facts["rounded_weights"] == 2
+    summary = qat.recover(training(LastState(kind), torch.randn(16, 5, 4), precision))
+    assert summary["rounded_weights"] == 2
 
 
 def test_recurrent_weights_have_a_scale_a_row_as_the_file_has() -> None:

@@ -27,9 +27,9 @@ def test_an_ordinary_model_leaves_that_learned_under_the_rounding(digits: Digits
     with torch.no_grad():
         model.head.weight.add_(0.3 * torch.randn_like(model.head.weight))
     before = copy.deepcopy(model.state_dict())
-    facts = qat.recover(training(digits, model, precision))
-    assert facts["rounded_weights"] == WEIGHTS[precision]
-    assert facts["losses"][-1] < facts["losses"][0]
+    summary = qat.recover(training(digits, model, precision))
+    assert summary["rounded_weights"] == WEIGHTS[precision]
+    assert summary["losses"][-1] < summary["losses"][0]
     after = model.state_dict()
     assert list(after) == list(before)
     assert not torch.equal(after["head.weight"], before["head.weight"])
@@ -85,10 +85,10 @@ def test_attention_is_judged_with_its_quantizers_and_its_output_layer_is_not_cou
     model = Encoder().eval()
     before = copy.deepcopy(model)
     data = open_source((torch.randn(256, 1, 8, 8),), "--train", 256, 0).read()
-    facts = qat.recover(RecoverJob(model, before, data, None, 4, None, 0, lambda line: None, precision="int4-awq"))
-    assert facts["rounded_weights"] == 3
-    assert facts["best_epoch"] > 0
-    assert facts["held_out_loss"] > 0
+    summary = qat.recover(RecoverJob(model, before, data, None, 4, None, 0, lambda line: None, precision="int4-awq"))
+    assert summary["rounded_weights"] == 3
+    assert summary["best_epoch"] > 0
+    assert summary["held_out_loss"] > 0
     assert not torch.equal(model.inner.linear1.weight, before.inner.linear1.weight)
 
 
@@ -126,10 +126,10 @@ def test_buffers_that_training_made_anew_leave_with_the_model() -> None:
         model.layer.weight.add_(0.5)
     data = open_source((3 + torch.randn(128, 6),), "--train", 128, 0).read()
     teacher = Running().eval()
-    facts = qat.recover(
+    summary = qat.recover(
         RecoverJob(model, teacher, data, None, 8, None, 0, lambda line: None, precision="int8-modelopt")
     )
-    assert facts["best_epoch"] > 0
+    assert summary["best_epoch"] > 0
     assert bool((model.mean > 1).all())
     assert not any(name.endswith("_amax") for name in model.state_dict())
 

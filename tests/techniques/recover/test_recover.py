@@ -34,11 +34,11 @@ def test_distillation_brings_a_pruned_classifier_back_without_labels(digits: Dig
     model = pruned(digits, 0.5)
     before = accuracy(model, digits)
     unlabelled = (digits.train.dataset.tensors[0],)  # type: ignore[attr-defined]
-    facts = distill.recover(recovery(model, digits.model, unlabelled, epochs=8))
+    summary = distill.recover(recovery(model, digits.model, unlabelled, epochs=8))
     after = accuracy(model, digits)
     assert before < 0.9
     assert after > accuracy(digits.model, digits) - 0.03
-    assert facts["losses"][-1] < facts["losses"][0]
+    assert summary["losses"][-1] < summary["losses"][0]
 
 
 def test_every_epoch_is_reported_with_its_loss(digits: Digits) -> None:
@@ -58,8 +58,8 @@ def test_the_teacher_is_not_changed(digits: Digits) -> None:
 def test_a_regressor_learns_from_the_teachers_numbers() -> None:
     torch.manual_seed(0)
     teacher, student = Mlp().eval(), Mlp().eval()
-    facts = distill.recover(recovery(student, teacher, regression_data(), class_dim=None, epochs=20))
-    assert facts["losses"][-1] < 0.5 * facts["losses"][0]
+    summary = distill.recover(recovery(student, teacher, regression_data(), class_dim=None, epochs=20))
+    assert summary["losses"][-1] < 0.5 * summary["losses"][0]
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_advice(digits: Digits) -> None:
@@ -76,8 +76,8 @@ def test_batchnorm_statistics_become_those_of_the_data(digits: Digits) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.add_(3)
     assert accuracy(model, digits) < 0.9
-    facts = batchnorm.recover(recovery(model, digits.model, digits.train))
-    assert facts["batchnorm_layers"] == 9
+    summary = batchnorm.recover(recovery(model, digits.model, digits.train))
+    assert summary["batchnorm_layers"] == 9
     assert accuracy(model, digits) > 0.95
 
 
@@ -95,9 +95,9 @@ def test_training_with_quantizers_makes_a_coarse_rounding_cost_less(digits: Digi
         model.head.weight[:, ::32] += 3.5
     before = accuracy(rounded(model), digits)
     job = recovery(model, digits.model, digits.train, precision="int4-weight", epochs=6)
-    facts = qat.recover(job)
-    assert facts["rounded_weights"] == 1
-    assert facts["losses"][-1] < facts["losses"][0]
+    summary = qat.recover(job)
+    assert summary["rounded_weights"] == 1
+    assert summary["losses"][-1] < summary["losses"][0]
     assert accuracy(rounded(model), digits) > before + 0.1
     assert not torch.equal(rounded(model).head.weight, model.head.weight)
 
@@ -134,10 +134,10 @@ def test_a_function_of_the_notebook_recovers_with_batches_as_they_were_given(dig
         return 0.5
 
     model = copy.deepcopy(digits.model)
-    facts = custom.recover(recovery(model, digits.model, digits.train, function=mine))
+    summary = custom.recover(recovery(model, digits.model, digits.train, function=mine))
     assert seen == [(True, False, 19, (1, 8, 8), torch.int64)]
     assert torch.allclose(model.head.bias, digits.model.head.bias + 1.0)
-    assert facts == {"loss": 0.5}
+    assert summary == {"loss": 0.5}
     assert not model.training
 
 
@@ -181,8 +181,8 @@ def test_a_model_that_views_its_activations_trains_in_the_usual_order() -> None:
     teacher, student = Viewing().eval(), Viewing().eval()
     job = recovery(student, teacher, (torch.randn(64, 2, 8, 8),), epochs=10)
     assert fast_layout(student, teacher, job.data.head(2)) is torch.contiguous_format
-    facts = distill.recover(job)
-    assert facts["losses"][-1] < facts["losses"][0]
+    summary = distill.recover(job)
+    assert summary["losses"][-1] < summary["losses"][0]
 
 
 class Tagger(torch.nn.Module):
@@ -268,8 +268,8 @@ def test_batches_of_one_sample_teach_a_model_without_batchnorm() -> None:
     student = copy.deepcopy(teacher)
     with torch.no_grad():
         student[2].weight.mul_(0.5)
-    facts = distill.recover(recovery(student, teacher, SINGLES, epochs=10))
-    assert facts["losses"][-1] < facts["losses"][0]
+    summary = distill.recover(recovery(student, teacher, SINGLES, epochs=10))
+    assert summary["losses"][-1] < summary["losses"][0]
 
 
 class Auxiliary(torch.nn.Module):
@@ -290,8 +290,8 @@ def test_a_model_with_heads_for_training_only_is_taught_in_eval_mode() -> None:
     teacher, student = Auxiliary().eval(), Auxiliary().eval()
     sentences: list[str] = []
     data = (torch.randn(128, 6, generator=torch.Generator().manual_seed(0)),)
-    facts = distill.recover(recovery(student, teacher, data, epochs=15, warn=sentences.append))
-    assert facts["losses"][-1] < 0.5 * facts["losses"][0]
+    summary = distill.recover(recovery(student, teacher, data, epochs=15, warn=sentences.append))
+    assert summary["losses"][-1] < 0.5 * summary["losses"][0]
     assert len(sentences) == 1
     assert "trained in eval mode" in sentences[0]
 
