@@ -248,22 +248,22 @@ def _pack(part: list[Batch], batches: Batches) -> bytes:
         for position, leaf in enumerate(leaves)
     }
     # One metadata key: safetensors writes several in random order, which would change the digest.
-    about = {"names": batches.names, "inputs": batches.inputs, "targets": batches.targets}
-    return save(tensors, metadata={"batches": json.dumps(about)})
+    structures = {"names": batches.names, "inputs": batches.inputs, "targets": batches.targets}
+    return save(tensors, metadata={"batches": json.dumps(structures)})
 
 
 def _unpack(data: bytes) -> Batches:
     from safetensors.torch import load
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    about = json.loads(header["__metadata__"]["batches"])
+    structures = json.loads(header["__metadata__"]["batches"])
     tensors = load(data)
     grouped: dict[str, dict[str, list[Any]]] = {}
     for name in sorted(tensors):
         index, kind, _ = name.split(".")
         grouped.setdefault(index, {"i": [], "t": []})[kind].append(tensors[name])
     found = tuple(Batch(group["i"], group["t"]) for _, group in sorted(grouped.items()))
-    return Batches(found, tuple(about["names"]), about["inputs"], about["targets"])
+    return Batches(found, tuple(structures["names"]), structures["inputs"], structures["targets"])
 
 
 def _cut(batch: Batch, rows: Any) -> Batch:

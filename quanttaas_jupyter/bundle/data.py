@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import DataError
-from ..core.failures import one_line
+from ..core.failures import last_line
 from .batches import Batch, Batches, stratified
 from .structure import Structure, flatten, unflatten
 
@@ -81,7 +81,8 @@ class Source:
             raise
         except Exception as error:
             raise DataError(
-                f"{self._option} cannot be read at batch {len(self._batches)}: {one_line(error, last=True)}"
+                f"{self._option} cannot be read at batch {len(self._batches)}: "
+                f"{type(error).__name__}: {last_line(error)}"
             ) from error
         batch, names, structures = _parsed(item, self._option)
         if self._structures is None:

@@ -23,12 +23,12 @@ class ModelSnapshot:
     Attributes:
         data: The pickled module with its tensors; classes of the notebook and of local files are included by value.
         digest: SHA-256 digest of the module's code, configuration and tensors.
-        about: ``class`` name, number of ``params`` and size in ``bytes``, for views.
+        description: ``class`` name, number of ``params`` and size in ``bytes``, for views.
     """
 
     data: bytes
     digest: str
-    about: dict[str, Any]
+    description: dict[str, Any]
 
 
 def snapshot(model: Any) -> ModelSnapshot:
@@ -39,12 +39,12 @@ def snapshot(model: Any) -> ModelSnapshot:
     """
     module = unwrapped(model)
     parameters = list(module.parameters())
-    about = {
+    description = {
         "class": type(module).__name__,
         "params": sum(parameter.numel() for parameter in parameters),
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
     }
-    return ModelSnapshot(dumps(_folded(module)), digest(module), about)
+    return ModelSnapshot(dumps(_folded(module)), digest(module), description)
 
 
 def unwrapped(model: Any) -> Any:

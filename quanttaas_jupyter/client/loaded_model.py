@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class LoadedModel:
     """Compressed model that is called like the original module, and returns torch tensors in the same structure."""
 
-    def __init__(self, session: Session, about: Mapping[str, Any], name: str) -> None:
-        self._session, self._about, self._name = session, about, name
+    def __init__(self, session: Session, signature: Mapping[str, Any], name: str) -> None:
+        self._session, self._signature, self._name = session, signature, name
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self.__signature__ = inspect.Signature(
-            [inspect.Parameter(_argument(name, index), kind) for index, name in enumerate(about["input_names"])]
+            [inspect.Parameter(_argument(name, index), kind) for index, name in enumerate(signature["input_names"])]
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -33,16 +33,18 @@ class LoadedModel:
         import torch
 
         leaves, structure = flatten(self._arranged(args, kwargs))
-        if structure != self._about["inputs"]:
-            names = ", ".join(self._about["input_names"])
-            raise DataError(f"{self._name} takes {len(self._about['input_names'])} inputs ({names}), like the model")
+        if structure != self._signature["inputs"]:
+            names = ", ".join(self._signature["input_names"])
+            raise DataError(
+                f"{self._name} takes {len(self._signature['input_names'])} inputs ({names}), like the model"
+            )
         arrays = [torch.as_tensor(leaf).detach().cpu().numpy() for _, leaf in leaves]
         outputs = [torch.from_numpy(array) for array in self._session(arrays)]
-        return unflatten(self._about["outputs"], outputs)
+        return unflatten(self._signature["outputs"], outputs)
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments nested like the study's inputs."""
-        wanted = self._about["inputs"]
+        wanted = self._signature["inputs"]
         if isinstance(wanted, dict):
             keys = list(wanted["dict"])
             return {key: {**dict(zip(keys, args, strict=False)), **kwargs}.get(key) for key in keys}
@@ -57,7 +59,7 @@ class LoadedModel:
         return self
 
     def __repr__(self) -> str:
-        return f"<{self._name}: call it with {', '.join(self._about['input_names'])}>"
+        return f"<{self._name}: call it with {', '.join(self._signature['input_names'])}>"
 
 
 def _argument(name: str, index: int) -> str:

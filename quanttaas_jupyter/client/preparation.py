@@ -65,7 +65,7 @@ class Prepared:
             "cluster": cluster,
             "versions": {key: value for key, value in versions().items() if key in ("python", "torch", "quanttaas")},
             "recipe": self.recipe.model_dump(mode="json"),
-            "model": {**self.snapshot.about, "digest": self.snapshot.digest},
+            "model": {**self.snapshot.description, "digest": self.snapshot.digest},
             "metric": self.metric,
             "class_dim": self.class_dim,
             "notes": [],

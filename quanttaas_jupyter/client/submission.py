@@ -135,7 +135,7 @@ def send(
     is_portable: bool = False,
 ) -> dict[str, Any]:
     """Upload all blobs that the store lacks, several at a time, and return the complete record."""
-    program, about = _portable(prepared, found, report) if is_portable else (prepared.snapshot.data, {})
+    program, signature = _portable(prepared, found, report) if is_portable else (prepared.snapshot.data, {})
     what = f"sending the model and {sum(batches.samples for batches in found.values())} samples"
     report(what, 0.0)
 
@@ -146,7 +146,7 @@ def send(
     with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
         written = {key: pool.submit(data.write, store, batches, together.part) for key, batches in found.items()}
         if is_portable:
-            model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": about}
+            model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": signature}
         else:
             model = {"blob": _store_model(store, prepared.snapshot, together.part())}
         references = {key: reference.result() for key, reference in written.items()}

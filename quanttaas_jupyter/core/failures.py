@@ -48,19 +48,25 @@ def explain(error: BaseException) -> dict[str, str]:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its class if it has no message."""
-    return _lines(error)[0] if _lines(error) else type(error).__name__
+    return _lines(error)[0]
 
 
-def one_line(error: BaseException, last: bool = False) -> str:
-    """Return an exception as ``ValueError: message``, with the first (or last) line of its message."""
-    lines = _lines(error)
-    return f"{type(error).__name__}: {lines[-1 if last else 0]}" if lines else type(error).__name__
+def last_line(error: BaseException) -> str:
+    """Return the last line of an exception's message, which counts if it holds the traceback of another process."""
+    return _lines(error)[-1]
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as ``ValueError: message``, with the first line of its message."""
+    name, line = type(error).__name__, first_line(error)
+    return line if line == name else f"{name}: {line}"
 
 
 def _lines(error: BaseException) -> list[str]:
     # Exporters write colours into their messages.
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    return [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
+    lines = [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
+    return lines or [type(error).__name__]
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

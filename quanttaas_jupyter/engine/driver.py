@@ -397,8 +397,8 @@ class Driver:
     def _append(self, type_: str, **values: Any) -> None:
         self._events.append(type_, **values)
         named = {name: values[name] for name in ("trial", "stage") if isinstance(values.get(name), str)}
-        about = [str(values[name]) for name in ("label", "message", "reason") if values.get(name)]
-        log.log(_LEVELS.get(type_, logging.INFO), ": ".join([type_, *about]), extra=named)
+        details = [str(values[name]) for name in ("label", "message", "reason") if values.get(name)]
+        log.log(_LEVELS.get(type_, logging.INFO), ": ".join([type_, *details]), extra=named)
 
 
 def _cpu_seconds() -> float:

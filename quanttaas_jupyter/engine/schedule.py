@@ -203,8 +203,8 @@ class Schedule:
     def _keep(self, stage: Stage, result: dict[str, Any]) -> None:
         self.results[stage.key] = result
         self.wanted.discard(stage.key)
-        about = {"stage": stage.key, "kind": stage.kind, "label": stage.label}
-        self._append("stage_finished", **about, began=result["began"], seconds=result["seconds"])
+        names = {"stage": stage.key, "kind": stage.kind, "label": stage.label}
+        self._append("stage_finished", **names, began=result["began"], seconds=result["seconds"])
 
     def _fail(self, stage: Stage, error: dict[str, str]) -> dict[str, str]:
         if error.get("traceback"):
@@ -221,13 +221,13 @@ class Schedule:
         """Report the newest progress line, at most twice a second."""
         if not force and time.monotonic() - running.reported < _PROGRESS_EVERY:
             return
-        about = {"stage": running.stage.key, "label": running.stage.label}
+        names = {"stage": running.stage.key, "label": running.stage.label}
         last = None
         while not running.progress.empty():
             last = running.progress.get()
             if last == STARTED:
-                self._append("stage_started", kind=running.stage.kind, **about)
+                self._append("stage_started", kind=running.stage.kind, **names)
                 last = None
         if last is not None:
             running.reported = time.monotonic()
-            self._append("progress", message=last, **about)
+            self._append("progress", message=last, **names)

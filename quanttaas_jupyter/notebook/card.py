@@ -40,7 +40,7 @@ def progress(state: StudyState) -> str:
     """Return a progress bar with its words: trials done and failed, running stages, time left."""
     found = study_heading.progress(state)
     parts = "".join(f'<i class="{part.kind}" style="width:{part.percent:.1f}%"></i>' for part in found.parts)
-    about = (
+    aria = (
         f' role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{found.percent:.0f}" '
         f'aria-label="{found.label}"'
         if found.label
@@ -50,7 +50,7 @@ def progress(state: StudyState) -> str:
         f'<span class="qt-bad">{escape(word.text)}</span>' if word.kind == "bad" else escape(word.text)
         for word in found.words
     )
-    return f'<div class="qt-progress"><div class="qt-bar"{about}>{parts}</div><span>{told}</span></div>'
+    return f'<div class="qt-progress"><div class="qt-bar"{aria}>{parts}</div><span>{told}</span></div>'
 
 
 def legend(state: StudyState) -> str:

@@ -27,14 +27,14 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         log: Whether that axis is logarithmic.
     """
     best, bar = recommended_trial(state), study_heading.progress(state)
-    about = [f"study {state.id}", str(state.model.get("class", "")), study_heading.place(state)]
+    heading = [f"study {state.id}", str(state.model.get("class", "")), study_heading.place(state)]
     return {
         "store": store,
         "id": state.id,
         "name": state.name,
         "status": state.status,
         "seq": state.seq,
-        "heading": " · ".join(filter(None, about)),
+        "heading": " · ".join(filter(None, heading)),
         "notices": [_notice(notice) for notice in study_heading.notices(state)],
         "progress": {
             "parts": [part._asdict() for part in bar.parts],

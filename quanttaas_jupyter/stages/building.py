@@ -122,7 +122,7 @@ def export(context: Context) -> dict[str, Any]:
         measurements |= {"export_error": built.export_error}
         return {
             **_artifact(context, runtime, path, measurements, built.graph),
-            "about": {**built.about, "modules": classes_of(model), "weights": weights_by_kind(model)},
+            "about": {**built.signature, "modules": classes_of(model), "weights": weights_by_kind(model)},
             "warnings": list(built.warnings),
         }
 
@@ -219,15 +219,15 @@ def _prune_job(context: Context, amount: float) -> PruneJob:
 
 
 def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
-    settings, about = context.settings, context.inputs["source"]["about"]
+    settings, signature = context.settings, context.inputs["source"]["about"]
     calibration = context.data("calibration")
     ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
     return QuantizeJob(
         source=source,
         target=folder / f"quantized{context.runtime.suffix}",
         calibration=calibration,
-        names=tuple(about["input_names"]),
-        ignore=tuple(ignored_modules(tuple(settings["ignore"]), about["modules"])),
+        names=tuple(signature["input_names"]),
+        ignore=tuple(ignored_modules(tuple(settings["ignore"]), signature["modules"])),
         report=context.report,
         calibrator=settings.get("calibrator", "auto"),
         keep=settings.get("keep", 0),

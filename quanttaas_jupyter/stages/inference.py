@@ -16,7 +16,10 @@ BATCH = 64
 
 
 def of_session(
-    session: Session, about: dict[str, Any], samples: data.Batches, report: Callable[[str], None] = lambda line: None
+    session: Session,
+    signature: dict[str, Any],
+    samples: data.Batches,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Any]:
     """Return the outputs of an open artifact, batch by batch, in the model's structure."""
     import torch
@@ -25,7 +28,7 @@ def of_session(
     seen = 0
     for index, batch in enumerate(samples.batches):
         arrays = session([leaf.numpy() for leaf in batch.inputs])
-        parts.append(unflatten(about["outputs"], [torch.from_numpy(array) for array in arrays]))
+        parts.append(unflatten(signature["outputs"], [torch.from_numpy(array) for array in arrays]))
         seen += batch.samples
         if index % 50 == 49:
             report(f"measured {seen} of {samples.samples} samples")

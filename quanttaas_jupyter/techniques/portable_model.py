@@ -29,10 +29,10 @@ def pack(model: Any, examples: Batches) -> tuple[bytes, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="quanttaas-") as folder:
         path = Path(folder) / "model.pt2"
         built = TorchExport().build(model, examples, path, lambda line: None)
-        return path.read_bytes(), {"inputs": built.about["inputs"], "outputs": built.about["outputs"]}
+        return path.read_bytes(), {"inputs": built.signature["inputs"], "outputs": built.signature["outputs"]}
 
 
-def load(data: bytes, about: Mapping[str, Any]) -> Any:
+def load(data: bytes, signature: Mapping[str, Any]) -> Any:
     """Return a module that runs a packed program and is called like the original.
 
     Raises:
@@ -53,9 +53,9 @@ def load(data: bytes, about: Mapping[str, Any]) -> Any:
             self.program = program
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            inputs = kwargs if isinstance(about["inputs"], dict) else _nested(args, about["inputs"])
+            inputs = kwargs if isinstance(signature["inputs"], dict) else _nested(args, signature["inputs"])
             leaves = [leaf for _, leaf in flatten(inputs)[0]]
-            return unflatten(about["outputs"], list(self.program(*leaves)))
+            return unflatten(signature["outputs"], list(self.program(*leaves)))
 
         def train(self, mode: bool = True) -> Any:
             # An exported program has one mode only, and raises an error for another.

@@ -56,13 +56,13 @@ class Registry(Generic[T]):
         self._entries: dict[Hashable, Entry[T]] = {}
 
     def register(
-        self, key: Hashable, about: Technique | None = None, needs: tuple[str, ...] = (), extra: str = ""
+        self, key: Hashable, technique: Technique | None = None, needs: tuple[str, ...] = (), extra: str = ""
     ) -> Callable[[T], T]:
         """Return a decorator that registers a technique.
 
         Args:
             key: Its name, or for quantizations (quantization, runtime).
-            about: Its description. A name that is registered several times needs only one.
+            technique: Its description. A name that is registered several times needs only one.
             needs: Inputs of the study that it uses besides its data. ``calibrator``, ``ranking`` and ``goal`` are those
                 of the recipe; ``module`` is the PyTorch module behind an artifact; ``processor`` tells whether int8
                 sums are exact. Runtimes may need ``gpu``, if one speeds them up, and ``targets``.
@@ -72,8 +72,8 @@ class Registry(Generic[T]):
         def keep(value: T) -> T:
             module = getattr(value, "__module__", type(value).__module__)
             self._entries[key] = Entry(value, module, needs, extra)
-            if about and self._kind:
-                catalogue.describe(self._kind, _name_of(key), about)
+            if technique and self._kind:
+                catalogue.describe(self._kind, _name_of(key), technique)
             return value
 
         return keep

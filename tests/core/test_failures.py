@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quanttaas_jupyter.core.errors import did_you_mean
-from quanttaas_jupyter.core.failures import StageError, explain, first_line, one_line
+from quanttaas_jupyter.core.failures import StageError, explain, first_line, last_line, one_line
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,8 @@ def test_an_exception_is_quoted_by_its_first_line(error: Exception, line: str, n
 
 def test_of_an_error_that_carries_a_traceback_the_last_line_counts() -> None:
     error = RuntimeError("Caught in worker 0\nTraceback\nKeyError: 7")
-    assert one_line(error, last=True) == "RuntimeError: KeyError: 7"
+    assert last_line(error) == "KeyError: 7"
+    assert last_line(ValueError()) == "ValueError"
 
 
 def test_a_stage_says_why_and_what_to_try() -> None:

@@ -111,11 +111,11 @@ def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_p
     for name, array in answers.items():
         with (tmp_path / name).open("wb") as file:
             np.save(file, array)
-    about = {"input_names": ["x"], "outputs": "tensor"}
+    signature = {"input_names": ["x"], "outputs": "tensor"}
     blobs_of = {name: {"artifact": blobs.put_file(store, tmp_path / name)} for name in answers}
     inputs = {
-        "source": {"blobs": blobs_of["pruned"], "about": about},
-        "original": {"blobs": blobs_of["original"], "about": about},
+        "source": {"blobs": blobs_of["pruned"], "about": signature},
+        "original": {"blobs": blobs_of["original"], "about": signature},
     }
     samples = Batches((Batch([torch.zeros(10, 1)], [torch.from_numpy(right.argmax(1))]),), ("x",), "tensor", "tensor")
     judge = building.CalibrationJudge(context_of(store, inputs, monkeypatch), samples)

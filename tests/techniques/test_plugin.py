@@ -27,7 +27,7 @@ LINEAR = {"linear": 100}
 @pytest.fixture
 def without() -> Iterator[None]:
     """The package as if the technique had never been written."""
-    about = catalogue.techniques("quantize")[NAME]
+    technique = catalogue.techniques("quantize")[NAME]
     keys = [key for key in QUANTIZERS.keys() if key[0] == NAME]  # noqa: SIM118
     entries = {key: QUANTIZERS.unregister(key) for key in keys}
     yield
@@ -35,7 +35,7 @@ def without() -> Iterator[None]:
         QUANTIZERS.unregister((NAME, RUNTIME))
     sys.modules.pop(PLUGIN, None)
     for key, entry in entries.items():
-        QUANTIZERS.register(key, about, entry.needs, entry.extra)(entry.value)
+        QUANTIZERS.register(key, technique, entry.needs, entry.extra)(entry.value)
 
 
 def offered() -> dict[str, str]:

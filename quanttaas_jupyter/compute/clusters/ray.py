@@ -228,8 +228,8 @@ class RayCluster:
             with contextlib.suppress(RuntimeError):
                 client.delete_job(job)
             try:
-                about = self._metadata(store)
-                client.submit_job(entrypoint=command, submission_id=job, runtime_env=environment, metadata=about)
+                metadata = self._metadata(store)
+                client.submit_job(entrypoint=command, submission_id=job, runtime_env=environment, metadata=metadata)
             except RuntimeError as error:
                 # Another kernel of this user was first, or the answer to an earlier attempt was lost.
                 if not self._is_up(client, job):

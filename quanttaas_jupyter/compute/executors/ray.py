@@ -23,7 +23,7 @@ from typing import Any
 from ...core.config import Prices, SlotConfig
 from ...core.device import Device
 from ...core.errors import ClusterError
-from ...core.failures import one_line
+from ...core.failures import last_line
 from .base import NodeLost, StageCall, StageTimeout, WorkerDied
 from .ray_slots import Fleet, Job, Slot
 from .ray_worker import Run, StageWorker
@@ -293,14 +293,14 @@ class RayExecutor:
             if self._slot.memory_gb:
                 options["memory"] = int(self._slot.memory_gb * 2**30)
         else:
-            assert slot.about is not None
-            gpus = slot.about["gpus"]
-            there = NodeAffinitySchedulingStrategy(slot.about["node"], soft=False)
+            assert slot.placement is not None
+            gpus = slot.placement["gpus"]
+            there = NodeAffinitySchedulingStrategy(slot.placement["node"], soft=False)
             options |= {"num_cpus": 0, "scheduling_strategy": there}
         worker: Any = ray.remote(StageWorker).options(**options).remote(self._run, self._prepare, gpus)
         slot.workers[duty] = worker
         if duty == slot.anchor:
-            self._when_done(worker.about.remote(), partial(self._settle, slot))
+            self._when_done(worker.placement.remote(), partial(self._settle, slot))
         return worker
 
     def _settle(self, slot: Slot, done: Future[dict[str, Any]]) -> None:
@@ -323,11 +323,11 @@ class RayExecutor:
     def _count_failed_start(self, has_gpu: bool, error: BaseException) -> None:
         """Count a failed start, and fail the waiting stages after too many: otherwise starts would repeat forever."""
         self._failed_starts[has_gpu] += 1
-        is_up = any(slot.about and slot.has_gpu >= has_gpu for slot in self._slots)
+        is_up = any(slot.placement and slot.has_gpu >= has_gpu for slot in self._slots)
         if self._failed_starts[has_gpu] < _MOST_FAILED_STARTS or is_up:
             return
         self._failed_starts[has_gpu] = 0
-        reason = f"no worker comes up on the cluster: {one_line(error, last=True)}"
+        reason = f"no worker comes up on the cluster: {last_line(error)}"
         self._trouble = reason if self._wishes_device() else ""
         for job in self._fleet.waiting_at_all(has_gpu):
             self._pending.remove(job)

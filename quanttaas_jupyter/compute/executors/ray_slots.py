@@ -50,30 +50,30 @@ class Job:
 
 @dataclass(eq=False)
 class Slot:
-    """Slot for one stage at a time; ``about`` describes its first worker once that is up."""
+    """Slot for one stage at a time; ``placement`` describes its first worker once that is up."""
 
     has_gpu: bool
     anchor: str
     created: float
     workers: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] | None = None
+    placement: dict[str, Any] | None = None
     job: Job | None = None
     idle_since: float = field(default_factory=time.monotonic)
 
     @property
     def is_free(self) -> bool:
         """Whether a stage can start in this slot."""
-        return self.about is not None and self.job is None
+        return self.placement is not None and self.job is None
 
     @property
     def node(self) -> str:
         """Id of the slot's node; empty until the slot is up."""
-        return str(self.about["node"]) if self.about else ""
+        return str(self.placement["node"]) if self.placement else ""
 
     @property
     def device(self) -> Device | None:
         """Device of the slot; None until the slot is up."""
-        return Device(**self.about["device"]) if self.about else None
+        return Device(**self.placement["device"]) if self.placement else None
 
 
 class Fleet:
@@ -94,17 +94,17 @@ class Fleet:
         """Largest number of slots."""
         return self.max_slots or max(1, self.room(has_gpu=False))
 
-    def come_up(self, slot: Slot, about: dict[str, Any]) -> None:
+    def come_up(self, slot: Slot, placement: dict[str, Any]) -> None:
         """Mark a slot as up; the first one decides which device latency is measured on."""
-        slot.about, slot.idle_since = about, time.monotonic()
-        device = self._devices[slot.node] = Device(**about["device"])
+        slot.placement, slot.idle_since = placement, time.monotonic()
+        device = self._devices[slot.node] = Device(**placement["device"])
         if self.device is None:
             self.device, self.times_with_gpu = device, slot.has_gpu
 
     def lost(self) -> list[Slot]:
         """Return the slots whose node is gone."""
         alive = {node["NodeID"] for node in self.nodes}
-        return [slot for slot in self.slots if slot.about and slot.node not in alive]
+        return [slot for slot in self.slots if slot.placement and slot.node not in alive]
 
     # Room on nodes.
 
@@ -162,7 +162,7 @@ class Fleet:
 
     def starting(self, has_gpu: bool) -> list[Slot]:
         """Return the slots of a kind that are not up yet, oldest first."""
-        return [slot for slot in self.slots if slot.about is None and slot.has_gpu == has_gpu]
+        return [slot for slot in self.slots if slot.placement is None and slot.has_gpu == has_gpu]
 
     def uncovered(self, has_gpu: bool) -> list[Job]:
         """Return the waiting stages for which no slot is free or starting, by priority."""
@@ -183,7 +183,7 @@ class Fleet:
         return [slot for slot in idle if not any(self._fits(job, slot) for job in self.pending)]
 
     def _fits(self, job: Job, slot: Slot) -> bool:
-        if job.call.is_exclusive and slot.about and self.device:
+        if job.call.is_exclusive and slot.placement and self.device:
             return slot.device == self.device
         return slot.has_gpu or not self.needs_gpu(job)
 
@@ -293,7 +293,7 @@ class Fleet:
         idle = {node for node in nodes if all(slot.job is None for slot in self.slots if slot.node == node)}
         is_last = all(job.call.is_exclusive for job in self.pending)
         is_due = is_last or time.monotonic() - min(job.submitted for job in waiting) > _PATIENCE
-        if not (is_due or len({slot.node for slot in self.slots if slot.about}) > 1):
+        if not (is_due or len({slot.node for slot in self.slots if slot.placement}) > 1):
             return [], busy
         where = list(zip(sorted(idle), waiting, strict=False))
         busy |= {node for node, _ in where}
@@ -305,7 +305,7 @@ class Fleet:
 
     def able(self) -> list[Slot]:
         """Return the slots on the kind of machine that latency is measured on."""
-        return [slot for slot in self.slots if slot.about and slot.device == self.device]
+        return [slot for slot in self.slots if slot.placement and slot.device == self.device]
 
     def timing_nodes(self) -> set[str]:
         """Return the nodes on which a latency stage runs."""
@@ -348,8 +348,8 @@ class Fleet:
 
     def missing(self, wishes_device: bool) -> str:
         """Return the resource that stages wait for and that no node has, or an empty string."""
-        is_up = any(slot.about for slot in self.slots)
-        is_gpu_up = any(slot.about and slot.has_gpu for slot in self.slots)
+        is_up = any(slot.placement for slot in self.slots)
+        is_gpu_up = any(slot.placement and slot.has_gpu for slot in self.slots)
         is_wish = wishes_device and not is_up
         if self.lacks_timing() and not self.nodes_to_time_on():
             return "a GPU node" if self.times_with_gpu else "a node"

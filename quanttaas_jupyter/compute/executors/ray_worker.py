@@ -21,7 +21,7 @@ class StageWorker:
         self._run, self._number, self._lines = run, -1, list[str]()
         prepare()
 
-    def about(self) -> dict[str, Any]:
+    def placement(self) -> dict[str, Any]:
         """Return ``node``, ``device`` and the ``gpus`` that this process sees."""
         import ray
 

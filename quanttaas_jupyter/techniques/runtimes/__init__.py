@@ -35,14 +35,14 @@ class Built:
 
     Attributes:
         export_error: Largest absolute difference between the outputs of the artifact and of the module.
-        about: Facts needed for loading: names of inputs, and structures of inputs and outputs.
+        signature: Names of inputs, and structures of inputs and outputs.
         warnings: Sentences for the user.
         graph: File that quantizations start from and layers are counted in, if the artifact itself cannot be changed or
             read; otherwise None.
     """
 
     export_error: float
-    about: dict[str, Any]
+    signature: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
     graph: Path | None = None
 

@@ -36,7 +36,7 @@ class ExecuTorch(Runtime):
         probes = probes_of(examples)
         flat = flattened(model, examples.inputs)
         answers = [arrays_of(flat(*batch.inputs)) for batch in probes]
-        about = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
+        signature = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
         warnings: tuple[str, ...] = ()
         graph = path.with_suffix(".pt2")
         try:
@@ -50,7 +50,7 @@ class ExecuTorch(Runtime):
             warnings = ("the file takes one sample at a time: torch.export freezes this model's batch size",)
         except Exception as problem:
             raise StageError(f"torch.export cannot express this model: {named(problem)}") from problem
-        return Built(error, about, warnings, graph)
+        return Built(error, signature, warnings, graph)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Load a program on ``threads`` threads that takes the inputs ``names`` in order.

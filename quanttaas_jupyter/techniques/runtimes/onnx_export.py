@@ -67,18 +67,18 @@ def export(
     names = tuple(_identifier(name) for name in examples.names)
     outputs = tuple(f"output_{i}" if len(answers[0]) > 1 else "output" for i in range(len(answers[0])))
     plan = _Plan(flat, tuple(probes[0].inputs), names, outputs, varying(examples, probes))
-    about = {"inputs": examples.inputs, "input_names": list(names), "outputs": structure}
+    signature = {"inputs": examples.inputs, "input_names": list(names), "outputs": structure}
 
     def compare(file: Path = path) -> float:
         return difference(run(file, names), probes, answers)
 
     first = _attempt(lambda: _trace(plan, path), compare)
     if first.error is not None:
-        return _leaner(first.error, path, compare, report), about
+        return _leaner(first.error, path, compare, report), signature
     report(f"tracing does not reproduce the model ({first.problem}); trying torch.export")
     second = _attempt(lambda: _torch_export(plan, path), compare)
     if second.error is not None:
-        return _leaner(second.error, path, compare, report), about
+        return _leaner(second.error, path, compare, report), signature
     raise StageError(f"ONNX cannot express this model: {_clearest(first, second)}", _hint(first, second))
 
 

@@ -24,8 +24,8 @@ class OnnxRuntime(Runtime):
         """
         from .onnx_export import export
 
-        error, about = export(model, examples, path, lambda file, names: self.open(file, 1, names), report)
-        return Built(error, about)
+        error, signature = export(model, examples, path, lambda file, names: self.open(file, 1, names), report)
+        return Built(error, signature)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Open an inference session on ``threads`` threads that takes the inputs ``names`` in order."""

@@ -37,8 +37,8 @@ class OnnxRuntimeGpu(Runtime):
         from .onnx_export import export
 
         open_ = self.open_graph if self.why_not_run() else self.open
-        error, about = export(model, examples, path, lambda file, names: open_(file, 1, names), report)
-        return Built(error, about)
+        error, signature = export(model, examples, path, lambda file, names: open_(file, 1, names), report)
+        return Built(error, signature)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Open a session on this machine's GPU.

@@ -32,10 +32,10 @@ class OpenVino(Runtime):
 
         with TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
-            error, about = export(model, examples, graph, converted, report)
+            error, signature = export(model, examples, graph, converted, report)
             # The graph that was tried last may not be the one that was kept.
             save(core().read_model(str(graph)), path)
-        return Built(error, about)
+        return Built(error, signature)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Compile a model for ``threads`` threads that takes the inputs ``names`` in order.

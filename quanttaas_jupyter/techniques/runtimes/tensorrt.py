@@ -31,9 +31,9 @@ class TensorRt(Runtime):
 
         package()
         graph = path.with_suffix(".onnx")
-        error, about = export(model, examples, graph, lambda file, names: self.open_graph(file, 1, names), report)
-        build(graph, path, self._targets, shapes_of(graph, seen_by(examples, about["input_names"])), self._notes)
-        return Built(error, about, graph=graph)
+        error, signature = export(model, examples, graph, lambda file, names: self.open_graph(file, 1, names), report)
+        build(graph, path, self._targets, shapes_of(graph, seen_by(examples, signature["input_names"])), self._notes)
+        return Built(error, signature, graph=graph)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Open an engine on this machine's GPU.

@@ -39,8 +39,8 @@ class TorchExport(Runtime):
             raise StageError(f"torch.export does not reproduce the model: {mismatch}") from mismatch
         except Exception as problem:
             raise StageError(f"torch.export cannot express this model: {named(problem)}") from problem
-        about = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
-        return Built(error, about)
+        signature = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
+        return Built(error, signature)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Open a session that takes the inputs ``names`` in order, and sets the process's number of threads."""

@@ -94,7 +94,7 @@ def test_an_exclusive_stage_has_its_node_for_itself_while_others_work(
         for future in free:
             future.result(60)
         timed = executor.submit(call(exclusive=True), ignore)
-        if len({*(slot.about["node"] for slot in executor._slots if slot.job and slot.about)}) == 1:
+        if len({*(slot.placement["node"] for slot in executor._slots if slot.job and slot.placement)}) == 1:
             assert timed.result(60)["node"]
         go.touch()
         alone = timed.result(60)

@@ -54,7 +54,7 @@ class Actor:
     def __init__(self, cluster: "Cluster", options: dict[str, Any]) -> None:
         self.cluster, self.options, self.is_alive, self.node = cluster, options, True, ""
         self.calls: list[tuple[str, tuple[Any, ...], Future[Any]]] = []
-        self.about, self.run, self.lines = (Method(self, name) for name in ("about", "run", "lines"))
+        self.placement, self.run, self.lines = (Method(self, name) for name in ("placement", "run", "lines"))
 
     @property
     def has_gpu(self) -> bool:
@@ -145,10 +145,10 @@ class Cluster:
             answer.set_exception(RayActorError())
         elif not actor.node:
             return False
-        elif name == "about" and not self.can_start:
+        elif name == "placement" and not self.can_start:
             actor.is_alive = False
             answer.set_exception(RuntimeError("No module named 'onnxruntime'"))
-        elif name == "about":
+        elif name == "placement":
             device = {"machine": "x", "cpu": self.kinds[actor.node], "cores": 4, "gpu": ""}
             answer.set_result({"node": actor.node, "device": device, "gpus": None})
         elif name == "lines":
@@ -373,7 +373,7 @@ def test_idle_slots_that_no_waiting_stage_can_use_are_given_back(cluster: Cluste
     executor = make(warm=0.1, gpus=1)
     executor.submit(call(GO), ignore).result(5)
     (training,) = submit(executor, 1, GO, gpu=True)
-    until(lambda: not any(slot.about for slot in executor._slots), 5)
+    until(lambda: not any(slot.placement for slot in executor._slots), 5)
     assert not training.done()
 
 
@@ -391,7 +391,7 @@ def test_warm_asks_for_no_more_than_fits(cluster: Cluster, make: Make) -> None:
     cluster.add("n", CPU=8, GPU=1)
     executor = make(gpus=0.5)
     executor.warm(lambda: True)
-    until(lambda: len(executor._slots) == 8 and all(slot.about for slot in executor._slots), 5)
+    until(lambda: len(executor._slots) == 8 and all(slot.placement for slot in executor._slots), 5)
     assert sum(slot.has_gpu for slot in executor._slots) == 2
     assert not cluster.waiting()
     held = submit(executor, 8, HOLD)
@@ -530,7 +530,7 @@ def test_the_second_worker_of_a_slot_does_not_start_beside_what_is_being_timed(c
     (asking,) = until(cluster.waiting, 5)
     before = len(cluster.actors)
     cluster.add("n", CPU=2, GPU=1)
-    until(lambda: asking.node and any(slot.has_gpu and slot.about for slot in executor._slots), 5)
+    until(lambda: asking.node and any(slot.has_gpu and slot.placement for slot in executor._slots), 5)
     looked(executor)
     assert len(cluster.actors) == before
     assert not training.done()
