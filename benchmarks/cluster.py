@@ -27,10 +27,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.compute.clusters import local_head as head
+from quanttaas_jupyter.compute.clusters import local_head
 from quanttaas_jupyter.core.config import save_cluster
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.cloud import emulator
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipynb"
@@ -45,13 +45,13 @@ def main() -> None:
     runs = parser.parse_args().runs
     with places() as (folder, bucket):
         there = {"Ray, folder": f"{folder}/there", "Ray, bucket (emulator)": bucket}
-        cold = measured(head.NAME, f"{bucket}/cold", run=0, is_warm=False)
+        cold = measured(local_head.NAME, f"{bucket}/cold", run=0, is_warm=False)
         pairs: dict[str, list[tuple[Row, Row]]] = {name: [] for name in there}
         # One cluster's store after the other: an engine that is warm keeps the processors that the next would need.
         for index, (name, store) in enumerate(there.items()):
             for run in range(index * runs, (index + 1) * runs):
                 here = measured(None, f"{folder}/here", run)
-                pairs[name].append((here, measured(head.NAME, store, run)))
+                pairs[name].append((here, measured(local_head.NAME, store, run)))
     print(f"\nno engine yet: claimed after {cold['claimed']:.1f} s, first point after {cold['first']:.1f} s\n")
     print(f"| where | seconds | ratio | first point | waiting for the engine | {' | '.join(KINDS)} |")
     print("|" + "---|" * (5 + len(KINDS)))
@@ -89,7 +89,7 @@ def measured(cluster: str | None, store: str, run: int, is_warm: bool = True) ->
     begun = time.time()
     study = qt.compress(names["model"], names["test_loader"], recipe=recipe, train=names["train_loader"], **place)
     study.wait(300)
-    events = list(studies.read_events(open_store(store), study.id))
+    events = list(records.read_events(open_store(store), study.id))
     spent: Counter[str] = Counter()
     for event in events:
         if event["type"] == "stage_finished":
@@ -110,11 +110,11 @@ def places() -> Iterator[tuple[str, str]]:
             QUANTTAAS_CACHE=f"{folder}/cache",
             STORAGE_EMULATOR_HOST=cloud.host,
         )
-        save_cluster(head.NAME, head.start())
+        save_cluster(local_head.NAME, local_head.start())
         try:
             yield f"{folder}/stores", cloud.uri()
         finally:
-            head.stop()
+            local_head.stop()
 
 
 if __name__ == "__main__":

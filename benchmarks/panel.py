@@ -25,7 +25,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from quanttaas_jupyter.client.study import whoami
 from quanttaas_jupyter.core.state import fold
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.cloud import emulator
 from tests.server.running import Answer, Client, server
 
@@ -74,7 +74,7 @@ def fill(folder: Path, count: int, trials: int, whole: int) -> None:
             "notes": [],
         }
         events = [{"seq": seq, "time": time.time(), **event} for seq, event in enumerate(events_of(record, trials), 1)]
-        summary = studies.summary_of(record, fold(events, studies.initial_state(record)))
+        summary = records.summary_of(record, fold(events, records.initial_state(record)))
         files = {"study.json": record, "summary.json": summary}
         kept = events if number < whole else events[:1]
         files |= {f"events/{event['seq']:08d}.json": event for event in kept}

@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = [
@@ -85,8 +85,8 @@ def cold(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def seconds_to_first_point(study: str) -> float:
     """Seconds from the start of the cell to the event that carries the first measured point."""
     store = open_store()
-    record = studies.read_study(store, study)
-    points = (event for event in studies.read_events(store, study) if event["type"] in ("preview", "trial_measured"))
+    record = records.read_study(store, study)
+    points = (event for event in records.read_events(store, study) if event["type"] in ("preview", "trial_measured"))
     return float(next(points)["time"] - record["created"])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from quanttaas_jupyter.compute.clusters import local_head as head
+from quanttaas_jupyter.compute.clusters import local_head
 from quanttaas_jupyter.compute.clusters.ray import RayCluster
 from quanttaas_jupyter.core.config import ClusterConfig, save_cluster
 from tests.cloud import Cloud, FlakyProxy
@@ -127,11 +127,11 @@ def ray_head(gcs_server: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Ite
         patch.setenv("QUANTTAAS_CACHE", str(place / "cache"))
         patch.setenv("STORAGE_EMULATOR_HOST", flaky.host)
         patch.setenv("PYTHONPATH", ROOT)
-        config = head.start(cpus=2)
-        address = head.gcs_address()
+        config = local_head.start(cpus=2)
+        address = local_head.gcs_address()
         assert address is not None
         yield Loopback(config, address, flaky, gcs_server)
-        head.stop()
+        local_head.stop()
 
 
 @pytest.fixture

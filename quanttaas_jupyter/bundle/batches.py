@@ -188,7 +188,7 @@ def call(model: Any, structure: Structure, leaves: Sequence[Any]) -> Any:
     return model(inputs)
 
 
-def write(store: Store, batches: Batches, upload: Callable[[], Progress] | None = None) -> dict[str, Any]:
+def write_batches(store: Store, batches: Batches, upload: Callable[[], Progress] | None = None) -> dict[str, Any]:
     """Store batches as shards.
 
     Args:
@@ -213,7 +213,7 @@ def write(store: Store, batches: Batches, upload: Callable[[], Progress] | None 
     }
 
 
-def read(store: Store, reference: dict[str, Any]) -> Batches:
+def read_batches(store: Store, reference: dict[str, Any]) -> Batches:
     """Load batches that ``write`` stored.
 
     Raises:

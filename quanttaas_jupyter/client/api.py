@@ -18,7 +18,7 @@ from ..core.config import load_config
 from ..core.errors import NotFound, StoreError
 from ..core.recipe import Recipe
 from ..store import Store, open_store
-from ..study_store import records as stored
+from ..study_store import records
 from .preparation import prepare
 from .study import Study, whoami
 from .submission import Submission, bundle, ignore_progress
@@ -82,14 +82,14 @@ def open(study: str, store: str | Path | None = None) -> Study:
         NotFound: There is no such study.
     """
     match = re.fullmatch(r"(.+)/studies/([^/]+)/?", study)
-    name = stored.checked_id(match.group(2) if match else study)
+    name = records.checked_id(match.group(2) if match else study)
     first, *others = _stores(match.group(1) if match else store)
     try:
-        return Study(first, name, stored.read_study(first, name))
+        return Study(first, name, records.read_study(first, name))
     except NotFound:
         for other in others:
             with contextlib.suppress(NotFound, StoreError):
-                return Study(other, name, stored.read_study(other, name))
+                return Study(other, name, records.read_study(other, name))
         raise
 
 
@@ -101,9 +101,9 @@ def studies(store: str | Path | None = None) -> StudyList:
     """
     first, *others = _stores(store)
     pool = ThreadPoolExecutor(8, thread_name_prefix="studies")
-    waiting = {other.uri: pool.submit(stored.list_summaries, other) for other in others}
+    waiting = {other.uri: pool.submit(records.list_summaries, other) for other in others}
     pool.shutdown(wait=False)
-    found, silent = stored.list_summaries(first), []
+    found, silent = records.list_summaries(first), []
     until = time.monotonic() + _PATIENCE
     for uri, answer in waiting.items():
         try:
@@ -138,13 +138,13 @@ def plan(
 ) -> PlanView:
     """Return what ``compress`` with these arguments would do: trials, stages, and how many of them are cached."""
     from ..planning.search import GOES_ON, first_plan
-    from ..study_store import stage_cache as cache
+    from ..study_store import stage_cache
 
     target, where = _place(cluster, store)
     prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
     record = bundle(prepared, where, prepared.draft(target.name, whoami()), ignore_progress)
     made = first_plan(record)
-    cached = {key for key in made.stages if cache.find(where, key) is not None}
+    cached = {key for key in made.stages if stage_cache.find(where, key) is not None}
     return PlanView(
         trials=tuple(
             (trial.name, not {stage.key for key in trial.targets for stage in made.chain(key)} - cached)

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..bundle import batches as data
 from ..bundle import metric as metrics
 from ..bundle import model as models
+from ..bundle.batches import Batch, Batches, call
 from ..bundle.data import Source, open_source
 from ..bundle.function import Function
 from ..bundle.structure import flatten, unflatten
@@ -49,7 +49,7 @@ class Prepared:
     metric_pickle: bytes | None
     class_dim: int | None
     recovery: Function | None
-    example: data.Batch | None
+    example: Batch | None
     created: float
     notes: list[str]
     id: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -142,14 +142,14 @@ def _with_more(source: Source, train: Any, recipe: Recipe) -> Source:
     return open_source(train, "--train", limit, recipe.seed) if limit > recipe.max_samples else source
 
 
-def _example(example_inputs: Any, first: data.Batches) -> data.Batch:
+def _example(example_inputs: Any, first: Batches) -> Batch:
     leaves, structure = flatten(example_inputs)
     wanted = first.inputs
     if wanted == "tensor" and isinstance(structure, list) and len(leaves) == 1:
         structure = wanted
     if structure != wanted:
         raise DataError(f"example_inputs are nested unlike the inputs of --data: {_shape_of(structure, wanted)}")
-    return data.Batch([leaf.detach().cpu().clone() for _, leaf in leaves], [])
+    return Batch([leaf.detach().cpu().clone() for _, leaf in leaves], [])
 
 
 def _shape_of(mine: Any, theirs: Any) -> str:
@@ -184,13 +184,13 @@ def _loaded(snapshot: models.ModelSnapshot) -> Any:
         raise ModelError(f"the model cannot be sent: its copy does not load ({first_line(error)})") from None
 
 
-def _run(model: Any, first: data.Batches, batch: data.Batch) -> Any:
+def _run(model: Any, first: Batches, batch: Batch) -> Any:
     """Run a model on a few samples, as a worker will."""
     import torch
 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = data.call(model, first.inputs, batch.inputs)
+            outputs = call(model, first.inputs, batch.inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in batch.inputs)
         raise DataError(
@@ -203,7 +203,7 @@ def _run(model: Any, first: data.Batches, batch: data.Batch) -> Any:
     return outputs
 
 
-def _try_metric(found: dict[str, Any], metric: Any, first: data.Batches, outputs: Any, class_dim: int | None) -> None:
+def _try_metric(found: dict[str, Any], metric: Any, first: Batches, outputs: Any, class_dim: int | None) -> None:
     batch = first.head(_CHECK_SAMPLES).batches[0]
     if found["name"] == "agreement" or predictions.main_output(outputs).shape[:1] != (batch.samples,):
         return
@@ -219,7 +219,7 @@ def _try_metric(found: dict[str, Any], metric: Any, first: data.Batches, outputs
             raise MetricError(str(error)) from None
 
 
-def _class_dim(model: Any, first: data.Batches, outputs: Any, is_of_data: bool) -> tuple[int | None, list[str]]:
+def _class_dim(model: Any, first: Batches, outputs: Any, is_of_data: bool) -> tuple[int | None, list[str]]:
     """Return the dimension of the main output with one score per class, or None, and a note if it is a guess.
 
     Args:
@@ -256,7 +256,7 @@ def _class_dim_without_labels(outputs: Any, main: Any) -> tuple[int | None, list
     return 1, [f"without labels, the {main.shape[1]} outputs of a sample are taken for scores of as many classes"]
 
 
-def _better_class_dim(model: Any, first: data.Batches, fitting: list[int]) -> tuple[int, list[str]]:
+def _better_class_dim(model: Any, first: Batches, fitting: list[int]) -> tuple[int, list[str]]:
     """Return the dimension, among those that fit, along which more of the first labels are correct, and a note."""
     batch = first.head(_TOLD_APART_ON).batches[0]
     main, targets = predictions.main_output(_run(model, first, batch)), _targets(first, batch)
@@ -268,7 +268,7 @@ def _better_class_dim(model: Any, first: data.Batches, fitting: list[int]) -> tu
     ]
 
 
-def _targets(first: data.Batches, batch: data.Batch) -> Any:
+def _targets(first: Batches, batch: Batch) -> Any:
     return predictions.main_output(unflatten(first.targets, list(batch.targets)))
 
 

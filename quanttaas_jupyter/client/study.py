@@ -22,7 +22,7 @@ from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState, fold
 from ..store import MissingKey, Store, blobs
-from ..study_store import records as studies
+from ..study_store import records
 from .displays import display
 from .submission import Submission
 from .watching import Follower, Watcher
@@ -154,7 +154,7 @@ class Study:
         self._store, self.id = store, study
         self._submission = submission
         self._record: Mapping[str, Any] = record
-        self._state = studies.initial_state(dict(record))
+        self._state = records.initial_state(dict(record))
         self._reading = threading.Lock()
         self._read_at = 0.0
         self._queued_since = time.monotonic()
@@ -312,7 +312,7 @@ class Study:
     def cancel(self) -> None:
         """Ask the engine to stop the study; finished trials stay."""
         if not self.state.has_ended:
-            studies.ask_to_cancel(self._store, self.id)
+            records.ask_to_cancel(self._store, self.id)
 
     def resume(self, trusted: bool = False) -> Study:
         """Let an engine continue a study that was interrupted, cancelled or failed; finished stages are not run again.
@@ -336,7 +336,7 @@ class Study:
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
             raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
-        sha256 = hashlib.sha256(studies.read_study_bytes(self._store, self.id)).hexdigest()
+        sha256 = hashlib.sha256(records.read_study_bytes(self._store, self.id)).hexdigest()
         cluster.submit(self._store, self.id, sha256, is_resume=True)
         self._watcher.wake()
         return self
@@ -359,7 +359,7 @@ class Study:
             if not self._submission.is_done:
                 return self._submission.state(self._state)
             self._record = self._submission.record
-            self._state = studies.initial_state(dict(self._record))
+            self._state = records.initial_state(dict(self._record))
             self._submission = None
         try:
             self._state = self._read()
@@ -373,14 +373,14 @@ class Study:
         # Lease and queue are read before the events: a study that ends in between then counts as running until the next
         # look, and never as interrupted.
         present = dataclasses.replace(self._state, unreachable_since=None)
-        folded = fold(studies.read_events(self._store, self.id, after=present.seq), _unsettled(present))
-        settled = studies.settled(self._store, folded)
+        folded = fold(records.read_events(self._store, self.id, after=present.seq), _unsettled(present))
+        settled = records.settled(self._store, folded)
         if settled.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
             gone = "the study was deleted from the store"
             return dataclasses.replace(settled, status="failed", error=gone, message=gone)
         if settled.status == "interrupted":
-            folded = fold(studies.read_events(self._store, self.id, after=folded.seq), folded)
-            settled = studies.settled(self._store, folded)
+            folded = fold(records.read_events(self._store, self.id, after=folded.seq), folded)
+            settled = records.settled(self._store, folded)
         return settled
 
     def _ensure_engine_while_queued(self) -> None:

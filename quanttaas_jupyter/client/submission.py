@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from ..bundle import batches as data
 from ..bundle import metric as metrics
 from ..bundle import model as models
+from ..bundle.batches import Batch, Batches, write_batches
 from ..compute.clusters import Cluster
 from ..core.errors import ClusterError, DataError, ModelError, QuantTaaSError
 from ..core.failures import StageError, one_line
@@ -21,9 +21,8 @@ from ..core.state import StudyState
 from ..core.versions import differences, minor, versions
 from ..store import Store, blobs
 from ..store.base import Progress, Together
-from ..study_store import records as studies
-from ..study_store import stage_cache as cache
-from ..techniques import portable_model as portable
+from ..study_store import records, stage_cache
+from ..techniques import portable_model
 from ..views import format as fmt
 from .preparation import Prepared
 
@@ -84,7 +83,7 @@ class Submission:
             self._cluster.refuse_store(self._store.uri, there)
             is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)
             self.record = send(self._prepared, self._store, self.record, found, notes, self._report, is_portable)
-            sha256 = studies.create_study(self._store, self._prepared.id, self.record)
+            sha256 = records.create_study(self._store, self._prepared.id, self.record)
             self._cluster.submit(self._store, self._prepared.id, sha256)
             self._done.set()
             # From here on, the state of the study itself says what it waits for.
@@ -106,9 +105,9 @@ def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], report: Repo
     return send(prepared, store, draft, *read(prepared, report), report)
 
 
-def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, data.Batches], list[str]]:
+def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches], list[str]]:
     """Read the data and split it; return the data sets by their role, and notes on where they come from."""
-    found: dict[str, data.Batches] = {}
+    found: dict[str, Batches] = {}
     for key, source in prepared.sources.items():
         label = "--data" if key == "eval" else f"--{key}"
 
@@ -129,7 +128,7 @@ def send(
     prepared: Prepared,
     store: Store,
     draft: dict[str, Any],
-    found: Mapping[str, data.Batches],
+    found: Mapping[str, Batches],
     notes: list[str],
     report: ReportProgress,
     is_portable: bool = False,
@@ -144,14 +143,14 @@ def send(
 
     together = Together(len(program) + sum(batches.bytes for batches in found.values()), progress)
     with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
-        written = {key: pool.submit(data.write, store, batches, together.part) for key, batches in found.items()}
+        written = {key: pool.submit(write_batches, store, batches, together.part) for key, batches in found.items()}
         if is_portable:
             model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": signature}
         else:
             model = {"blob": _store_model(store, prepared.snapshot, together.part())}
         references = {key: reference.result() for key, reference in written.items()}
     if is_portable:
-        notes = [*notes, f"{portable.WHY_NOT}; {portable.WHAT_INSTEAD}"]
+        notes = [*notes, f"{portable_model.WHY_NOT}; {portable_model.WHAT_INSTEAD}"]
     recipe = draft["recipe"]
     if is_portable and prepared.recipe.search == "auto":
         # A search would propose prunings that all fail.
@@ -190,12 +189,10 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     return True
 
 
-def _portable(
-    prepared: Prepared, found: Mapping[str, data.Batches], report: ReportProgress
-) -> tuple[bytes, dict[str, Any]]:
+def _portable(prepared: Prepared, found: Mapping[str, Batches], report: ReportProgress) -> tuple[bytes, dict[str, Any]]:
     report("exporting the model for another version of Python")
     try:
-        return portable.pack(models.loads(prepared.snapshot.data), found["calibration"])
+        return portable_model.pack(models.loads(prepared.snapshot.data), found["calibration"])
     except StageError as error:
         raise ModelError(f"the model cannot travel to another version of Python: {error}") from None
 
@@ -203,17 +200,17 @@ def _portable(
 def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progress) -> str:
     """Store a model and return its blob; a pickle of the same model from another kernel is reused."""
     key = hashlib.sha256(f"model {snapshot.digest}".encode()).hexdigest()
-    known = cache.find(store, key)
+    known = stage_cache.find(store, key)
     if known is not None:
         store.touch(f"blobs/{known['blobs']['model']}")
         progress(len(snapshot.data), len(snapshot.data))
         return str(known["blobs"]["model"])
     sha = blobs.put_bytes(store, snapshot.data, progress)
-    cache.keep(store, key, {"blobs": {"model": sha}})
+    stage_cache.keep(store, key, {"blobs": {"model": sha}})
     return sha
 
 
-def _set_calibration_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
+def _set_calibration_aside(found: dict[str, Batches], seed: int) -> list[str]:
     """Split off calibration data if none was given, and return a note on where it comes from."""
     if "calibration" in found:
         return []
@@ -231,7 +228,7 @@ def _set_calibration_aside(found: dict[str, data.Batches], seed: int) -> list[st
     ]
 
 
-def _set_guide_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
+def _set_guide_aside(found: dict[str, Batches], seed: int) -> list[str]:
     """Split the evaluation data: one half guides the search, the other gives the reported numbers."""
     whole = found["eval"]
     if whole.samples < 4 or (not whole.is_sliceable() and len(whole.batches) < 2):
@@ -241,7 +238,7 @@ def _set_guide_aside(found: dict[str, data.Batches], seed: int) -> list[str]:
     return [f"search: guided by {counts[0]} samples of --data, judged on the other {counts[1]}"]
 
 
-def _timed_batch(calibration: data.Batches, wanted: int) -> list[str]:
+def _timed_batch(calibration: Batches, wanted: int) -> list[str]:
     """Return a note if latency is measured on another batch size, because batches cannot be cut."""
     real = calibration.batches[0].samples
     if calibration.is_sliceable() or real == wanted:
@@ -249,6 +246,6 @@ def _timed_batch(calibration: data.Batches, wanted: int) -> list[str]:
     return [f"latency: batches of {real} are timed instead of {wanted}, as those of the data cannot be cut or joined"]
 
 
-def _led_by(example: data.Batch, calibration: data.Batches) -> data.Batches:
-    stripped = [data.Batch(batch.inputs, []) for batch in calibration.batches]
+def _led_by(example: Batch, calibration: Batches) -> Batches:
+    stripped = [Batch(batch.inputs, []) for batch in calibration.batches]
     return dataclasses.replace(calibration, batches=(example, *stripped), targets=None)

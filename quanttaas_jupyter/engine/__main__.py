@@ -10,9 +10,9 @@ from .logs import log_to_stdout
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        from . import ray_job as on_ray
+        from . import ray_job
 
-        on_ray.serve(json.loads(sys.argv[1]))
+        ray_job.serve(json.loads(sys.argv[1]))
     else:
         from .service import serve
 

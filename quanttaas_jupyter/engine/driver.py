@@ -20,8 +20,7 @@ from ..core.state import StudyState, TrialState
 from ..planning.plan import Planner, TrialPlan
 from ..planning.search import Observations, Outcome, make_search
 from ..store.base import Store
-from ..study_store import records as studies
-from ..study_store import stage_cache as cache
+from ..study_store import records, stage_cache
 from ..study_store.lease import Lease
 from .report import metrics_of, recommendation, warnings_of
 from .schedule import Ended, Schedule
@@ -74,7 +73,7 @@ class Driver:
         self._store, self._record, self._lease = store, record, lease
         self._executor, self._config, self._engine = executor, config, engine
         self._is_stopping = is_stopping
-        self._events = studies.EventWriter(store, record["id"])
+        self._events = records.EventWriter(store, record["id"])
         self._open: dict[str, TrialPlan] = {}
         self._errors: dict[str, dict[str, str]] = {}
         self._cancel_checked = 0.0
@@ -94,7 +93,7 @@ class Driver:
         try:
             with self._lease.kept():
                 self._drive()
-        except (LeaseLost, studies.LogTaken):
+        except (LeaseLost, records.LogTaken):
             log.warning("another engine drives the study now")
             self._stop()
             return
@@ -151,7 +150,7 @@ class Driver:
         now = time.monotonic()
         if now - self._cancel_checked >= _CANCEL_EVERY:
             self._cancel_checked = now
-            if studies.is_cancelled(self._store, self._record["id"]):
+            if records.is_cancelled(self._store, self._record["id"]):
                 raise Cancelled
         waiting = self._executor.waits_for()
         if waiting != self._reported_waiting:
@@ -351,7 +350,7 @@ class Driver:
             return
         if self._search.is_adaptive:
             proposals = [dict(trial.config) for trial in self._plan.trials.values()]
-            cache.keep(self._store, self._search_key(), {"blobs": {}, "proposals": proposals})
+            stage_cache.keep(self._store, self._search_key(), {"blobs": {}, "proposals": proposals})
         seconds, cpu = time.time() - self._begun, _cpu_seconds() - self._cpu_begun
         cores = psutil.cpu_count(logical=False) or 1
         usage = {"seconds": seconds, "cpu_seconds": cpu, "cores": cores, "busy": cpu / (cores * seconds)}
@@ -365,7 +364,7 @@ class Driver:
         Their results are cached. Proposals depend on what was known at the time, so that a new search would try other
         trials.
         """
-        found = cache.find(self._store, self._search_key())
+        found = stage_cache.find(self._store, self._search_key())
         return list(found["proposals"]) if found else None
 
     def _search_key(self) -> str:

@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..compute.clusters import local_engine as resident
-from ..compute.clusters import tickets
+from ..compute.clusters import local_engine, tickets
 from ..core.errors import QuantTaaSError, StoreError
 from ..store import open_store
 from ..store.base import Store
-from ..study_store import records as studies
+from ..study_store import records
 
 _FORGET_FOREIGN = 10.0
 """Seconds for which a ticket for another engine is not read again; chosen, not tuned. Smaller costs more requests."""
@@ -50,13 +49,13 @@ class FolderInbox:
 
     def tickets(self) -> list[Ticket]:
         """Return the waiting tickets."""
-        return [Ticket(t["store"], t["study"], t["sha256"], t["resume"]) for t in resident.tickets()]
+        return [Ticket(t["store"], t["study"], t["sha256"], t["resume"]) for t in local_engine.tickets()]
 
     def drop(self, ticket: Ticket) -> None:
         """Remove a ticket from the folder, and its entry from the store's queue."""
         with contextlib.suppress(QuantTaaSError):
-            studies.dequeue(open_store(ticket.store), resident.CLUSTER, ticket.study)
-        resident.drop_ticket(ticket.study)
+            records.dequeue(open_store(ticket.store), local_engine.CLUSTER, ticket.study)
+        local_engine.drop_ticket(ticket.study)
 
 
 class QueueInbox:
@@ -86,7 +85,7 @@ class QueueInbox:
         Raises:
             StoreError: The store cannot be written.
         """
-        studies.dequeue(self._store, self._cluster, ticket.study)
+        records.dequeue(self._store, self._cluster, ticket.study)
 
     def _ticket(self, study: str) -> Ticket | None:
         if study in self._foreign:
@@ -95,7 +94,7 @@ class QueueInbox:
         # or another version of this package is not for this engine.
         place = {"study": study, "store": self._store.uri, "cluster": self._cluster, "engine": self._engine}
         try:
-            values: dict[str, Any] = studies.read_ticket(self._store, self._cluster, study) or {}
+            values: dict[str, Any] = records.read_ticket(self._store, self._cluster, study) or {}
             is_ours = {**values, **place} == values and tickets.is_signed_by(values, self._key)
             if is_ours:
                 return Ticket(self._store.uri, study, str(values["sha256"]), bool(values["resume"]))

@@ -18,7 +18,7 @@ from ..core.config import EngineConfig
 from ..core.failures import explain
 from ..planning.plan import Plan, Stage
 from ..store.base import Store
-from ..study_store import stage_cache as cache
+from ..study_store import stage_cache
 from .worker import STARTED
 
 _PROGRESS_EVERY = 0.5
@@ -79,7 +79,7 @@ class Schedule:
         frontier = list(targets)
         while frontier:
             unknown = [key for key in frontier if key not in self.results and key not in missing]
-            found = cache.find_all(self._store, unknown)
+            found = stage_cache.find_all(self._store, unknown)
             self.results |= {key: result for key, result in found.items() if result is not None}
             absent = [key for key, result in found.items() if result is None]
             missing |= set(absent)
@@ -105,7 +105,7 @@ class Schedule:
                 trainings -= 1
                 if trainings < 0:
                     continue
-            if (found := cache.find(self._store, stage.key)) is not None:
+            if (found := stage_cache.find(self._store, stage.key)) is not None:
                 # Another study ran the same stage in the meantime.
                 self._keep(stage, found)
             else:
@@ -141,7 +141,7 @@ class Schedule:
         """Return the seconds spent on these stages and all that they build on, each once, also in earlier studies."""
         chain = {stage.key for key in targets for stage in self._plan.chain(key)}
         known = {key: self.results[key] for key in chain & self.results.keys()}
-        found = cache.find_all(self._store, chain - known.keys())
+        found = stage_cache.find_all(self._store, chain - known.keys())
         return float(sum(result["seconds"] for result in (*known.values(), *found.values()) if result))
 
     def _trainings_now(self) -> float:

@@ -21,7 +21,7 @@ from filelock import Timeout
 # Stages are imported here, not by the first driver: two threads that import modules with circular imports at the same
 # time may see them half initialized.
 from .. import stages  # noqa: F401
-from ..compute.clusters import local_engine as resident
+from ..compute.clusters import local_engine
 from ..compute.executors.base import Executor
 from ..compute.executors.deduplicate import SharingExecutor
 from ..compute.executors.local import LocalExecutor
@@ -30,7 +30,7 @@ from ..core.device import physical_cores
 from ..core.errors import QuantTaaSError, StoreError
 from ..store import open_store
 from ..store.base import Store
-from ..study_store import records as studies
+from ..study_store import records
 from ..study_store.lease import Lease, read_lease
 from . import worker
 from .driver import Driver
@@ -122,7 +122,7 @@ class Resident:
     def _claim(self, ticket: Ticket) -> bool:
         """Start to drive a study and return True; return False while another engine holds its lease."""
         store, study = open_store(ticket.store), ticket.study
-        data = studies.read_study_bytes(store, study)
+        data = records.read_study_bytes(store, study)
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
             raise QuantTaaSError("its study.json is not the one that was handed over")
         record = json.loads(data)
@@ -131,9 +131,9 @@ class Resident:
             holder = read_lease(store, study)
             log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")
             return False
-        studies.dequeue(store, record["cluster"], study)
+        records.dequeue(store, record["cluster"], study)
         if ticket.is_resume:
-            studies.clear_cancel(store, study)
+            records.clear_cancel(store, study)
         thread = threading.Thread(target=self._drive, args=(store, record, lease), name=f"study-{study}", daemon=True)
         self._drivers[study] = thread
         thread.start()
@@ -167,14 +167,14 @@ class Resident:
 
 def serve(config: Config) -> None:
     """Run the engine of this user and environment, unless one runs already."""
-    lock = resident.lock()
+    lock = local_engine.lock()
     try:
         # A client that checks for a running engine holds the lock for a moment.
         lock.acquire(timeout=2)
     except Timeout:
         return
     try:
-        (resident.folder() / "engine.json").write_text(json.dumps({"pid": os.getpid(), "time": time.time()}))
+        (local_engine.folder() / "engine.json").write_text(json.dumps({"pid": os.getpid(), "time": time.time()}))
         slots = config.engine.slots or default_slots()
         workers = LocalExecutor(worker.run_with_file, worker.begin, slots, max(1, physical_cores() // slots))
         name = f"{socket.gethostname()}:{os.getpid()}"

@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import StoreError
 from ..core.failures import explain
 from ..store import open_store
-from ..study_store import stage_cache as cache
+from ..study_store import stage_cache
 
 STARTED = "\x02"
 """First line that a stage reports, when it has left the queue."""
@@ -75,7 +75,7 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
         result = {**stages.run(job["kind"], context), "began": began}
         result["seconds"] = time.perf_counter() - begun
         # Cached before it is reported, so that later requests find it.
-        cache.keep(context.store, job["key"], result)
+        stage_cache.keep(context.store, job["key"], result)
     except StoreError as error:
         return {"error": explain(error), "is_passing": True}
     except Exception as error:

@@ -11,16 +11,14 @@ from typing import Any
 
 from IPython.core.magic_arguments import argument
 
-from ..compute.clusters import connect
-from ..compute.clusters import local_engine as resident
-from ..compute.clusters import local_head as head
+from ..compute.clusters import connect, local_engine, local_head
 from ..compute.clusters.ray import RayCluster
 from ..compute.templates import TEMPLATES, render
 from ..core.config import ClusterConfig, load_config
 from ..core.device import physical_cores
 from ..core.errors import QuantTaaSError
 from ..store import open_store
-from ..study_store import records as studies
+from ..study_store import records
 from ..views import format as fmt
 
 _UNNAMED = "cluster"
@@ -70,15 +68,15 @@ def act(args: Namespace) -> str:
 def _start(args: Namespace) -> str:
     config = connect.start(cpus=args.cpus, token=not args.no_token)
     return (
-        f"A Ray cluster of this machine runs at {config.address}; use it with --on {head.NAME}, "
+        f"A Ray cluster of this machine runs at {config.address}; use it with --on {local_head.NAME}, "
         "stop it with %quanttaas cluster stop. It outlives this kernel."
     )
 
 
 def _stop(args: Namespace) -> str:
-    name = args.names[0] if args.names else head.NAME
+    name = args.names[0] if args.names else local_head.NAME
     was_there = connect.stop(name, args.store)
-    if name == head.NAME:
+    if name == local_head.NAME:
         return "Stopped the Ray cluster of this machine." if was_there else "No Ray cluster of ours runs here."
     return (
         f"{'Ended' if was_there else 'There was no'} engine of yours on {name}. The machines stay: "
@@ -109,8 +107,10 @@ def _status(args: Namespace) -> str:
     running = _running_studies(wanted)
     with ThreadPoolExecutor(8) as pool:
         remote = list(pool.map(lambda name: _row(name, wanted[name], running.get(name, 0)), wanted))
-    state = "engine runs" if resident.is_alive() else "idle"
-    here = Row(resident.CLUSTER, state, "1", str(physical_cores()), "", str(running.get(resident.CLUSTER, 0)), "")
+    state = "engine runs" if local_engine.is_alive() else "idle"
+    here = Row(
+        local_engine.CLUSTER, state, "1", str(physical_cores()), "", str(running.get(local_engine.CLUSTER, 0)), ""
+    )
     rows = [_HEADER, *([] if args.names else [here.cells]), *(row.cells for row in remote)]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
@@ -176,7 +176,7 @@ def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for uri in stores:
         try:
-            summaries = studies.list_summaries(open_store(uri))
+            summaries = records.list_summaries(open_store(uri))
         except QuantTaaSError:
             continue
         for summary in summaries:

@@ -25,8 +25,7 @@ from ..core.failures import one_line
 from ..core.recipe import from_yaml
 from ..core.variable_names import MagicError, check_variable, parse
 from ..views.format import clock, variable
-from . import cluster_commands as clusters
-from . import completion
+from . import cluster_commands, completion
 
 Command = Callable[..., Any]
 
@@ -215,14 +214,14 @@ class QuantTaaSMagics(Magics):
             metavar="ACTION",
             nargs="?",
             default="status",
-            choices=clusters.ACTIONS,
+            choices=cluster_commands.ACTIONS,
             help="start, stop, connect, status (the default) or template",
         ),
-        *clusters.ARGUMENTS,
+        *cluster_commands.ARGUMENTS,
     )
     def cluster(self, args: Namespace) -> None:
         """Show clusters; start, stop or connect one, or write a template for one."""
-        print(clusters.act(args))
+        print(cluster_commands.act(args))
 
     @line_cell_magic
     def quanttaas(self, line: str, cell: str | None = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..compute.clusters import local_engine as resident
+from ..compute.clusters import local_engine
 from ..core.config import load_config
 from ..core.errors import NotFound
 from ..store import Store, open_store
@@ -43,7 +43,7 @@ class AccessPolicy:
     def clusters(self) -> list[str]:
         """Return the names of the allowed clusters, the default one first."""
         config = load_config()
-        named = dict.fromkeys([config.cluster or resident.CLUSTER, resident.CLUSTER, *config.clusters])
+        named = dict.fromkeys([config.cluster or local_engine.CLUSTER, local_engine.CLUSTER, *config.clusters])
         return [name for name in named if self.allows(name)]
 
     def cluster(self, name: str) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..compute.clusters import local_engine as resident
-from ..compute.clusters import local_head as head
+from ..compute.clusters import local_engine, local_head
 from ..compute.clusters.connect import ClusterStatus
 from ..core.device import physical_cores
 from ..views import format as fmt
 
 ASKING = "asking …"
 
-_TITLES = {resident.CLUSTER: "this machine", head.NAME: "Ray on this machine"}
+_TITLES = {local_engine.CLUSTER: "this machine", local_head.NAME: "Ray on this machine"}
 
 
 def title(name: str) -> str:
@@ -24,17 +23,17 @@ def this_machine(running: int) -> dict[str, Any]:
     """Return the line of the machine that the server runs on."""
     cores = physical_cores()
     words = f"{cores} core{'s' * (cores != 1)}, {f'{running} running' if running else 'idle'}"
-    return _line(resident.CLUSTER, "busy" if running else "idle", words)
+    return _line(local_engine.CLUSTER, "busy" if running else "idle", words)
 
 
 def not_started() -> dict[str, Any]:
     """Return the line of this machine's own Ray cluster while it does not run."""
-    return _line(head.NAME, "stopped", "not started", can_start=True)
+    return _line(local_head.NAME, "stopped", "not started", can_start=True)
 
 
 def remote(name: str, status: ClusterStatus | None, running: int) -> dict[str, Any]:
     """Return the line of a Ray cluster; ``status`` is None if it has not answered yet."""
-    can_stop = name == head.NAME
+    can_stop = name == local_head.NAME
     if status is None:
         return _line(name, "unreachable", ASKING, can_stop=can_stop)
     if status.trouble:

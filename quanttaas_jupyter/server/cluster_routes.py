@@ -8,12 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..compute.clusters import connect
-from ..compute.clusters import local_engine as resident
-from ..compute.clusters import local_head as head
+from ..compute.clusters import connect, local_engine, local_head
 from ..compute.templates import TEMPLATES, TemplateOptions, render
 from ..core.config import load_config
-from . import cluster_list as cluster_lines
+from . import cluster_list
 from .handler import Handler, protected
 
 _TEMPLATES = {
@@ -50,15 +48,19 @@ class ClustersHandler(Handler):
         """Return this machine, the clusters of the configuration, and templates for new ones."""
         reader, running = self.reader, self.reader.running()
         configured = {name: config for name, config in load_config().clusters.items() if reader.policy.allows(name)}
-        is_up = head.NAME not in configured or head.find() is not None
-        asked = configured if is_up else {name: config for name, config in configured.items() if name != head.NAME}
+        is_up = local_head.NAME not in configured or local_head.find() is not None
+        asked = (
+            configured if is_up else {name: config for name, config in configured.items() if name != local_head.NAME}
+        )
         statuses = await reader.cluster_statuses.all(asked)
         lines = (
-            [cluster_lines.this_machine(running[resident.CLUSTER])] if reader.policy.allows(resident.CLUSTER) else []
+            [cluster_list.this_machine(running[local_engine.CLUSTER])]
+            if reader.policy.allows(local_engine.CLUSTER)
+            else []
         )
-        lines += [cluster_lines.remote(name, status, running[name]) for name, status in statuses.items()]
-        if head.NAME not in statuses and reader.policy.allows(head.NAME) and find_spec("ray"):
-            lines.append(cluster_lines.not_started())
+        lines += [cluster_list.remote(name, status, running[name]) for name, status in statuses.items()]
+        if local_head.NAME not in statuses and reader.policy.allows(local_head.NAME) and find_spec("ray"):
+            lines.append(cluster_list.not_started())
         templates = [{"name": kind, "help": _TEMPLATES[kind]} for kind in TEMPLATES]
         self.finish({"clusters": lines, "templates": templates})
 
@@ -70,8 +72,8 @@ class StartHandler(Handler):
     async def post(self) -> None:
         """Start the cluster, and write it into the configuration."""
         cpus = self.body(_Start).cpus
-        self.reader.policy.refuse_new_cluster(head.NAME)
-        await self.reader.workers.run(f"cluster {head.NAME}", partial(connect.start, cpus=cpus))
+        self.reader.policy.refuse_new_cluster(local_head.NAME)
+        await self.reader.workers.run(f"cluster {local_head.NAME}", partial(connect.start, cpus=cpus))
         self.set_status(204)
 
 

@@ -6,9 +6,7 @@ from functools import partial
 from typing import Any
 
 from ..core.versions import __version__
-from . import cluster_list as cluster_lines
-from . import dry_run as planning
-from . import form_choices as choices
+from . import cluster_list, dry_run, form_choices
 from .handler import Handler, protected
 from .recipe_form import Form, check
 from .study_routes import cannot_run
@@ -25,12 +23,12 @@ class ServiceHandler(Handler):
         """Return version, stores and clusters, and the choices of the form."""
         policy, why_not = self.reader.policy, cannot_run()
         clusters = policy.clusters()
-        offered = partial(choices.options, clusters[0] if clusters else "")
+        offered = partial(form_choices.options, clusters[0] if clusters else "")
         self.finish(
             {
                 "version": __version__,
                 "stores": list(policy.stores()),
-                "clusters": [{"name": name, "title": cluster_lines.title(name)} for name in clusters],
+                "clusters": [{"name": name, "title": cluster_list.title(name)} for name in clusters],
                 "can_run": not why_not,
                 "why_not": why_not,
                 "form": await self.reader.workers.shared("form", _PLACE, offered),
@@ -53,7 +51,7 @@ class PlanHandler(Handler):
     @protected
     async def post(self) -> None:
         """Return trials and stages."""
-        self.finish(await self.reader.workers.run(_PLACE, partial(planning.plan, self.body(Form))))
+        self.finish(await self.reader.workers.run(_PLACE, partial(dry_run.plan, self.body(Form))))
 
 
 ROUTES: tuple[tuple[str, type[Any]], ...] = (

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..client.study import Study
 from ..core.errors import NotFound, StoreError
 from ..store import Store
-from ..study_store import deletion
-from ..study_store import records as studies
+from ..study_store import deletion, records
 from ..study_store.index import StudyIndex
 from ..views import format as fmt
 from .access_policy import AccessPolicy
@@ -83,7 +82,7 @@ class StudyReader:
             NotFound: No allowed store has the study.
             StoreError: The store does not answer.
         """
-        studies.checked_id(study)
+        records.checked_id(study)
         where = [self.policy.store(store)] if store else list(self.policy.stores().values())
         for place in where:
             key = (place.uri, study)
@@ -156,4 +155,4 @@ async def _in_time(answer: asyncio.Future[T], store: str, patience: float) -> T:
 
 
 def _open(store: Store, study: str) -> Study:
-    return Study(store, study, studies.read_study(store, study))
+    return Study(store, study, records.read_study(store, study))

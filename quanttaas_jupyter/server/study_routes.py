@@ -13,12 +13,10 @@ from tornado.escape import json_encode
 from tornado.iostream import StreamClosedError
 
 from ..client.study import Study
-from ..compute.clusters import local_engine as resident
-from ..compute.clusters import open_cluster
+from ..compute.clusters import local_engine, open_cluster
 from ..core.errors import MissingDependency, NotFound, NotTrusted, QuantTaaSError
 from ..store import MissingKey, Store, blobs
-from ..study_store import deletion
-from ..study_store import records as studies
+from ..study_store import deletion, records
 from ..views import format as fmt
 from .handler import Handler, Refused, protected
 from .study_list import actions, line
@@ -87,7 +85,7 @@ class EventsHandler(Handler):
         asked = self.query(_EventsQuery)
         opened = await self.reader.open(study, asked.store)
         store = self.reader.policy.store(opened.store)
-        read = partial(studies.read_events, store, study, asked.after, _EVENTS_AT_ONCE)
+        read = partial(records.read_events, store, study, asked.after, _EVENTS_AT_ONCE)
         events = await self.reader.ask(opened, f"events {asked.after}", lambda: list(read()))
         self.finish({"events": events, "seq": events[-1]["seq"] if events else asked.after})
 
@@ -128,7 +126,7 @@ class ResumeHandler(Handler):
         state = await self.reader.ask(opened, "look", opened.look)
         command = f"%quanttaas resume {study}"
         self.reader.policy.cluster(state.cluster)
-        if state.cluster == resident.CLUSTER and (why := cannot_run()):
+        if state.cluster == local_engine.CLUSTER and (why := cannot_run()):
             raise Refused(f"{why} Resume study {study} from a notebook.", command)
         try:
             await self.reader.act(opened, partial(opened.resume, trusted=is_trusted))
@@ -183,8 +181,8 @@ def cannot_run() -> str:
 
 
 def _cancel(store: Store, study: str, status: str, cluster: str) -> None:
-    studies.ask_to_cancel(store, study)
-    if status == "queued" and not (cluster == resident.CLUSTER and cannot_run()):
+    records.ask_to_cancel(store, study)
+    if status == "queued" and not (cluster == local_engine.CLUSTER and cannot_run()):
         # The study's engine may have ended, and only a running one sees the cancel mark.
         with contextlib.suppress(QuantTaaSError):
             open_cluster(cluster).ensure_engine_for(store, study)

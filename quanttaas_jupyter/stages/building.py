@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..bundle import batches as data
 from ..bundle import model as models
+from ..bundle.batches import Batches
 from ..core import catalogue
 from ..core.failures import StageError
 from ..store import blobs
-from ..techniques import portable_model as portable
+from ..techniques import portable_model
 from ..techniques.evaluate.sqnr import sqnr_db
 from ..techniques.prune import PRUNERS, PruneJob
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
@@ -99,7 +99,7 @@ def screen(context: Context) -> dict[str, Any]:
 
 def recover(context: Context) -> dict[str, Any]:
     """Run a recovery on a pruned model, or on the original one if the trial does not prune."""
-    portable.refuse(context.settings["model"])
+    portable_model.refuse(context.settings["model"])
     before = context.inputs.get("pruned")
     model = context.model("pruned")
     warnings: list[str] = []
@@ -154,7 +154,7 @@ class CalibrationJudge:
     A file is an artifact, or its graph if artifacts cannot run here.
     """
 
-    def __init__(self, context: Context, samples: data.Batches) -> None:
+    def __init__(self, context: Context, samples: Batches) -> None:
         self._context, self._samples = context, samples
 
     def drop(self, path: Path) -> float:
@@ -200,7 +200,7 @@ class CalibrationJudge:
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
-    portable.refuse(context.settings["model"])
+    portable_model.refuse(context.settings["model"])
     model, settings = context.model(), context.settings
     paths = ignored_modules(tuple(settings["ignore"]), classes_of(model))
     ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
@@ -242,7 +242,7 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
 
 
 def _whole(context: Context) -> Any:
-    portable.refuse(context.settings["model"])
+    portable_model.refuse(context.settings["model"])
     return context.model("trained")
 
 
@@ -250,7 +250,7 @@ def _taught(
     context: Context,
     model: Any,
     teacher: Any,
-    lesson: data.Batches,
+    lesson: Batches,
     epochs: int | None,
     warn: Callable[[str], None],
 ) -> tuple[Any, dict[str, Any]]:

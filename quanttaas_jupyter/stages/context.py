@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import batches as data
 from ..bundle import local_code
 from ..bundle import model as models
+from ..bundle.batches import Batches, read_batches
 from ..core.errors import StoreError
 from ..store import blobs
 from ..store.base import Store
-from ..techniques import portable_model as portable
+from ..techniques import portable_model
 from ..techniques.runtimes import RUNTIMES, Notes, Runtime, Session
 
 
@@ -73,11 +73,11 @@ class Context:
             return models.loads(blobs.get_bytes(self.store, made["blobs"]["model"]))
         own = self.settings["model"]
         content = blobs.get_bytes(self.store, own["blob"])
-        return portable.load(content, own["portable"]) if "portable" in own else models.loads(content)
+        return portable_model.load(content, own["portable"]) if "portable" in own else models.loads(content)
 
-    def data(self, name: str) -> data.Batches:
+    def data(self, name: str) -> Batches:
         """Return one of the data sets that the planner assigned to this stage."""
-        return data.read(self.store, self.settings["data"][name])
+        return read_batches(self.store, self.settings["data"][name])
 
     def function(self, name: str) -> Any:
         """Return a callable of the notebook, ``metric`` or ``function``, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..bundle import batches as data
+from ..bundle.batches import Batches, call
 from ..bundle.structure import flatten, unflatten
 from ..core.failures import StageError
 from ..techniques.evaluate import metrics, predictions
@@ -18,7 +18,7 @@ BATCH = 64
 def of_session(
     session: Session,
     signature: dict[str, Any],
-    samples: data.Batches,
+    samples: Batches,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Any]:
     """Return the outputs of an open artifact, batch by batch, in the model's structure."""
@@ -35,12 +35,12 @@ def of_session(
     return parts
 
 
-def of_module(model: Any, samples: data.Batches) -> list[Any]:
+def of_module(model: Any, samples: Batches) -> list[Any]:
     """Return the outputs of a module, batch by batch."""
     import torch
 
     with torch.no_grad():
-        return [data.call(model, samples.inputs, batch.inputs) for batch in samples.batches]
+        return [call(model, samples.inputs, batch.inputs) for batch in samples.batches]
 
 
 def joined(parts: list[Any], fill: float = 0) -> Any:
@@ -49,7 +49,7 @@ def joined(parts: list[Any], fill: float = 0) -> Any:
     return unflatten(structure, [_concatenated(column, fill) for column in _columns(parts)])
 
 
-def targets_of(samples: data.Batches) -> Any:
+def targets_of(samples: Batches) -> Any:
     """Return all targets, concatenated and padded with the ignored label, or None without labels."""
     if not samples.has_targets:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import batches as data
+from ..bundle.batches import Batch, Batches, read_batches, write_batches
 from ..bundle.structure import flatten, unflatten
 from ..techniques.evaluate import intervals, metrics
 from ..techniques.evaluate.latency import interleaved_latency, timed
@@ -36,12 +36,12 @@ def evaluate(context: Context) -> dict[str, Any]:
     inference.refuse_ragged(context.settings["metric"]["name"], parts)
     outputs = inference.joined(parts)
     baseline = context.inputs.get("baseline")
-    reference = _outputs(data.read(context.store, baseline["outputs"])) if baseline else None
+    reference = _outputs(read_batches(context.store, baseline["outputs"])) if baseline else None
     mine = _predictions(context, outputs, evaluation, reference)
     whole, found = _scored(context, mine)
     measurements = {**_metric_measurements(whole, found), "samples": evaluation.samples}
     if baseline is None:
-        kept = data.write(context.store, _as_batches(outputs))
+        kept = write_batches(context.store, _as_batches(outputs))
         nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
         named = {f"outputs{i}": sha for i, sha in enumerate(kept["shards"])}
         return {"blobs": named, "outputs": kept, "facts": {**measurements, **nothing}, "warnings": _unrun(context)}
@@ -77,16 +77,16 @@ def _unrun(context: Context) -> list[str]:
     return [f"built, not run: {reason}; accuracy is that of the same graph in ONNX Runtime, on a CPU"] if reason else []
 
 
-def _sized(calibration: data.Batches, size: int) -> data.Batch:
+def _sized(calibration: Batches, size: int) -> Batch:
     """Return a batch of ``size`` samples, repeated if there are fewer; the first batch if batches cannot be cut."""
     batch = calibration.head(size).rebatched(size).batches[0]
     if batch.samples == size or not calibration.is_sliceable():
         return batch
     rows = np.arange(size) % batch.samples
-    return data.Batch([leaf[rows] for leaf in batch.inputs], [])
+    return Batch([leaf[rows] for leaf in batch.inputs], [])
 
 
-def _predictions(context: Context, outputs: Any, evaluation: data.Batches, reference: Any = None) -> Predictions:
+def _predictions(context: Context, outputs: Any, evaluation: Batches, reference: Any = None) -> Predictions:
     return Predictions(outputs, inference.targets_of(evaluation), reference, context.settings["class_dim"])
 
 
@@ -114,11 +114,11 @@ def _metric_measurements(whole: metrics.Score, found: intervals.Interval) -> dic
     return {"metric": whole.value, "metric_low": found.low, "metric_high": found.high}
 
 
-def _as_batches(outputs: Any) -> data.Batches:
+def _as_batches(outputs: Any) -> Batches:
     leaves, structure = flatten(outputs)
-    whole = data.Batch([leaf for _, leaf in leaves], [])
-    return data.Batches((whole,), tuple(name or "output" for name, _ in leaves), structure, None)
+    whole = Batch([leaf for _, leaf in leaves], [])
+    return Batches((whole,), tuple(name or "output" for name, _ in leaves), structure, None)
 
 
-def _outputs(kept: data.Batches) -> Any:
+def _outputs(kept: Batches) -> Any:
     return unflatten(kept.inputs, list(kept.batches[0].inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..bundle import batches as data
+from ..bundle.batches import Batches, call
 
 
 def classes_of(model: Any) -> dict[str, str]:
@@ -40,7 +40,7 @@ def weights_by_kind(model: Any) -> dict[str, int]:
     return found
 
 
-def macs_of(model: Any, examples: data.Batches) -> int | None:
+def macs_of(model: Any, examples: Batches) -> int | None:
     """Return the multiply-accumulate operations for one sample, or None if they cannot be counted."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -48,7 +48,7 @@ def macs_of(model: Any, examples: data.Batches) -> int | None:
     one = examples.head(1).batches[0]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            data.call(model, examples.inputs, one.inputs)
+            call(model, examples.inputs, one.inputs)
     except Exception:
         # An operation that the counter does not support must not fail the trial.
         return None

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
-from quanttaas_jupyter.bundle import batches as data
-from quanttaas_jupyter.bundle.batches import stratified
+from quanttaas_jupyter.bundle.batches import Batches, read_batches, stratified, write_batches
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.core.errors import DataError
 from quanttaas_jupyter.store.local import LocalStore
@@ -44,7 +43,7 @@ class Stream(IterableDataset):
         return iter(zip(X, Y, strict=True))
 
 
-def read(given: Any, max_samples: int = 10_000) -> data.Batches:
+def read(given: Any, max_samples: int = 10_000) -> Batches:
     return open_source(given, "--data", max_samples, seed=0).read()
 
 
@@ -80,7 +79,7 @@ def test_dicts_tuples_and_label_keys_are_understood() -> None:
 def test_a_shuffled_loader_gives_the_same_digest_every_time(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     loader = DataLoader(Noisy(), batch_size=8, shuffle=True)
-    assert data.write(store, read(loader))["digest"] == data.write(store, read(loader))["digest"]
+    assert write_batches(store, read(loader))["digest"] == write_batches(store, read(loader))["digest"]
 
 
 class Collecting(Dataset):
@@ -176,7 +175,7 @@ def test_bad_data_is_one_sentence(given: Any, words: str) -> None:
 def test_batches_survive_the_store(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     before = read([{"ids": X[:n], "mask": X[:n] > 0, "labels": Y[:n]} for n in (3, 2)])
-    after = data.read(store, data.write(store, before))
+    after = read_batches(store, write_batches(store, before))
     assert after.inputs == before.inputs
     assert after.names == before.names
     for mine, theirs in zip(after.batches, before.batches, strict=True):

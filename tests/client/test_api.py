@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.compute.clusters import local_engine as resident
+from quanttaas_jupyter.compute.clusters import local_engine
 from quanttaas_jupyter.core.errors import DataError, MetricError, ModelError, NotFound, RecipeError
 from tests.networks import Mlp, ResidualNet, regression_data
 
@@ -18,7 +18,7 @@ IMAGES = (torch.randn(40, 1, 8, 8), torch.arange(40) % 10)
 @pytest.fixture(autouse=True)
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused must be refused without an engine."""
-    monkeypatch.setattr(resident, "start", lambda: None)
+    monkeypatch.setattr(local_engine, "start", lambda: None)
 
 
 class Broken(nn.Module):

@@ -10,8 +10,7 @@ import torch
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.study_store import deletion
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import deletion, records
 from tests.networks import Digits, Mlp, TwoHeads, regression_data
 
 METRICS = [
@@ -92,7 +91,7 @@ def test_a_loaded_trial_is_called_like_the_model(finished: qt.Study, digits: Dig
 
 
 def test_no_latency_was_measured_while_another_stage_ran(finished: qt.Study) -> None:
-    events = list(studies.read_events(open_store(finished.store), finished.id))
+    events = list(records.read_events(open_store(finished.store), finished.id))
     spans = [(e["kind"], e["began"], e["began"] + e["seconds"]) for e in events if e["type"] == "stage_finished"]
     timings = [span for span in spans if span[0] == "latency"]
     assert len(timings) == 12
@@ -134,7 +133,7 @@ def test_the_same_study_again_comes_from_the_cache(digits: Digits, home: Path) -
     recipe = {"prune": [0], "quantize": ["none", "int8"]}
     first = qt.compress(digits.model, digits.test, recipe=recipe).wait(120)
     again = qt.compress(digits.model, digits.test, recipe=recipe).wait(60)
-    events = list(studies.read_events(open_store(), again.id))
+    events = list(records.read_events(open_store(), again.id))
     assert not [event for event in events if event["type"] in ("stage_started", "stage_finished")]
     assert [t.metrics for t in again] == [t.metrics for t in first]
 
@@ -231,9 +230,9 @@ def test_a_deleted_baseline_file_is_built_again(home: Path) -> None:
 
 
 def test_a_study_deleted_while_it_waits_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from quanttaas_jupyter.compute.clusters import local_engine as resident
+    from quanttaas_jupyter.compute.clusters import local_engine
 
-    monkeypatch.setattr(resident, "start", lambda: None)
+    monkeypatch.setattr(local_engine, "start", lambda: None)
     study = qt.compress(Mlp(), regression_data())
     # It is said before the study stands in the store, too.
     while study.state.message != "waiting for an engine" or not (home / "store" / "queue").exists():

@@ -22,7 +22,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 import quanttaas_jupyter as qt
-from quanttaas_jupyter.client import submission as sending
+from quanttaas_jupyter.client import submission
 from quanttaas_jupyter.compute.clusters import tickets
 from quanttaas_jupyter.compute.clusters.ray import RayCluster
 from quanttaas_jupyter.core.config import load_config
@@ -31,7 +31,7 @@ from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.core.versions import versions
 from quanttaas_jupyter.notebook.magics import load
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.loopback import NAME, Loopback, engines, raylets, stage_workers, until
 from tests.networks import Digits
 
@@ -70,7 +70,7 @@ def check_nothing_is_lost_or_doubled(study: qt.Study) -> list[str]:
     store = open_store(study.store)
     names = list(store.list(f"studies/{study.id}/events"))
     assert names == [f"{number:08d}.json" for number in range(1, len(names) + 1)]
-    events = list(studies.read_events(store, study.id))
+    events = list(records.read_events(store, study.id))
     stages = [event["stage"] for event in events if event["type"] == "stage_finished"]
     assert len(stages) == len(set(stages))
     for trial in study:
@@ -100,7 +100,7 @@ def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: 
     wait_until(study, is_training)
 
     def retries() -> list[str]:
-        events = studies.read_events(open_store(study.store), study.id)
+        events = records.read_events(open_store(study.store), study.id)
         return [event["reason"] for event in events if event["type"] == "stage_retried"]
 
     def kill_the_busiest() -> list[str]:
@@ -127,7 +127,7 @@ def test_a_killed_node_costs_what_ran_there_and_nothing_else(digits: Digits, loo
             process.kill()
     with loopback.node("--num-cpus=2", "--num-gpus=1"):
         study.wait(300)
-    events = studies.read_events(open_store(study.store), study.id)
+    events = records.read_events(open_store(study.store), study.id)
     retried = [event for event in events if event["type"] == "stage_retried"]
     tries = Counter(event["stage"] for event in retried)
     # It has two processors; a stage whose worker is gone may be sent there once more before the node is known dead.
@@ -276,7 +276,7 @@ def test_of_two_engines_one_gets_the_study(digits: Digits, loopback: Loopback) -
     until(lambda: "with 2 slots" in client.get_job_logs(f"{engine}-twin"))
     assert len(engines(store)) == 2
     study = send(digits, loopback, QUICK, store).wait(200)
-    started = [e for e in studies.read_events(open_store(store), study.id) if e["type"] == "started"]
+    started = [e for e in records.read_events(open_store(store), study.id) if e["type"] == "started"]
     assert len(started) == 1
     assert all_finished(study)
     check_nothing_is_lost_or_doubled(study)
@@ -325,7 +325,7 @@ def test_a_folder_of_this_machine_is_refused_for_a_cluster_elsewhere(digits: Dig
 def test_other_versions_are_named_before_anything_is_sent(
     digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "versions", lambda: {**versions(), "torch": "1.9.0"})
+    monkeypatch.setattr(submission, "versions", lambda: {**versions(), "torch": "1.9.0"})
     store = loopback.uri()
     with pytest.raises(StudyFailed, match=r"torch is 1\.9\.0 here and .* there.*nothing was sent"):
         send(digits, loopback, QUICK, store).wait(60)
@@ -335,7 +335,7 @@ def test_other_versions_are_named_before_anything_is_sent(
 def test_from_another_python_quantization_runs_and_pruning_is_refused_with_the_reason(
     digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "versions", lambda: {**versions(), "python": "3.9.1"})
+    monkeypatch.setattr(submission, "versions", lambda: {**versions(), "python": "3.9.1"})
     study = send(digits, loopback, QUICK).wait(200)
     assert {trial.name: trial.status for trial in study} == {
         "baseline": "finished",
@@ -396,8 +396,8 @@ def test_a_ticket_that_the_user_did_not_sign_is_not_served(digits: Digits, loopb
     store = loopback.uri()
     study = send(digits, loopback, QUICK, store).wait(200)
     where = open_store(store)
-    record = studies.read_study(where, study.id)
-    forged = studies.create_study(where, "forged", {**record, "id": "forged"})
+    record = records.read_study(where, study.id)
+    forged = records.create_study(where, "forged", {**record, "id": "forged"})
     engine = loopback.configure().ensure_engine(store)["engine"]
     place = {"store": store, "cluster": NAME, "engine": engine}
     genuine = tickets.sign({"study": study.id, "sha256": forged, "resume": True, "time": time.time(), **place})
@@ -412,7 +412,7 @@ def test_a_ticket_that_the_user_did_not_sign_is_not_served(digits: Digits, loopb
         where.replace(f"queue/{NAME}/forged", ticket.encode())
         second = send(digits, loopback, {**QUICK, "seed": 1}, store).wait(200)
         assert second.status == "finished"
-        assert list(studies.read_events(where, "forged")) == []
+        assert list(records.read_events(where, "forged")) == []
 
 
 def test_an_engine_that_cannot_reach_the_store_says_so(digits: Digits, loopback: Loopback) -> None:
@@ -426,10 +426,10 @@ def test_a_study_whose_ticket_nobody_can_serve_is_resumed(
     store = loopback.uri()
     done = send(digits, loopback, {**QUICK, "prune": [0]}, store).wait(200)
     where = open_store(store)
-    sha256 = studies.create_study(where, "waiting", {**studies.read_study(where, done.id), "id": "waiting"})
+    sha256 = records.create_study(where, "waiting", {**records.read_study(where, done.id), "id": "waiting"})
     with monkeypatch.context() as gone:
         gone.setenv("QUANTTAAS_RUNTIME_DIR", str(tmp_path / "gone"))
-        studies.enqueue(where, NAME, "waiting", tickets.sign({"study": "waiting", "sha256": sha256, "resume": False}))
+        records.enqueue(where, NAME, "waiting", tickets.sign({"study": "waiting", "sha256": sha256, "resume": False}))
     study = qt.open("waiting", store=store)
     assert study.status == "queued"
     assert all_finished(study.resume().wait(200))
@@ -448,7 +448,7 @@ def test_an_engine_with_settings_of_before_is_not_asked_and_can_be_stopped(digit
     again = send(digits, loopback, {**QUICK, "seed": 1}, store).wait(200)
     assert cluster.ensure_engine(store)["engine"] != before
     started = {
-        s.id: next(e for e in studies.read_events(open_store(store), s.id) if e["type"] == "started")
+        s.id: next(e for e in records.read_events(open_store(store), s.id) if e["type"] == "started")
         for s in (study, again)
     }
     assert started[study.id]["engine"] != started[again.id]["engine"]

@@ -17,7 +17,7 @@ from quanttaas_jupyter.core.errors import NotTrusted, StoreError, StudyFailed, W
 from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.store import open_store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.conftest import engine_pid, is_running
 from tests.networks import Digits
 
@@ -45,7 +45,7 @@ def is_training(state: StudyState) -> bool:
 
 
 def finished_stages(study: qt.Study) -> list[str]:
-    events = studies.read_events(open_store(study.store), study.id)
+    events = records.read_events(open_store(study.store), study.id)
     return [event["stage"] for event in events if event["type"] == "stage_finished"]
 
 
@@ -57,7 +57,7 @@ def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, home: Path
     training = max(workers, key=lambda process: process.cpu_percent(0.2))
     os.kill(training.pid, signal.SIGKILL)
     study.wait(200)
-    events = list(studies.read_events(open_store(), study.id))
+    events = list(records.read_events(open_store(), study.id))
     assert sum(event["type"] == "stage_retried" for event in events) == 1
     assert all(trial.status == "finished" for trial in study)
     stages = finished_stages(study)
@@ -122,7 +122,7 @@ def test_two_studies_at_once_share_work_and_disturb_no_timing(digits: Digits, ho
     assert first.id != second.id
     first.wait(200)
     second.wait(200)
-    events = [event for s in (first, second) for event in studies.read_events(open_store(), s.id)]
+    events = [event for s in (first, second) for event in records.read_events(open_store(), s.id)]
     done = [event for event in events if event["type"] == "stage_finished"]
     spans = {(e["stage"], e["began"]): (e["kind"], e["began"], e["began"] + e["seconds"]) for e in done}
     # A stage that both need runs once: both logs tell of the same run.
@@ -188,11 +188,11 @@ def test_an_engine_refuses_a_study_that_was_changed_after_it_was_handed_over(dig
     path.write_text(json.dumps({**record, "who": "somebody else"}))
     with pytest.raises(NotTrusted, match="trusted=True"):
         qt.open(study.id).resume()
-    from quanttaas_jupyter.compute.clusters import local_engine as resident
+    from quanttaas_jupyter.compute.clusters import local_engine
 
-    resident.submit(open_store().uri, study.id, "0" * 64, is_resume=True)
+    local_engine.submit(open_store().uri, study.id, "0" * 64, is_resume=True)
     deadline = time.monotonic() + 20
-    while resident.has_ticket(study.id):
+    while local_engine.has_ticket(study.id):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert study.status == "cancelled"

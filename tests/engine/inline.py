@@ -18,8 +18,7 @@ from quanttaas_jupyter.core.device import Device, this_device
 from quanttaas_jupyter.core.state import StudyState, fold
 from quanttaas_jupyter.engine.driver import Driver
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import records as studies
-from quanttaas_jupyter.study_store import stage_cache as cache
+from quanttaas_jupyter.study_store import records, stage_cache
 from quanttaas_jupyter.study_store.lease import Lease
 
 
@@ -57,7 +56,7 @@ class InlineExecutor:
         context = stages.Context(self._store, job["settings"], job["inputs"], 1, report)
         try:
             result = {**stages.run(job["kind"], context), "began": begun, "seconds": time.time() - begun}
-            cache.keep(self._store, job["key"], result)
+            stage_cache.keep(self._store, job["key"], result)
             future.set_result(result)
         except Exception as error:
             future.set_exception(error)
@@ -87,7 +86,7 @@ def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> tuple
     options = {"calibration": None, "train": None, "metric": None, "example_inputs": None, "name": None, **given}
     prepared = prepare(model, data, recipe, **options)
     record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
-    studies.create_study(store, prepared.id, record)
+    records.create_study(store, prepared.id, record)
     return resume(store, record)
 
 
@@ -97,4 +96,4 @@ def resume(store: WatchedStore, record: dict) -> tuple[StudyState, dict, InlineE
     assert lease.take()
     executor = InlineExecutor(store)
     Driver(store, record, lease, executor, EngineConfig(), "here", lambda: False).run()
-    return fold(studies.read_events(store, record["id"]), StudyState(id=record["id"])), record, executor
+    return fold(records.read_events(store, record["id"]), StudyState(id=record["id"])), record, executor

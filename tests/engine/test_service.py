@@ -12,9 +12,9 @@ from quanttaas_jupyter.client.submission import bundle, ignore_progress
 from quanttaas_jupyter.core.config import EngineConfig
 from quanttaas_jupyter.core.errors import StoreError
 from quanttaas_jupyter.core.state import StudyState, fold
-from quanttaas_jupyter.engine import service as resident
+from quanttaas_jupyter.engine import service
 from quanttaas_jupyter.engine.inbox import Ticket
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.engine.inline import InlineExecutor, WatchedStore
 from tests.networks import Mlp, regression_data
 
@@ -57,18 +57,18 @@ def test_a_study_outlives_a_store_that_is_out_of_reach_for_long(
     store = FailingStore(tmp_path)
     prepared = prepare(Mlp().eval(), regression_data(), RECIPE, None, None, None, None, None)
     record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
-    sha256 = studies.create_study(store, prepared.id, record)
-    monkeypatch.setattr(resident, "open_store", lambda uri: store)
-    monkeypatch.setattr(resident, "_STORE_AGAIN", 0.05)
+    sha256 = records.create_study(store, prepared.id, record)
+    monkeypatch.setattr(service, "open_store", lambda uri: store)
+    monkeypatch.setattr(service, "_STORE_AGAIN", 0.05)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     inbox = OneTicket(Ticket(store.uri, prepared.id, sha256, is_resume=False))
     executor = InlineExecutor(store)
-    engine = resident.Resident(EngineConfig(idle_minutes=0.01), inbox, executor, lambda is_wanted: None, "here")
+    engine = service.Resident(EngineConfig(idle_minutes=0.01), inbox, executor, lambda is_wanted: None, "here")
     thread = threading.Thread(target=engine.run)
     thread.start()
     thread.join(120)
     assert store.troubles == 3
-    state = fold(studies.read_events(store, prepared.id), StudyState(id=prepared.id))
+    state = fold(records.read_events(store, prepared.id), StudyState(id=prepared.id))
     assert state.status == "finished"
     assert {trial.status for trial in state.trials.values()} == {"finished"}
     assert len(executor.kinds) == len(set(executor.ran))

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.store import open_store
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.networks import Digits
 
 SETUP = """import torch
@@ -60,7 +60,7 @@ def test_the_same_cell_in_a_new_kernel_takes_every_stage_from_the_cache(
     run(tmp_path, SETUP, MODEL, CELL, "study.wait()")
     run(tmp_path, SETUP, "1 + 1", "# the class comes later and on other lines\n\n\n" + MODEL, CELL, "study.wait()")
     again, first = (qt.open(info.id) for info in qt.studies())
-    events = list(studies.read_events(open_store(), again.id))
+    events = list(records.read_events(open_store(), again.id))
     assert not [event for event in events if event["type"].startswith("stage_")]
     assert [trial.metrics for trial in again] == [trial.metrics for trial in first]
     print(f"finished {events[-1]['time'] - again.state.created:.2f} s after the cell")
@@ -96,7 +96,7 @@ def test_two_notebooks_at_once_both_finish_and_disturb_no_timing(digits: Digits,
     with ThreadPoolExecutor(2) as both:
         for ended in [both.submit(run, tmp_path, SETUP, MODEL, cell, "study.wait()") for cell in cells]:
             ended.result()
-    events = [event for info in qt.studies() for event in studies.read_events(open_store(), info.id)]
+    events = [event for info in qt.studies() for event in records.read_events(open_store(), info.id)]
     spans = {
         (e["stage"], e["began"]): (e["kind"], e["began"], e["began"] + e["seconds"])
         for e in events

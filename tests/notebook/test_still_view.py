@@ -13,8 +13,7 @@ import pytest
 
 from quanttaas_jupyter.core.catalogue import MARKERS
 from quanttaas_jupyter.core.state import StudyState, apply
-from quanttaas_jupyter.notebook import card
-from quanttaas_jupyter.notebook import still_view as static
+from quanttaas_jupyter.notebook import card, still_view
 from quanttaas_jupyter.views import scene
 from tests.notebook.fakes import ROWS, START, Script, artifact, empty, folded, metrics
 
@@ -51,32 +50,32 @@ def poisoned() -> StudyState:
 
 
 def test_the_summary_names_the_best_trial(whole: StudyState) -> None:
-    assert static.summary(whole) == "best at -1 point: prune70-int8, 10.7x smaller, 4.9x faster, uncertain"
+    assert still_view.summary(whole) == "best at -1 point: prune70-int8, 10.7x smaller, 4.9x faster, uncertain"
 
 
 def test_the_summary_follows_the_goal(whole: StudyState) -> None:
     strict = dataclasses.replace(whole, goal={"minimize": "latency", "max_drop": 0.002})
-    assert static.summary(strict) == "best at -0.2 points: prune50-int8, 6.9x smaller, 3.4x faster, uncertain"
+    assert still_view.summary(strict) == "best at -0.2 points: prune50-int8, 6.9x smaller, 3.4x faster, uncertain"
 
 
 def test_a_study_where_nothing_helps_says_so() -> None:
     state = folded(Script().start().trial(ROWS[0]))
-    assert static.summary(state) == "nothing beats the baseline at -1 point so far"
+    assert still_view.summary(state) == "nothing beats the baseline at -1 point so far"
 
 
 def test_a_study_with_no_trial_says_what_it_waits_for() -> None:
-    assert static.summary(empty()) == "waiting for an engine"
+    assert still_view.summary(empty()) == "waiting for an engine"
 
 
 def test_the_page_is_one_closed_line_until_opened(whole: StudyState) -> None:
-    page = Reader(static.html(whole))
+    page = Reader(still_view.html(whole))
     assert page.tags[0] == ("details", {})
     assert page.tags[1][0] == "summary"
-    assert static.summary(whole) in page.words[0]
+    assert still_view.summary(whole) in page.words[0]
 
 
 def test_the_page_holds_every_trial_with_its_numbers(whole: StudyState) -> None:
-    text = Reader(static.html(whole)).text
+    text = Reader(still_view.html(whole)).text
     for trial in whole.trials:
         assert trial in text
     for words in ("98.9 % (97.7–99.5)", "180 KB", "6.9x smaller", "0.15 ms", "3.4x faster", "+0.1 pt"):
@@ -84,12 +83,12 @@ def test_the_page_holds_every_trial_with_its_numbers(whole: StudyState) -> None:
 
 
 def test_a_failed_trial_shows_its_reason_and_what_to_try(whole: StudyState) -> None:
-    for output in (Reader(static.html(whole)).text, static.text(whole)):
+    for output in (Reader(still_view.html(whole)).text, still_view.text(whole)):
         assert "failed: it touches MatMul only, and this model has none; try: int8" in output
 
 
 def test_the_page_carries_no_markup_of_others() -> None:
-    page = Reader(static.html(poisoned()))
+    page = Reader(still_view.html(poisoned()))
     assert {tag for tag, _ in page.tags} <= {
         "details", "summary", "p", "img", "table", "thead", "tbody", "tr", "th", "td", "b",
     }  # fmt: skip
@@ -99,7 +98,7 @@ def test_the_page_carries_no_markup_of_others() -> None:
 
 
 def test_the_picture_survives_a_sanitizer_as_a_data_uri(whole: StudyState) -> None:
-    (image,) = (attributes for tag, attributes in Reader(static.html(whole)).tags if tag == "img")
+    (image,) = (attributes for tag, attributes in Reader(still_view.html(whole)).tags if tag == "img")
     kind, _, data = (image["src"] or "").partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(data).startswith(b"\x89PNG")
@@ -107,14 +106,14 @@ def test_the_picture_survives_a_sanitizer_as_a_data_uri(whole: StudyState) -> No
 
 
 def test_a_saved_notebook_has_three_forms(whole: StudyState) -> None:
-    bundle = static.mimebundle(whole)
+    bundle = still_view.mimebundle(whole)
     assert set(bundle) == {"text/html", "image/png", "text/plain"}
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
     assert bundle["text/plain"].startswith("resnet-digits (7f3a, finished): best at -1 point")
 
 
 def test_the_figure_is_transparent_and_says_what_better_means(whole: StudyState) -> None:
-    figure = static.figure(whole)
+    figure = still_view.figure(whole)
     (axes,) = figure.axes
     assert figure.patch.get_alpha() == 0
     assert axes.get_title(loc="right") == "better: up, left"
@@ -134,8 +133,8 @@ def test_every_state_can_be_drawn(whole: StudyState, half: StudyState) -> None:
     bare = folded(Script().start(goal={}, metric={}).trial(ROWS[0]))
     nothing = dataclasses.replace(half, trials={})
     for state in (empty(), lone, bare, nothing, half, whole, poisoned()):
-        assert static.png(state).startswith(b"\x89PNG")
-        assert static.text(state)
+        assert still_view.png(state).startswith(b"\x89PNG")
+        assert still_view.text(state)
 
 
 def test_missing_numbers_are_left_out_not_invented() -> None:
@@ -144,7 +143,7 @@ def test_missing_numbers_are_left_out_not_invented() -> None:
     )
     state = folded(script)
     assert scene.compose(state).points == ()
-    line = next(line for line in static.text(state).splitlines() if line.startswith("int8 "))
+    line = next(line for line in still_view.text(state).splitlines() if line.startswith("int8 "))
     assert "90.0 %" in line
     assert "ms" not in line
 
@@ -208,8 +207,8 @@ class Screen:
         self.shown: list[dict[str, Any]] = []
         self.updates: list[dict[str, Any]] = []
         self.arrived = threading.Event()
-        monkeypatch.setattr(static, "display", lambda bundle, **options: self.shown.append({**options, **bundle}))
-        monkeypatch.setattr(static.DisplayHandle, "update", self._update)
+        monkeypatch.setattr(still_view, "display", lambda bundle, **options: self.shown.append({**options, **bundle}))
+        monkeypatch.setattr(still_view.DisplayHandle, "update", self._update)
 
     def _update(self, bundle: dict[str, Any], **options: Any) -> None:
         self.updates.append(bundle)
@@ -222,7 +221,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def test_the_still_view_is_displayed_once_under_its_id(screen: Screen, half: StudyState) -> None:
-    view = static.StillView(half)
+    view = still_view.StillView(half)
     (first,) = screen.shown
     assert first["display_id"] == view.display_id
     assert first["raw"] is True
@@ -230,13 +229,13 @@ def test_the_still_view_is_displayed_once_under_its_id(screen: Screen, half: Stu
 
 
 def test_the_still_view_shows_the_end_at_once(screen: Screen, half: StudyState, whole: StudyState) -> None:
-    static.StillView(half).update(whole)
+    still_view.StillView(half).update(whole)
     (update,) = screen.updates
     assert "finished" in update["text/plain"]
 
 
 def test_the_still_view_is_not_redrawn_for_the_log(screen: Screen, half: StudyState) -> None:
-    view = static.StillView(half)
+    view = still_view.StillView(half)
     view._last = -1e9
     line = {"seq": half.seq + 1, "time": START, "type": "progress", "label": "a", "message": "b"}
     view.update(apply(half, line))
@@ -246,8 +245,8 @@ def test_the_still_view_is_not_redrawn_for_the_log(screen: Screen, half: StudySt
 def test_quick_changes_are_drawn_together_and_none_is_lost(
     screen: Screen, half: StudyState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "SECONDS_BETWEEN_UPDATES", 2.0)
-    view, state = static.StillView(half), half
+    monkeypatch.setattr(still_view, "SECONDS_BETWEEN_UPDATES", 2.0)
+    view, state = still_view.StillView(half), half
     for row in ROWS[8:11]:
         event = {"seq": state.seq + 1, "time": START, "type": "trial_finished", "trial": row[0]}
         state = apply(state, {**event, "metrics": metrics(row), "artifact": artifact(row)})
@@ -261,5 +260,5 @@ def test_quick_changes_are_drawn_together_and_none_is_lost(
 
 @pytest.mark.parametrize("shape", MARKERS)
 def test_every_marker_can_be_drawn(shape: str) -> None:
-    assert static._MARKERS[shape] in static._MARKER_SIZE
+    assert still_view._MARKERS[shape] in still_view._MARKER_SIZE
     assert shape in card._SHAPES

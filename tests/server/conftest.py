@@ -13,7 +13,7 @@ import pytest
 from quanttaas_jupyter.client.study import whoami
 from quanttaas_jupyter.store import Store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import records
 from tests.notebook.fakes import GOAL, METRIC, Script
 from tests.server.running import Client, server
 from tests.study_store.test_records import record as plain_record
@@ -73,8 +73,8 @@ def record(study: str, **values: Any) -> dict[str, Any]:
 def write(store: Store, study: str, script: Script | None = None, **values: Any) -> dict[str, Any]:
     """Put a study into a store, with the events of a script; returns its record."""
     made = record(study, **values)
-    studies.create_study(store, study, made)
-    writer = studies.EventWriter(store, study)
+    records.create_study(store, study, made)
+    writer = records.EventWriter(store, study)
     for event in script.events if script else ():
         writer.append(event["type"], **{key: event[key] for key in event if key not in ("seq", "time", "type")})
     if script:

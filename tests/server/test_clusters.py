@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.compute.clusters import local_head as head
+from quanttaas_jupyter.compute.clusters import local_head
 from quanttaas_jupyter.compute.clusters.connect import ClusterStatus
 from quanttaas_jupyter.compute.templates import TEMPLATES
-from quanttaas_jupyter.server import cluster_list as cluster_lines
+from quanttaas_jupyter.server import cluster_list
 from quanttaas_jupyter.study_store.lease import Lease
 from tests.loopback import until
 from tests.notebook.fakes import Script
@@ -61,11 +61,11 @@ def test_this_machine_is_busy_while_a_study_runs_on_it(house: House) -> None:
 
 def test_a_cluster_in_words() -> None:
     status = ClusterStatus(nodes=1, cpus=8, gpus=1, kinds=("L4",), price=0.19)
-    line = cluster_lines.remote("gcp", status, 0)
+    line = cluster_list.remote("gcp", status, 0)
     check(line, "ClusterLine")
     assert (line["state"], line["words"]) == ("up", "1 node, 8 CPUs, 1 GPUs (L4) · $0.19/h")
-    assert cluster_lines.remote("gcp", status, 2)["state"] == "busy"
-    assert cluster_lines.remote("gcp", ClusterStatus(trouble="no tunnel"), 0)["trouble"] == "no tunnel"
+    assert cluster_list.remote("gcp", status, 2)["state"] == "busy"
+    assert cluster_list.remote("gcp", ClusterStatus(trouble="no tunnel"), 0)["trouble"] == "no tunnel"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_ray_cluster_of_this_machine_is_started_used_for_the_list_and_stopped(
     with server(tmp_path, **settings(tmp_path)) as client:
 
         def status() -> dict[str, Any]:
-            return next(item for item in client.get("clusters").json["clusters"] if item["name"] == head.NAME)
+            return next(item for item in client.get("clusters").json["clusters"] if item["name"] == local_head.NAME)
 
         try:
             assert client.post("clusters/start", {"cpus": 2}).status == 204
@@ -134,6 +134,6 @@ def test_a_ray_cluster_of_this_machine_is_started_used_for_the_list_and_stopped(
             until(lambda: "2 CPUs" in status()["words"])
             assert (status()["state"], status()["can_stop"]) == ("up", True)
         finally:
-            stopped = client.post("clusters/stop", {"name": head.NAME})
+            stopped = client.post("clusters/stop", {"name": local_head.NAME})
         assert stopped.status == 204
         assert (status()["state"], status()["can_start"]) == ("stopped", True)

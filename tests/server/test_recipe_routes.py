@@ -16,7 +16,7 @@ from quanttaas_jupyter.core import catalogue
 from quanttaas_jupyter.core.recipe import Recipe
 from quanttaas_jupyter.core.variable_names import parse
 from quanttaas_jupyter.notebook import magics
-from quanttaas_jupyter.server import form_choices as choices
+from quanttaas_jupyter.server import form_choices
 from quanttaas_jupyter.server.access_policy import AccessPolicy
 from quanttaas_jupyter.server.dry_run import plan
 from quanttaas_jupyter.server.recipe_form import Form, check
@@ -70,7 +70,7 @@ def test_the_service_says_what_there_is_and_what_a_form_starts_with(house: House
 
 
 def test_every_choice_has_a_line_of_help_and_is_accepted() -> None:
-    offered = choices.options("local")
+    offered = form_choices.options("local")
     for kind in ("quantizations", "methods", "runtimes", "searches", "recoveries", "minimize"):
         assert offered[kind]
         assert all(item["help"] for item in offered[kind])
@@ -230,9 +230,9 @@ def test_a_wrong_recipe_has_no_plan(house: House) -> None:
 def test_nothing_of_the_server_imports_torch() -> None:
     code = (
         "import sys; import quanttaas_jupyter.server.extension\n"
-        "from quanttaas_jupyter.server import form_choices as choices, dry_run as planning\n"
-        "from quanttaas_jupyter.server.recipe_form import Form; choices.options('local'); planning.plan(Form());"
-        "planning.plan(Form(search='auto')); print(' '.join(sys.modules))"
+        "from quanttaas_jupyter.server import dry_run, form_choices\n"
+        "from quanttaas_jupyter.server.recipe_form import Form; form_choices.options('local'); dry_run.plan(Form());"
+        "dry_run.plan(Form(search='auto')); print(' '.join(sys.modules))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "IPython", "onnxruntime", "ray", "matplotlib", "pandas"} & set(loaded)

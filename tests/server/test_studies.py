@@ -14,8 +14,7 @@ import pytest
 
 from quanttaas_jupyter.store import blobs, open_store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import deletion
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import deletion, records
 from quanttaas_jupyter.study_store.lease import Lease
 from tests.cloud import Cloud, FlakyProxy
 from tests.loopback import until
@@ -140,7 +139,7 @@ def test_a_page_follows_a_study_that_runs(house: House) -> None:
     first = house.client.get("studies/abcd1234").json
     assert first["status"] == "running"
     assert first["can"] == {"cancel": True, "resume": False, "delete": False}
-    writer = studies.EventWriter(house.store, "abcd1234")
+    writer = records.EventWriter(house.store, "abcd1234")
     writer.append("trial_finished", trial="int8", metrics=metrics(ROWS[2]), artifact=artifact(ROWS[2]))
     writer.write_summary(made)
     second = house.client.get("studies/abcd1234").json
@@ -193,7 +192,7 @@ def test_a_running_study_is_asked_to_stop_and_an_ended_one_is_not(house: House) 
     write(house.store, "abcd1234", Script().start())
     Lease(house.store, "abcd1234", "a", "host:1").take()
     assert house.client.post("studies/abcd1234/cancel").status == 204
-    assert studies.is_cancelled(house.store, "abcd1234")
+    assert records.is_cancelled(house.store, "abcd1234")
     write(house.store, "abcd5678", finished())
     answer = house.client.post("studies/abcd5678/cancel", store=house.store.uri)
     assert answer.status == 409
@@ -205,7 +204,7 @@ def test_a_study_of_ones_own_is_resumed_and_the_list_knows_at_once(house: House)
     assert lines(house.client)["abcd1234"]["status"] == "cancelled"
     assert house.client.post("studies/abcd1234/resume").status == 204
     assert lines(house.client)["abcd1234"]["status"] == "queued"
-    ticket = studies.read_ticket(house.store, "local", "abcd1234")
+    ticket = records.read_ticket(house.store, "local", "abcd1234")
     assert ticket is not None
     assert ticket["resume"]
     again = house.client.post("studies/abcd1234/resume")
@@ -220,7 +219,7 @@ def test_a_study_of_somebody_else_is_resumed_only_when_trusted(house: House) -> 
     check(refused.json, "Refusal")
     assert refused.json["needs_trust"]
     assert "mallory" in refused.json["message"]
-    assert studies.read_ticket(house.store, "local", "abcd1234") is None
+    assert records.read_ticket(house.store, "local", "abcd1234") is None
     assert house.client.post("studies/abcd1234/resume", {"trusted": True}).status == 204
 
 
@@ -379,12 +378,12 @@ def test_a_study_that_no_engine_took_is_cancelled_by_one_that_comes_for_it(
     import torch
 
     import quanttaas_jupyter as qt
-    from quanttaas_jupyter.compute.clusters import local_engine as resident
+    from quanttaas_jupyter.compute.clusters import local_engine
 
     with monkeypatch.context() as patch:
-        patch.setattr(resident, "start", lambda: None)
+        patch.setattr(local_engine, "start", lambda: None)
         study = qt.compress(torch.nn.Linear(8, 3), data=(torch.randn(64, 8), torch.randint(3, (64,))))
-        until(lambda: resident.has_ticket(study.id))
+        until(lambda: local_engine.has_ticket(study.id))
     with server(tmp_path) as client:
         assert lines(client)[study.id]["status"] == "queued"
         assert client.post(f"studies/{study.id}/cancel").status == 204

@@ -49,7 +49,7 @@ def test_guide_judge_and_calibration_share_no_sample(digits: Digits, tmp_path: P
     recipe = {"search": "auto", "prune": [0], "quantize": ["int8"], "budget": {"trials": 2}}
     _, record, _ = drive(tmp_path, digits.model, data, recipe)
     store = WatchedStore(tmp_path)
-    found = {name: batches.read(store, record["data"][name]).joined().inputs[0] for name in record["data"]}
+    found = {name: batches.read_batches(store, record["data"][name]).joined().inputs[0] for name in record["data"]}
     assert set(found) == {"eval", "guide", "calibration"}
     rows = [tuple(row.flatten().tolist()) for part in found.values() for row in part]
     assert len(rows) == len(set(rows)) == 120

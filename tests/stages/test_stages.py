@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quanttaas_jupyter.study_store import stage_cache as cache
+from quanttaas_jupyter.study_store import stage_cache
 from tests.engine.inline import InlineExecutor, WatchedStore, drive
 
 NONE = {"quantize": ["none"], "recover": "none", "latency": {"threads": 1}}
@@ -16,7 +16,7 @@ NONE = {"quantize": ["none"], "recover": "none", "latency": {"threads": 1}}
 def measurements(root: Path, executor: InlineExecutor, kind: str) -> list[dict[str, Any]]:
     store = WatchedStore(root)
     keys = [key for key, ran in zip(executor.ran, executor.kinds, strict=True) if ran.startswith(kind)]
-    return [result["facts"] for key in keys if (result := cache.find(store, key))]
+    return [result["facts"] for key in keys if (result := stage_cache.find(store, key))]
 
 
 class Tagger(nn.Module):

@@ -324,10 +324,10 @@ def test_shards_of_data_arrive_in_order(gcs: Cloud, tmp_path: Path, monkeypatch:
     parts = tuple(batches.Batch([torch.full((2, 3), float(n))], [torch.tensor([n, n])]) for n in range(9))
     data = batches.Batches(parts, ("x",), None, None)
     store = open_store(gcs.uri())
-    reference = batches.write(store, data)
+    reference = batches.write_batches(store, data)
     assert len(reference["shards"]) == 9
-    assert reference == batches.write(open_store(tmp_path / "store"), data)
-    found = batches.read(store, reference)
+    assert reference == batches.write_batches(open_store(tmp_path / "store"), data)
+    found = batches.read_batches(store, reference)
     assert [float(batch.inputs[0][0, 0]) for batch in found.batches] == [float(number) for number in range(9)]
 
 

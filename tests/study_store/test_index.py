@@ -7,8 +7,7 @@ import pytest
 
 from quanttaas_jupyter.store import Store, open_store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import deletion
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import deletion, records
 from quanttaas_jupyter.study_store.index import StudyIndex
 from quanttaas_jupyter.study_store.lease import Lease
 from tests.cloud import FlakyProxy
@@ -22,9 +21,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(request.getfixturevalue("gcs").uri())
 
 
-def make(store: Store, study: str, end: str | None = "finished", **values: Any) -> studies.EventWriter:
-    studies.create_study(store, study, record(study, **values))
-    writer = studies.EventWriter(store, study)
+def make(store: Store, study: str, end: str | None = "finished", **values: Any) -> records.EventWriter:
+    records.create_study(store, study, record(study, **values))
+    writer = records.EventWriter(store, study)
     writer.append("started", trials=[{"name": "baseline", "config": {}}], goal={}, metric={})
     if end:
         writer.append(end, reason="because")
@@ -68,7 +67,7 @@ def test_an_ended_study_that_somebody_resumed_elsewhere_is_noticed_in_its_turn(s
         make(store, f"abcd{number:04d}")
     index = StudyIndex(store)
     index.look()
-    writer = studies.EventWriter(store, "abcd0013")
+    writer = records.EventWriter(store, "abcd0013")
     Lease(store, "abcd0013", "a", "host:1").take()
     writer.append("started", trials=[], goal={}, metric={})
     writer.write_summary(record("abcd0013"))
@@ -80,7 +79,7 @@ def test_a_suspect_is_asked_for_its_place_in_the_queue_at_once(store: Store) -> 
     make(store, "abcd1234")
     index = StudyIndex(store)
     assert statuses(index) == {"abcd1234": "finished"}
-    studies.enqueue(store, "local", "abcd1234", {})
+    records.enqueue(store, "local", "abcd1234", {})
     index.suspect("abcd1234")
     assert statuses(index) == {"abcd1234": "queued"}
 
@@ -113,7 +112,7 @@ def test_of_many_points_a_summary_keeps_a_few_of_the_frontier_with_both_ends(tmp
         metrics = {"metric": number / 100, "size_bytes": 1000 * number, "drop": 0.0, "size_ratio": number / 60}
         config = {"prune": {"amount": 0.5}, "quantize": "none"}
         writer.append("trial_finished", trial=f"t{number}", config=config, metrics=metrics)
-    summary = studies.summary_of(record(), writer.state)
+    summary = records.summary_of(record(), writer.state)
     assert len(summary["frontier"]) == 24
     assert summary["frontier"][0] == [1000.0, 0.01]
     assert summary["frontier"][-1] == [60000.0, 0.6]

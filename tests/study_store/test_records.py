@@ -7,8 +7,7 @@ import pytest
 from quanttaas_jupyter.core.errors import NotFound, QuantTaaSError
 from quanttaas_jupyter.store import Store, blobs, open_store
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.study_store import deletion
-from quanttaas_jupyter.study_store import records as studies
+from quanttaas_jupyter.study_store import deletion, records
 from quanttaas_jupyter.study_store.lease import Lease, read_lease
 
 
@@ -34,33 +33,33 @@ def record(study: str = "abcd1234", **values: Any) -> dict[str, Any]:
 
 
 def test_events_are_read_back_in_order_and_from_an_offset(store: Store) -> None:
-    writer = studies.EventWriter(store, "abcd1234")
+    writer = records.EventWriter(store, "abcd1234")
     for number in range(5):
         writer.append("unknown", number=number)
-    assert [event["number"] for event in studies.read_events(store, "abcd1234")] == [0, 1, 2, 3, 4]
-    assert [event["seq"] for event in studies.read_events(store, "abcd1234", after=3)] == [4, 5]
+    assert [event["number"] for event in records.read_events(store, "abcd1234")] == [0, 1, 2, 3, 4]
+    assert [event["seq"] for event in records.read_events(store, "abcd1234", after=3)] == [4, 5]
 
 
 def test_a_reader_stops_at_a_gap(store: Store) -> None:
-    writer = studies.EventWriter(store, "abcd1234")
+    writer = records.EventWriter(store, "abcd1234")
     for _ in range(4):
         writer.append("unknown")
     store.delete("studies/abcd1234/events/00000003.json")
-    assert [event["seq"] for event in studies.read_events(store, "abcd1234")] == [1, 2]
+    assert [event["seq"] for event in records.read_events(store, "abcd1234")] == [1, 2]
 
 
 def test_a_second_writer_learns_that_the_log_is_taken(store: Store) -> None:
-    mine, another = studies.EventWriter(store, "abcd1234"), studies.EventWriter(store, "abcd1234")
+    mine, another = records.EventWriter(store, "abcd1234"), records.EventWriter(store, "abcd1234")
     mine.append("unknown", who="mine")
-    with pytest.raises(studies.LogTaken):
+    with pytest.raises(records.LogTaken):
         another.append("unknown", who="another")
-    assert [event["who"] for event in studies.read_events(store, "abcd1234")] == ["mine"]
+    assert [event["who"] for event in records.read_events(store, "abcd1234")] == ["mine"]
 
 
 def test_a_writer_goes_on_where_the_log_ends(store: Store) -> None:
-    studies.EventWriter(store, "abcd1234").append("unknown")
-    studies.EventWriter(store, "abcd1234").append("unknown")
-    assert [event["seq"] for event in studies.read_events(store, "abcd1234")] == [1, 2]
+    records.EventWriter(store, "abcd1234").append("unknown")
+    records.EventWriter(store, "abcd1234").append("unknown")
+    assert [event["seq"] for event in records.read_events(store, "abcd1234")] == [1, 2]
 
 
 def test_one_engine_holds_the_lease_until_it_is_released(store: Store) -> None:
@@ -88,54 +87,54 @@ def test_a_lease_that_ran_out_can_be_taken(store: Store, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("study", ["../etc", "a/b", "", "ABC", "a" * 80, "-abc", "abc.", "a\nbc"])
 def test_ids_of_another_form_are_refused(store: Store, study: str) -> None:
     with pytest.raises(QuantTaaSError, match="no valid id"):
-        studies.read_study(store, study)
+        records.read_study(store, study)
 
 
 def test_an_unknown_study_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="no study abcd1234"):
-        studies.read_study(store, "abcd1234")
+        records.read_study(store, "abcd1234")
 
 
 def test_a_study_is_created_once(store: Store) -> None:
-    studies.create_study(store, "abcd1234", record())
+    records.create_study(store, "abcd1234", record())
     with pytest.raises(QuantTaaSError, match="exists already"):
-        studies.create_study(store, "abcd1234", record(name="other"))
+        records.create_study(store, "abcd1234", record(name="other"))
 
 
 def test_a_lost_summary_is_rebuilt_from_the_events(store: Store) -> None:
-    studies.create_study(store, "abcd1234", record())
-    writer = studies.EventWriter(store, "abcd1234")
+    records.create_study(store, "abcd1234", record())
+    writer = records.EventWriter(store, "abcd1234")
     writer.append("started", trials=[{"name": "baseline", "config": {}}])
     writer.append("finished", recommendation="all good", usage={})
     writer.write_summary(record())
-    before = studies.list_summaries(store)
+    before = records.list_summaries(store)
     store.delete("studies/abcd1234/summary.json")
-    assert studies.list_summaries(store) == before
+    assert records.list_summaries(store) == before
     assert before[0]["status"] == "finished"
     assert before[0]["seq"] == 2
 
 
 def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
     shared, own = blobs.put_bytes(store, b"shared"), blobs.put_bytes(store, b"own")
-    studies.create_study(store, "abcd1234", record(model={"class": "Net", "blob": shared}, own=own))
-    studies.create_study(store, "abcd5678", record("abcd5678", model={"class": "Net", "blob": shared}))
+    records.create_study(store, "abcd1234", record(model={"class": "Net", "blob": shared}, own=own))
+    records.create_study(store, "abcd5678", record("abcd5678", model={"class": "Net", "blob": shared}))
     freed = deletion.delete_study(store, "abcd1234", grace=0)
     assert freed == len(b"own")
     assert not blobs.has_blob(store, own)
     assert blobs.has_blob(store, shared)
     with pytest.raises(NotFound):
-        studies.read_study(store, "abcd1234")
+        records.read_study(store, "abcd1234")
 
 
 def test_young_blobs_survive_a_sweep(store: Store) -> None:
     young = blobs.put_bytes(store, b"being submitted")
-    studies.create_study(store, "abcd1234", record())
+    records.create_study(store, "abcd1234", record())
     deletion.delete_study(store, "abcd1234")
     assert blobs.has_blob(store, young)
 
 
 def test_a_running_study_is_not_deleted(store: Store) -> None:
-    studies.create_study(store, "abcd1234", record())
+    records.create_study(store, "abcd1234", record())
     Lease(store, "abcd1234", "a", "host:1").take()
     with pytest.raises(QuantTaaSError, match="is running"):
         deletion.delete_study(store, "abcd1234")

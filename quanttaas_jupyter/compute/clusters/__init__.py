@@ -9,8 +9,8 @@ from ...core.config import load_config
 from ...core.errors import ClusterError, did_you_mean
 from ...core.versions import versions
 from ...store.base import Store
-from ...study_store import records as studies
-from . import local_engine as resident
+from ...study_store import records
+from . import local_engine
 from .ray import RayCluster
 
 
@@ -52,11 +52,11 @@ class Cluster(Protocol):
 class ThisMachine:
     """Cluster of this machine, whose engine is started on demand."""
 
-    name = resident.CLUSTER
+    name = local_engine.CLUSTER
 
     def ensure_engine(self, store: str) -> dict[str, str]:
         """Start the engine unless it runs, and return the versions of this process."""
-        resident.start()
+        local_engine.start()
         return versions()
 
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
@@ -64,24 +64,24 @@ class ThisMachine:
 
     def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
         """Write a ticket into the engine's folder, and one into the store's queue for readers of the store."""
-        studies.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
-        resident.submit(store.uri, study, sha256, is_resume)
+        records.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
+        local_engine.submit(store.uri, study, sha256, is_resume)
 
     def wait_until_claimed(self, store: Store, study: str) -> None:
         """Return at once: the engine of this machine looks for tickets before it ends."""
 
     def is_mine(self, store: Store, study: str) -> bool:
         """Return whether the engine's folder holds a ticket of the study."""
-        return resident.has_ticket(study)
+        return local_engine.has_ticket(study)
 
     def ensure_engine_for(self, store: Store, study: str) -> None:
         """Start an engine if a ticket of the study waits."""
-        if resident.has_ticket(study):
-            resident.start()
+        if local_engine.has_ticket(study):
+            local_engine.start()
 
     def engine_log(self, store: str) -> str:
         """Return the output of this machine's engine, for all stores."""
-        return resident.read_log()
+        return local_engine.read_log()
 
 
 def open_cluster(name: str | None = None) -> Cluster:
@@ -91,11 +91,11 @@ def open_cluster(name: str | None = None) -> Cluster:
         ClusterError: No cluster has this name.
     """
     config = load_config()
-    wanted = name or config.cluster or resident.CLUSTER
-    if wanted == resident.CLUSTER:
+    wanted = name or config.cluster or local_engine.CLUSTER
+    if wanted == local_engine.CLUSTER:
         return ThisMachine()
     if wanted not in config.clusters:
-        names = [resident.CLUSTER, *config.clusters]
+        names = [local_engine.CLUSTER, *config.clusters]
         hint = did_you_mean(wanted, names, f"there are {', '.join(names)};")
         raise ClusterError(f"no cluster {wanted!r}; {hint} %quanttaas cluster connect NAME ADDRESS adds one")
     return RayCluster(wanted, config.clusters[wanted])
@@ -103,7 +103,7 @@ def open_cluster(name: str | None = None) -> Cluster:
 
 def is_configured(name: str) -> bool:
     """Return whether a cluster is this machine or in the configuration."""
-    return name == resident.CLUSTER or name in load_config().clusters
+    return name == local_engine.CLUSTER or name in load_config().clusters
 
 
 def store_for(cluster: Cluster, store: str | Path | None) -> str | Path | None:

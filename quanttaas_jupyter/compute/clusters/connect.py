@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ...core.config import ClusterConfig, load_config, save_cluster
 from ...core.errors import ClusterError, QuantTaaSError
 from ...store import open_store
-from . import local_head as head
+from . import local_head
 from .ray import RayCluster
 
 
@@ -54,8 +54,8 @@ def status(cluster: RayCluster) -> ClusterStatus:
 
 def start(cpus: int | None = None, token: bool = True) -> ClusterConfig:
     """Start a Ray cluster on this machine and write it into the configuration; see ``head.start``."""
-    config = head.start(cpus=cpus, token=token)
-    save_cluster(head.NAME, config)
+    config = local_head.start(cpus=cpus, token=token)
+    save_cluster(local_head.NAME, config)
     return config
 
 
@@ -69,9 +69,9 @@ def stop(name: str, store: str | None = None) -> bool:
     Returns:
         Whether anything was running.
     """
-    if name == head.NAME:
-        save_cluster(head.NAME, None)
-        return head.stop()
+    if name == local_head.NAME:
+        save_cluster(local_head.NAME, None)
+        return local_head.stop()
     cluster = configured(name)
     return cluster.stop_engine(open_store(store or cluster.config.store).uri)
 

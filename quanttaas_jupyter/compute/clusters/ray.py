@@ -24,7 +24,7 @@ from ...core.errors import ClusterError, MissingDependency
 from ...core.failures import first_line
 from ...core.versions import machine, source
 from ...store.base import Store
-from ...study_store import records as studies
+from ...study_store import records
 from . import tickets
 
 HELLO = "quanttaas engine "
@@ -108,7 +108,7 @@ class RayCluster:
         engine = self.ensure_engine(store.uri)["engine"]
         ticket = {"study": study, "sha256": sha256, "resume": is_resume, "time": time.time()}
         place = {"store": store.uri, "cluster": self.name, "engine": engine}
-        studies.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
+        records.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
 
     def wait_until_claimed(self, store: Store, study: str) -> None:
         """Wait until an engine has claimed a study, for a minute at most.
@@ -122,7 +122,7 @@ class RayCluster:
         while time.monotonic() < deadline:
             until = time.monotonic() + _LOOK_AGAIN
             while time.monotonic() < until:
-                if studies.read_ticket(store, self.name, study) is None:
+                if records.read_ticket(store, self.name, study) is None:
                     return
                 time.sleep(_POLL)
             self.ensure_engine_for(store, study)
@@ -133,7 +133,7 @@ class RayCluster:
         Raises:
             ClusterError: As ``ensure_engine``.
         """
-        ticket = studies.read_ticket(store, self.name, study)
+        ticket = records.read_ticket(store, self.name, study)
         if ticket is None or ticket.get("key") != tickets.public_key():
             return
         if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
@@ -142,7 +142,7 @@ class RayCluster:
 
     def is_mine(self, store: Store, study: str) -> bool:
         """Return whether the study is queued with a ticket of this user."""
-        ticket = studies.read_ticket(store, self.name, study)
+        ticket = records.read_ticket(store, self.name, study)
         return ticket is not None and ticket.get("key") == tickets.public_key()
 
     def engine_log(self, store: str) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 from ...core.failures import StageError
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from ..runtimes.onnxruntime import open_session
-from . import Quantized, QuantizeJob
-from . import modelopt_scales as modelopt
+from . import Quantized, QuantizeJob, modelopt_scales
 from .fidelity import session_sqnr_db
 from .layer_bisection import fewest_kept
 from .modelopt_scales import Scaled, Scales, scaled
@@ -83,7 +82,7 @@ def by_awq(job: QuantizeJob, graph: Path) -> Quantized:
     """
     model = load_prepared(job.source)
     kept = set(ignored_nodes(model.graph, job.ignore))
-    found = scaled(model, modelopt.by_awq(job, _BLOCK))
+    found = scaled(model, modelopt_scales.by_awq(job, _BLOCK))
     split_gemms(found.model)
     made, narrowed = with_int4_blocks(found.model, kept, _BLOCK, found.limits)
     if not narrowed:
@@ -107,11 +106,11 @@ def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quan
     """
     model = load_prepared(job.source)
     kept = set(ignored_nodes(model.graph, job.ignore))
-    found = scaled(model, modelopt.by_maximum(job))
+    found = scaled(model, modelopt_scales.by_maximum(job))
     kept |= found.unknown
     layers = [layer for layer in layers_of(found.model.graph) if layer.op_type in WEIGHTED]
     here = {layer.module for layer in layers if layer.node not in kept}
-    ranked = [module for module, _ in modelopt.ranking(job) if module in here]
+    ranked = [module for module, _ in modelopt_scales.ranking(job) if module in here]
     if not ranked:
         raise StageError("mixed finds no layer with weights that may be quantized", "ignore fewer modules")
 

@@ -171,12 +171,11 @@ def test_the_unquantized_file_counts_as_not_quantized(exported: Path) -> None:
 
 
 def test_modules_are_named_alike_by_both_exporters(tmp_path: Path) -> None:
-    from quanttaas_jupyter.techniques.runtimes import export_check as comparing
-    from quanttaas_jupyter.techniques.runtimes import onnx_export
+    from quanttaas_jupyter.techniques.runtimes import export_check, onnx_export
     from quanttaas_jupyter.techniques.runtimes.onnx_graph import layers_of, load_graph
 
     model, x = ResidualNet().eval(), torch.randn(2, 1, 8, 8)
-    flat = comparing.flattened(model, "tensor")
+    flat = export_check.flattened(model, "tensor")
     flat(x)
     plan = onnx_export._Plan(flat, (x,), ("input",), ("output",), ({0: "batch"},))
     found = []

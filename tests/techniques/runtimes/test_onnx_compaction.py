@@ -9,8 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from quanttaas_jupyter.techniques.runtimes import export_check as comparing
-from quanttaas_jupyter.techniques.runtimes import onnx_export
+from quanttaas_jupyter.techniques.runtimes import export_check, onnx_export
 from quanttaas_jupyter.techniques.runtimes.onnx_compaction import load_prepared, make_lean, save
 from quanttaas_jupyter.techniques.runtimes.onnx_graph import ignored_nodes, layers_of
 from tests.techniques.quantize.on_onnx import RUNTIME, Text, exported, operators, quantize
@@ -60,7 +59,7 @@ def test_what_is_ignored_is_whole_modules_and_not_their_layers_only(text: Path, 
 
 def test_the_modules_that_torch_export_notes_stay_known(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.Softmax(-1)).eval(), torch.randn(4, 8)
-    flat = comparing.flattened(model, "tensor")
+    flat = export_check.flattened(model, "tensor")
     flat(x)
     plan = onnx_export._Plan(flat, (x,), ("input",), ("output",), ({0: "batch"},))
     onnx_export._torch_export(plan, tmp_path / "m.onnx")
