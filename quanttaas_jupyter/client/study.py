@@ -148,10 +148,10 @@ class Study:
     """
 
     def __init__(
-        self, store: Store, study: str, record: Mapping[str, Any], submission: Submission | None = None
+        self, store: Store, study_id: str, record: Mapping[str, Any], submission: Submission | None = None
     ) -> None:
         """Read a study; use ``quanttaas_jupyter.open`` or ``compress`` to get one."""
-        self._store, self.id = store, study
+        self._store, self.id = store, study_id
         self._submission = submission
         self._record: Mapping[str, Any] = record
         self._state = records.initial_state(dict(record))

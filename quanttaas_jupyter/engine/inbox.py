@@ -25,7 +25,7 @@ class Ticket:
     """Ticket of a study: its store, the SHA-256 of its ``study.json``, and whether it is a resume."""
 
     store: str
-    study: str
+    study_id: str
     sha256: str
     is_resume: bool
 
@@ -54,8 +54,8 @@ class FolderInbox:
     def drop(self, ticket: Ticket) -> None:
         """Remove a ticket from the folder, and its entry from the store's queue."""
         with contextlib.suppress(QuantTaaSError):
-            records.dequeue(open_store(ticket.store), local_engine.CLUSTER, ticket.study)
-        local_engine.drop_ticket(ticket.study)
+            records.dequeue(open_store(ticket.store), local_engine.CLUSTER, ticket.study_id)
+        local_engine.drop_ticket(ticket.study_id)
 
 
 class QueueInbox:
@@ -75,8 +75,8 @@ class QueueInbox:
             StoreError: The store cannot be read.
         """
         now = time.monotonic()
-        self._foreign = {study: seen for study, seen in self._foreign.items() if now - seen < _FORGET_FOREIGN}
-        found = [self._ticket(study) for study in self._store.list(f"queue/{self._cluster}")]
+        self._foreign = {study_id: seen for study_id, seen in self._foreign.items() if now - seen < _FORGET_FOREIGN}
+        found = [self._ticket(study_id) for study_id in self._store.list(f"queue/{self._cluster}")]
         return [ticket for ticket in found if ticket is not None]
 
     def drop(self, ticket: Ticket) -> None:
@@ -85,22 +85,22 @@ class QueueInbox:
         Raises:
             StoreError: The store cannot be written.
         """
-        records.dequeue(self._store, self._cluster, ticket.study)
+        records.dequeue(self._store, self._cluster, ticket.study_id)
 
-    def _ticket(self, study: str) -> Ticket | None:
-        if study in self._foreign:
+    def _ticket(self, study_id: str) -> Ticket | None:
+        if study_id in self._foreign:
             return None
         # A ticket copied from another study or store must not be valid here. A ticket for an engine with other settings
         # or another version of this package is not for this engine.
-        place = {"study": study, "store": self._store.uri, "cluster": self._cluster, "engine": self._engine}
+        place = {"study": study_id, "store": self._store.uri, "cluster": self._cluster, "engine": self._engine}
         try:
-            values: dict[str, Any] = records.read_ticket(self._store, self._cluster, study) or {}
+            values: dict[str, Any] = records.read_ticket(self._store, self._cluster, study_id) or {}
             is_ours = {**values, **place} == values and tickets.is_signed_by(values, self._key)
             if is_ours:
-                return Ticket(self._store.uri, study, str(values["sha256"]), bool(values["resume"]))
+                return Ticket(self._store.uri, study_id, str(values["sha256"]), bool(values["resume"]))
         except StoreError:
             raise
         except (ValueError, TypeError, KeyError, QuantTaaSError):
-            log.warning("queue/%s/%s is no ticket", self._cluster, study)
-        self._foreign[study] = time.monotonic()
+            log.warning("queue/%s/%s is no ticket", self._cluster, study_id)
+        self._foreign[study_id] = time.monotonic()
         return None

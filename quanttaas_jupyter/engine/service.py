@@ -80,7 +80,7 @@ class Resident:
         threading.Thread(target=self._warm_up, daemon=True).start()
         while not self._stopping.is_set() and not self._is_idle_for_long():
             self._claim_all()
-            self._drivers = {study: thread for study, thread in self._drivers.items() if thread.is_alive()}
+            self._drivers = {study_id: thread for study_id, thread in self._drivers.items() if thread.is_alive()}
             if self._drivers:
                 self._busy_at = time.monotonic()
             self._stopping.wait(self._inbox.poll_seconds)
@@ -105,37 +105,39 @@ class Resident:
             log.warning("the queue cannot be read now: %s", error)
             return
         for ticket in waiting:
-            if ticket.study in self._drivers:
+            if ticket.study_id in self._drivers:
                 continue
             try:
                 if self._claim(ticket):
                     self._inbox.drop(ticket)
             except StoreError as error:
-                log.warning("study %s cannot be claimed now: %s", ticket.study, error)
+                log.warning("study %s cannot be claimed now: %s", ticket.study_id, error)
             except QuantTaaSError as error:
-                log.warning("study %s cannot be driven: %s", ticket.study, error)
+                log.warning("study %s cannot be driven: %s", ticket.study_id, error)
                 self._inbox.drop(ticket)
             except Exception:
-                log.exception("study %s cannot be driven", ticket.study)
+                log.exception("study %s cannot be driven", ticket.study_id)
                 self._inbox.drop(ticket)
 
     def _claim(self, ticket: Ticket) -> bool:
         """Start to drive a study and return True; return False while another engine holds its lease."""
-        store, study = open_store(ticket.store), ticket.study
-        data = records.read_study_bytes(store, study)
+        store, study_id = open_store(ticket.store), ticket.study_id
+        data = records.read_study_bytes(store, study_id)
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
             raise QuantTaaSError("its study.json is not the one that was handed over")
         record = json.loads(data)
-        lease = Lease(store, study, uuid.uuid4().hex, self._name, self._config.lease_seconds)
+        lease = Lease(store, study_id, uuid.uuid4().hex, self._name, self._config.lease_seconds)
         if not lease.take():
-            holder = read_lease(store, study)
-            log.info("study %s is driven by %s", study, holder.engine if holder else "another engine")
+            holder = read_lease(store, study_id)
+            log.info("study %s is driven by %s", study_id, holder.engine if holder else "another engine")
             return False
-        records.dequeue(store, record["cluster"], study)
+        records.dequeue(store, record["cluster"], study_id)
         if ticket.is_resume:
-            records.clear_cancel(store, study)
-        thread = threading.Thread(target=self._drive, args=(store, record, lease), name=f"study-{study}", daemon=True)
-        self._drivers[study] = thread
+            records.clear_cancel(store, study_id)
+        thread = threading.Thread(
+            target=self._drive, args=(store, record, lease), name=f"study-{study_id}", daemon=True
+        )
+        self._drivers[study_id] = thread
         thread.start()
         return True
 

@@ -75,26 +75,26 @@ class StudyReader:
         summaries = (summary for found in self._last.values() for summary in found)
         return Counter(str(summary["cluster"]) for summary in summaries if summary["status"] == "running")
 
-    async def open(self, study: str, store: str = "") -> Study:
+    async def open(self, study_id: str, store: str = "") -> Study:
         """Open a study by its id; without a store, in the first store that has it.
 
         Raises:
             NotFound: No allowed store has the study.
             StoreError: The store does not answer.
         """
-        records.checked_id(study)
+        records.checked_id(study_id)
         where = [self.policy.store(store)] if store else list(self.policy.stores().values())
         for place in where:
-            key = (place.uri, study)
+            key = (place.uri, study_id)
             if key not in self._open:
                 is_last = place is where[-1]
                 with contextlib.suppress(*(() if is_last else (NotFound, StoreError))):
-                    opening = self.workers.shared(("open", *key), place.uri, partial(_open, place, study))
+                    opening = self.workers.shared(("open", *key), place.uri, partial(_open, place, study_id))
                     self._keep(key, await _in_time(opening, place.uri, _PATIENCE))
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
-        raise NotFound(f"no study {study} in the stores that this server may use")
+        raise NotFound(f"no study {study_id} in the stores that this server may use")
 
     async def ask(self, study: Study, what: str, act: Callable[[], T], patience: float = _PATIENCE) -> T:
         """Run a query on a study's store in a thread; concurrent equal queries share one run.
@@ -154,5 +154,5 @@ async def _in_time(answer: asyncio.Future[T], store: str, patience: float) -> T:
         raise StoreError(f"the store {store} does not answer; asked again, it may") from None
 
 
-def _open(store: Store, study: str) -> Study:
-    return Study(store, study, records.read_study(store, study))
+def _open(store: Store, study_id: str) -> Study:
+    return Study(store, study_id, records.read_study(store, study_id))

@@ -62,17 +62,17 @@ class StudyHandler(Handler):
     """Route of one study."""
 
     @protected
-    async def get(self, study: str) -> None:
+    async def get(self, study_id: str) -> None:
         """Return all data that the study's page draws."""
         asked = self.query(_PageQuery)
-        opened = await self.reader.open(study, asked.store)
+        opened = await self.reader.open(study_id, asked.store)
         what = f"page {asked.axis} {asked.log}"
         self.finish(await self.reader.ask(opened, what, partial(_page, opened, asked)))
 
     @protected
-    async def delete(self, study: str) -> None:
+    async def delete(self, study_id: str) -> None:
         """Delete the study, and return the bytes freed."""
-        freed, words = await self.reader.delete(await self.reader.open(study, self.query(_Where).store))
+        freed, words = await self.reader.delete(await self.reader.open(study_id, self.query(_Where).store))
         self.finish({"bytes": freed, "words": words})
 
 
@@ -80,12 +80,12 @@ class EventsHandler(Handler):
     """Route of a study's events."""
 
     @protected
-    async def get(self, study: str) -> None:
+    async def get(self, study_id: str) -> None:
         """Return the events after number ``after``, up to a limit, and the number of the last one."""
         asked = self.query(_EventsQuery)
-        opened = await self.reader.open(study, asked.store)
+        opened = await self.reader.open(study_id, asked.store)
         store = self.reader.policy.store(opened.store)
-        read = partial(records.read_events, store, study, asked.after, _EVENTS_AT_ONCE)
+        read = partial(records.read_events, store, study_id, asked.after, _EVENTS_AT_ONCE)
         events = await self.reader.ask(opened, f"events {asked.after}", lambda: list(read()))
         self.finish({"events": events, "seq": events[-1]["seq"] if events else asked.after})
 
@@ -94,9 +94,9 @@ class SizeHandler(Handler):
     """Route of the size of a study."""
 
     @protected
-    async def get(self, study: str) -> None:
+    async def get(self, study_id: str) -> None:
         """Return the bytes of the study's folder and of its blobs, and what a deletion would leave."""
-        size = await self.reader.size(await self.reader.open(study, self.query(_Where).store))
+        size = await self.reader.size(await self.reader.open(study_id, self.query(_Where).store))
         self.finish({"bytes": size.folder + size.blobs, "words": _words(size)})
 
 
@@ -104,14 +104,14 @@ class CancelHandler(Handler):
     """Route that cancels a study."""
 
     @protected
-    async def post(self, study: str) -> None:
+    async def post(self, study_id: str) -> None:
         """Ask the engine to stop the study; finished trials stay."""
-        opened = await self.reader.open(study, self.query(_Where).store)
+        opened = await self.reader.open(study_id, self.query(_Where).store)
         state = await self.reader.ask(opened, "look", opened.look)
         if not actions(state.status)["cancel"]:
-            raise Refused(f"study {study} is {state.status} already; there is nothing to cancel")
+            raise Refused(f"study {study_id} is {state.status} already; there is nothing to cancel")
         store = self.reader.policy.store(opened.store)
-        await self.reader.act(opened, partial(_cancel, store, study, state.status, state.cluster))
+        await self.reader.act(opened, partial(_cancel, store, study_id, state.status, state.cluster))
         self.set_status(204)
 
 
@@ -119,20 +119,20 @@ class ResumeHandler(Handler):
     """Route that resumes a study."""
 
     @protected
-    async def post(self, study: str) -> None:
+    async def post(self, study_id: str) -> None:
         """Let an engine continue the study; one by another user needs explicit trust."""
         is_trusted = self.body(_Resume).trusted
-        opened = await self.reader.open(study, self.query(_Where).store)
+        opened = await self.reader.open(study_id, self.query(_Where).store)
         state = await self.reader.ask(opened, "look", opened.look)
-        command = f"%quanttaas resume {study}"
+        command = f"%quanttaas resume {study_id}"
         self.reader.policy.cluster(state.cluster)
         if state.cluster == local_engine.CLUSTER and (why := cannot_run()):
-            raise Refused(f"{why} Resume study {study} from a notebook.", command)
+            raise Refused(f"{why} Resume study {study_id} from a notebook.", command)
         try:
             await self.reader.act(opened, partial(opened.resume, trusted=is_trusted))
         except NotTrusted:
             raise Refused(
-                f"Study {study} was submitted by {opened.who}; resuming it runs that person's code as you. "
+                f"Study {study_id} was submitted by {opened.who}; resuming it runs that person's code as you. "
                 "Resume it only if you trust it.",
                 needs_trust=True,
             ) from None
@@ -145,13 +145,13 @@ class ArtifactHandler(Handler):
     """Route of a trial's artifact."""
 
     @protected
-    async def get(self, study: str, trial: str) -> None:
+    async def get(self, study_id: str, trial: str) -> None:
         """Send the artifact in pieces, as a download."""
-        opened = await self.reader.open(study, self.query(_Where).store)
+        opened = await self.reader.open(study_id, self.query(_Where).store)
         state = await self.reader.ask(opened, "look", opened.look)
         found = state.trials.get(trial)
         if found is None or not found.artifact:
-            raise NotFound(f"study {study} has no file of a trial {trial!r}")
+            raise NotFound(f"study {study_id} has no file of a trial {trial!r}")
         store, workers = self.reader.policy.store(opened.store), self.reader.workers
         with contextlib.ExitStack() as stack:
             try:
@@ -180,12 +180,12 @@ def cannot_run() -> str:
     return "" if find_spec("torch") else "PyTorch is not installed where the Jupyter server runs."
 
 
-def _cancel(store: Store, study: str, status: str, cluster: str) -> None:
-    records.ask_to_cancel(store, study)
+def _cancel(store: Store, study_id: str, status: str, cluster: str) -> None:
+    records.ask_to_cancel(store, study_id)
     if status == "queued" and not (cluster == local_engine.CLUSTER and cannot_run()):
         # The study's engine may have ended, and only a running one sees the cancel mark.
         with contextlib.suppress(QuantTaaSError):
-            open_cluster(cluster).ensure_engine_for(store, study)
+            open_cluster(cluster).ensure_engine_for(store, study_id)
 
 
 def _page(study: Study, asked: _PageQuery) -> str:

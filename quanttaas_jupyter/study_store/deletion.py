@@ -25,42 +25,42 @@ class StudySize(NamedTuple):
     blobs: int
 
 
-def study_size(store: Store, study: str) -> StudySize:
+def study_size(store: Store, study_id: str) -> StudySize:
     """Return how many bytes a study takes in the store.
 
     Raises:
         NotFound: There is no such study.
     """
-    read_study_bytes(store, study)
-    names = _named_by(store, [study])
+    read_study_bytes(store, study_id)
+    names = _named_by(store, [study_id])
     stages = [name for name in store.list("cache") if name.removesuffix(".json") in names]
     for data in store.each(store.read_if_there, [f"cache/{name}" for name in stages]):
         names.update(_digests(data))
     sizes = store.each(lambda sha: store.size(f"blobs/{sha}"), sorted(names))
-    return StudySize(store.folder_size(f"studies/{study}"), sum(filter(None, sizes)))
+    return StudySize(store.folder_size(f"studies/{study_id}"), sum(filter(None, sizes)))
 
 
-def delete_study(store: Store, study: str, grace: float = GRACE_SECONDS) -> int:
+def delete_study(store: Store, study_id: str, grace: float = GRACE_SECONDS) -> int:
     """Remove a study and what no other study needs; return the bytes that the sweep freed."""
-    remove_study(store, study)
+    remove_study(store, study_id)
     return sweep(store, grace)
 
 
-def remove_study(store: Store, study: str) -> int:
+def remove_study(store: Store, study_id: str) -> int:
     """Remove a study's folder and return the bytes freed; its blobs stay until a sweep.
 
     Raises:
         StudyIsBusy: The study is running.
         NotFound: There is no such study.
     """
-    record = read_study(store, study)
-    lease = read_lease(store, study)
+    record = read_study(store, study_id)
+    lease = read_lease(store, study_id)
     if lease and lease.is_held(time.time()):
-        raise StudyIsBusy(f"study {study} is running; cancel it first")
-    dequeue(store, record["cluster"], study)
-    freed = store.folder_size(f"studies/{study}")
-    last = f"studies/{study}/study.json"
-    for _ in store.each(store.delete, [key for key in store.walk(f"studies/{study}") if key != last]):
+        raise StudyIsBusy(f"study {study_id} is running; cancel it first")
+    dequeue(store, record["cluster"], study_id)
+    freed = store.folder_size(f"studies/{study_id}")
+    last = f"studies/{study_id}/study.json"
+    for _ in store.each(store.delete, [key for key in store.walk(f"studies/{study_id}") if key != last]):
         pass
     # Last, so that an interrupted deletion can be repeated.
     store.delete(last)
@@ -97,8 +97,8 @@ def sweep(store: Store, grace: float = GRACE_SECONDS) -> int:
 def _named_by(store: Store, studies: Iterable[str]) -> set[str]:
     """Return the digests that studies refer to: of blobs, and of stages with results in the cache."""
     named: set[str] = set()
-    for study in studies:
-        keys = [key for key in store.walk(f"studies/{study}") if key.endswith("study.json") or "/events/" in key]
+    for study_id in studies:
+        keys = [key for key in store.walk(f"studies/{study_id}") if key.endswith("study.json") or "/events/" in key]
         for data in store.each(store.read_if_there, keys):
             named.update(_digests(data))
     return named

@@ -66,9 +66,9 @@ class StudyIndex:
         present = [entry.present for entry in self._entries.values() if entry.present]
         return sorted(present, key=lambda summary: -float(summary["created"]))
 
-    def suspect(self, study: str) -> None:
+    def suspect(self, study_id: str) -> None:
         """Read a study at each update for a while, because it was just submitted, resumed or cancelled."""
-        self._suspects[study] = time.monotonic() + _SUSPECT_SECONDS
+        self._suspects[study_id] = time.monotonic() + _SUSPECT_SECONDS
 
     def _due(self, names: list[str]) -> set[str]:
         resting = [name for name in names if name in self._entries and not self._entries[name].is_live]

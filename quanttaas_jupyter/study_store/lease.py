@@ -34,8 +34,8 @@ class LeaseInfo:
 class Lease:
     """Lease held by this process; ``renew`` and ``release`` return whether no other engine has taken it."""
 
-    def __init__(self, store: Store, study: str, owner: str, engine: str, seconds: float = SECONDS) -> None:
-        self._store, self._key, self._seconds = store, lease_key(study), seconds
+    def __init__(self, store: Store, study_id: str, owner: str, engine: str, seconds: float = SECONDS) -> None:
+        self._store, self._key, self._seconds = store, lease_key(study_id), seconds
         self._owner, self._engine = owner, engine
         self._bytes = b""
         self.is_lost = False
@@ -89,17 +89,17 @@ class Lease:
         return True
 
 
-def read_lease(store: Store, study: str) -> LeaseInfo | None:
+def read_lease(store: Store, study_id: str) -> LeaseInfo | None:
     """Return the lease of a study, held or run out, or None if the study never had one."""
     try:
-        return _parse(store.read(lease_key(study)))
+        return _parse(store.read(lease_key(study_id)))
     except MissingKey:
         return None
 
 
-def lease_key(study: str) -> str:
+def lease_key(study_id: str) -> str:
     """Return the store key of a study's lease."""
-    return f"studies/{study}/lease.json"
+    return f"studies/{study_id}/lease.json"
 
 
 def _parse(data: bytes) -> LeaseInfo:

@@ -33,92 +33,92 @@ class LogTaken(Exception):
     """Another engine wrote this event, so the lease is lost."""
 
 
-def checked_id(study: str) -> str:
+def checked_id(study_id: str) -> str:
     """Return the id of a study if it is valid.
 
     Raises:
         QuantTaaSError: The id is not made of lower-case letters, digits and dashes.
     """
-    if not isinstance(study, str) or not _ID.fullmatch(study):
+    if not isinstance(study_id, str) or not _ID.fullmatch(study_id):
         raise QuantTaaSError(
-            f"{study!r} is no valid id of a study: ids are lower-case letters, digits and dashes; "
+            f"{study_id!r} is no valid id of a study: ids are lower-case letters, digits and dashes; "
             "%quanttaas studies lists them"
         )
-    return study
+    return study_id
 
 
-def create_study(store: Store, study: str, record: dict[str, Any]) -> str:
+def create_study(store: Store, study_id: str, record: dict[str, Any]) -> str:
     """Write ``study.json`` and return its SHA-256 digest.
 
     Raises:
         QuantTaaSError: The id is taken, or not valid.
     """
     data = _dump(record)
-    if not store.create(f"studies/{checked_id(study)}/study.json", data):
-        raise QuantTaaSError(f"study {study} exists already")
+    if not store.create(f"studies/{checked_id(study_id)}/study.json", data):
+        raise QuantTaaSError(f"study {study_id} exists already")
     return hashlib.sha256(data).hexdigest()
 
 
-def read_study(store: Store, study: str) -> dict[str, Any]:
+def read_study(store: Store, study_id: str) -> dict[str, Any]:
     """Return the record of a study as it was submitted.
 
     Raises:
         NotFound: There is no such study.
     """
-    return dict(json.loads(read_study_bytes(store, study)))
+    return dict(json.loads(read_study_bytes(store, study_id)))
 
 
-def read_study_bytes(store: Store, study: str) -> bytes:
+def read_study_bytes(store: Store, study_id: str) -> bytes:
     """Return the bytes of ``study.json``.
 
     Raises:
         NotFound: There is no such study.
     """
     try:
-        return store.read(f"studies/{checked_id(study)}/study.json")
+        return store.read(f"studies/{checked_id(study_id)}/study.json")
     except MissingKey:
-        raise NotFound(f"no study {study} in {store.uri}; %quanttaas studies lists those there are") from None
+        raise NotFound(f"no study {study_id} in {store.uri}; %quanttaas studies lists those there are") from None
 
 
-def enqueue(store: Store, cluster: str, study: str, ticket: dict[str, Any]) -> None:
+def enqueue(store: Store, cluster: str, study_id: str, ticket: dict[str, Any]) -> None:
     """Put a study into the queue of a cluster's engine."""
-    store.replace(_queue_key(cluster, study), _dump(ticket))
+    store.replace(_queue_key(cluster, study_id), _dump(ticket))
 
 
-def dequeue(store: Store, cluster: str, study: str) -> None:
+def dequeue(store: Store, cluster: str, study_id: str) -> None:
     """Remove a study from the queue."""
-    store.delete(_queue_key(cluster, study))
+    store.delete(_queue_key(cluster, study_id))
 
 
-def read_ticket(store: Store, cluster: str, study: str) -> dict[str, Any] | None:
+def read_ticket(store: Store, cluster: str, study_id: str) -> dict[str, Any] | None:
     """Return the queue entry of a study, or None if it is not queued."""
     try:
-        return dict(json.loads(store.read(_queue_key(cluster, study))))
+        return dict(json.loads(store.read(_queue_key(cluster, study_id))))
     except MissingKey:
         return None
 
 
-def ask_to_cancel(store: Store, study: str) -> None:
+def ask_to_cancel(store: Store, study_id: str) -> None:
     """Write the mark that makes the engine stop a study."""
-    store.replace(_cancel_key(study), b"{}")
+    store.replace(_cancel_key(study_id), b"{}")
 
 
-def is_cancelled(store: Store, study: str) -> bool:
+def is_cancelled(store: Store, study_id: str) -> bool:
     """Return whether the study has a cancel mark."""
-    return store.size(_cancel_key(study)) is not None
+    return store.size(_cancel_key(study_id)) is not None
 
 
-def clear_cancel(store: Store, study: str) -> None:
+def clear_cancel(store: Store, study_id: str) -> None:
     """Remove the cancel mark; only the holder of the lease may do that."""
-    store.delete(_cancel_key(study))
+    store.delete(_cancel_key(study_id))
 
 
 class EventWriter:
     """Writer of a study's event log; only the holder of the lease may have one."""
 
-    def __init__(self, store: Store, study: str) -> None:
-        self._store, self._study = store, study
-        self.state = fold(read_events(store, study), StudyState(id=study))
+    def __init__(self, store: Store, study_id: str) -> None:
+        self._store, self._study_id = store, study_id
+        self.state = fold(read_events(store, study_id), StudyState(id=study_id))
 
     def append(self, type_: str, **values: Any) -> None:
         """Write one event, and apply it to ``state``.
@@ -129,23 +129,23 @@ class EventWriter:
         seq = self.state.seq + 1
         event = {"seq": seq, "time": time.time(), "type": type_, **values}
         data = _dump(event)
-        if not self._store.create(_event_key(self._study, seq), data):
-            raise LogTaken(self._study)
+        if not self._store.create(_event_key(self._study_id, seq), data):
+            raise LogTaken(self._study_id)
         self.state = fold([json.loads(data)], self.state)
 
     def write_summary(self, record: dict[str, Any]) -> None:
         """Replace the summary that lists of studies read."""
-        self._store.replace(f"studies/{self._study}/summary.json", _dump(summary_of(record, self.state)))
+        self._store.replace(f"studies/{self._study_id}/summary.json", _dump(summary_of(record, self.state)))
 
 
-def read_events(store: Store, study: str, after: int = 0, most: int | None = None) -> Iterator[Event]:
+def read_events(store: Store, study_id: str, after: int = 0, most: int | None = None) -> Iterator[Event]:
     """Yield the events after number ``after``, in order, up to the first gap, and at most ``most`` of them."""
     names = []
-    listed = islice(store.list(f"studies/{study}/events", after=f"{after:08d}.json"), most)
+    listed = islice(store.list(f"studies/{study_id}/events", after=f"{after:08d}.json"), most)
     for expected, name in enumerate(listed, after + 1):
         if name != f"{expected:08d}.json":
             break
-        names.append(f"studies/{study}/events/{name}")
+        names.append(f"studies/{study_id}/events/{name}")
     for data in store.each(store.read_if_there, names):
         try:
             yield json.loads(data or b"")
@@ -176,16 +176,16 @@ def settled(store: Store, state: StudyState) -> StudyState:
 
 def list_summaries(store: Store) -> list[dict[str, Any]]:
     """Return the current summaries of all studies, newest first; a missing one is rebuilt from the events."""
-    written = store.each(lambda study: _present_summary(store, study), store.list("studies"))
+    written = store.each(lambda study_id: _present_summary(store, study_id), store.list("studies"))
     return sorted(filter(None, written), key=lambda summary: -float(summary["created"]))
 
 
-def _present_summary(store: Store, study: str) -> dict[str, Any] | None:
-    summary = read_summary(store, study)
+def _present_summary(store: Store, study_id: str) -> dict[str, Any] | None:
+    summary = read_summary(store, study_id)
     return summary and settled_summary(store, summary)
 
 
-def read_summary(store: Store, study: str) -> dict[str, Any] | None:
+def read_summary(store: Store, study_id: str) -> dict[str, Any] | None:
     """Return the summary as last written, or rebuilt from the events; None if the record is missing or broken.
 
     Raises:
@@ -193,10 +193,10 @@ def read_summary(store: Store, study: str) -> dict[str, Any] | None:
     """
     try:
         try:
-            return dict(json.loads(store.read(f"studies/{study}/summary.json")))
+            return dict(json.loads(store.read(f"studies/{study_id}/summary.json")))
         except (MissingKey, ValueError):
-            record = read_study(store, study)
-            return summary_of(record, fold(read_events(store, study), initial_state(record)))
+            record = read_study(store, study_id)
+            return summary_of(record, fold(read_events(store, study_id), initial_state(record)))
     except StoreError:
         raise
     except (QuantTaaSError, ValueError, LookupError):
@@ -217,16 +217,16 @@ def settled_summary(store: Store, summary: dict[str, Any], is_resting: bool = Tr
     return {**summary, "status": settled(store, state).status}
 
 
-def _event_key(study: str, seq: int) -> str:
-    return f"studies/{study}/events/{seq:08d}.json"
+def _event_key(study_id: str, seq: int) -> str:
+    return f"studies/{study_id}/events/{seq:08d}.json"
 
 
-def _queue_key(cluster: str, study: str) -> str:
-    return f"queue/{cluster}/{study}"
+def _queue_key(cluster: str, study_id: str) -> str:
+    return f"queue/{cluster}/{study_id}"
 
 
-def _cancel_key(study: str) -> str:
-    return f"studies/{study}/cancel"
+def _cancel_key(study_id: str) -> str:
+    return f"studies/{study_id}/cancel"
 
 
 def _dump(values: Any) -> bytes:

@@ -234,9 +234,9 @@ def variable(trial: str, taken: Collection[str] = ()) -> str:
     return _free(name, lambda number: f"{name}_{number}", taken)
 
 
-def filename(study: str, trial: str, suffix: str, taken: Collection[str] = ()) -> str:
+def filename(study_name: str, trial: str, suffix: str, taken: Collection[str] = ()) -> str:
     """Return an unused file name for a trial's artifact that is valid on all file systems."""
-    stem = re.sub(r"[^\w.]+", "-", f"{study}-{trial}", flags=re.ASCII).strip("-.") or "model"
+    stem = re.sub(r"[^\w.]+", "-", f"{study_name}-{trial}", flags=re.ASCII).strip("-.") or "model"
     return _free(f"{stem}{suffix}", lambda number: f"{stem}-{number}{suffix}", taken)
 
 

@@ -33,16 +33,16 @@ class Cluster(Protocol):
             QuantTaaSError: The store is a folder that the cluster cannot see.
         """
 
-    def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+    def submit(self, store: Store, study_id: str, sha256: str, is_resume: bool = False) -> None:
         """Submit a study to the engine."""
 
-    def wait_until_claimed(self, store: Store, study: str) -> None:
+    def wait_until_claimed(self, store: Store, study_id: str) -> None:
         """Wait until an engine has claimed a study, for a limited time."""
 
-    def ensure_engine_for(self, store: Store, study: str) -> None:
+    def ensure_engine_for(self, store: Store, study_id: str) -> None:
         """Start an engine for a queued study of this user that no engine claims."""
 
-    def is_mine(self, store: Store, study: str) -> bool:
+    def is_mine(self, store: Store, study_id: str) -> bool:
         """Return whether the study is queued with a ticket of this user."""
 
     def engine_log(self, store: str) -> str:
@@ -62,21 +62,21 @@ class ThisMachine:
     def refuse_store(self, store: str, there: dict[str, str] | None = None) -> None:
         """Accept each store: this machine reaches all of them."""
 
-    def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+    def submit(self, store: Store, study_id: str, sha256: str, is_resume: bool = False) -> None:
         """Write a ticket into the engine's folder, and one into the store's queue for readers of the store."""
-        records.enqueue(store, self.name, study, {"sha256": sha256, "resume": is_resume})
-        local_engine.submit(store.uri, study, sha256, is_resume)
+        records.enqueue(store, self.name, study_id, {"sha256": sha256, "resume": is_resume})
+        local_engine.submit(store.uri, study_id, sha256, is_resume)
 
-    def wait_until_claimed(self, store: Store, study: str) -> None:
+    def wait_until_claimed(self, store: Store, study_id: str) -> None:
         """Return at once: the engine of this machine looks for tickets before it ends."""
 
-    def is_mine(self, store: Store, study: str) -> bool:
+    def is_mine(self, store: Store, study_id: str) -> bool:
         """Return whether the engine's folder holds a ticket of the study."""
-        return local_engine.has_ticket(study)
+        return local_engine.has_ticket(study_id)
 
-    def ensure_engine_for(self, store: Store, study: str) -> None:
+    def ensure_engine_for(self, store: Store, study_id: str) -> None:
         """Start an engine if a ticket of the study waits."""
-        if local_engine.has_ticket(study):
+        if local_engine.has_ticket(study_id):
             local_engine.start()
 
     def engine_log(self, store: str) -> str:

@@ -71,13 +71,13 @@ def start() -> None:
         )
 
 
-def submit(store: str, study: str, sha256: str, is_resume: bool = False) -> None:
+def submit(store: str, study_id: str, sha256: str, is_resume: bool = False) -> None:
     """Write a ticket for the engine, and start an engine if none runs."""
-    ticket = {"store": store, "study": study, "sha256": sha256, "resume": is_resume}
+    ticket = {"store": store, "study": study_id, "sha256": sha256, "resume": is_resume}
     place = folder() / "inbox"
     temporary = place / f".{uuid.uuid4().hex}"
     temporary.write_text(json.dumps(ticket), encoding="utf-8")
-    os.replace(temporary, place / study)
+    os.replace(temporary, place / study_id)
     start()
 
 
@@ -94,14 +94,14 @@ def tickets() -> list[dict[str, Any]]:
     return found
 
 
-def drop_ticket(study: str) -> None:
+def drop_ticket(study_id: str) -> None:
     """Remove a ticket from the inbox."""
-    (folder() / "inbox" / study).unlink(missing_ok=True)
+    (folder() / "inbox" / study_id).unlink(missing_ok=True)
 
 
-def has_ticket(study: str) -> bool:
+def has_ticket(study_id: str) -> bool:
     """Return whether the inbox holds a ticket for the study."""
-    return (folder() / "inbox" / study).exists()
+    return (folder() / "inbox" / study_id).exists()
 
 
 def read_log() -> str:

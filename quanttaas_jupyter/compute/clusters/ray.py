@@ -99,18 +99,18 @@ class RayCluster:
         """Whether the cluster may run on this machine: the address is loopback, which may also be a tunnel."""
         return urlparse(self.config.address).hostname in ("127.0.0.1", "localhost", "::1")
 
-    def submit(self, store: Store, study: str, sha256: str, is_resume: bool = False) -> None:
+    def submit(self, store: Store, study_id: str, sha256: str, is_resume: bool = False) -> None:
         """Write a signed ticket into the store's queue, where the engine finds it.
 
         Raises:
             ClusterError: As ``ensure_engine``.
         """
         engine = self.ensure_engine(store.uri)["engine"]
-        ticket = {"study": study, "sha256": sha256, "resume": is_resume, "time": time.time()}
+        ticket = {"study": study_id, "sha256": sha256, "resume": is_resume, "time": time.time()}
         place = {"store": store.uri, "cluster": self.name, "engine": engine}
-        records.enqueue(store, self.name, study, tickets.sign({**ticket, **place}))
+        records.enqueue(store, self.name, study_id, tickets.sign({**ticket, **place}))
 
-    def wait_until_claimed(self, store: Store, study: str) -> None:
+    def wait_until_claimed(self, store: Store, study_id: str) -> None:
         """Wait until an engine has claimed a study, for a minute at most.
 
         An engine without work may have ended while the data was uploaded.
@@ -122,27 +122,27 @@ class RayCluster:
         while time.monotonic() < deadline:
             until = time.monotonic() + _LOOK_AGAIN
             while time.monotonic() < until:
-                if records.read_ticket(store, self.name, study) is None:
+                if records.read_ticket(store, self.name, study_id) is None:
                     return
                 time.sleep(_POLL)
-            self.ensure_engine_for(store, study)
+            self.ensure_engine_for(store, study_id)
 
-    def ensure_engine_for(self, store: Store, study: str) -> None:
+    def ensure_engine_for(self, store: Store, study_id: str) -> None:
         """Start an engine for a queued study of this user that no engine claims.
 
         Raises:
             ClusterError: As ``ensure_engine``.
         """
-        ticket = records.read_ticket(store, self.name, study)
+        ticket = records.read_ticket(store, self.name, study_id)
         if ticket is None or ticket.get("key") != tickets.public_key():
             return
         if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
             # The settings or this package changed after the ticket was written.
-            self.submit(store, study, str(ticket["sha256"]), bool(ticket["resume"]))
+            self.submit(store, study_id, str(ticket["sha256"]), bool(ticket["resume"]))
 
-    def is_mine(self, store: Store, study: str) -> bool:
+    def is_mine(self, store: Store, study_id: str) -> bool:
         """Return whether the study is queued with a ticket of this user."""
-        ticket = records.read_ticket(store, self.name, study)
+        ticket = records.read_ticket(store, self.name, study_id)
         return ticket is not None and ticket.get("key") == tickets.public_key()
 
     def engine_log(self, store: str) -> str:
