@@ -262,8 +262,8 @@ def _unpack(data: bytes) -> Batches:
     for name in sorted(tensors):
         index, kind, _ = name.split(".")
         grouped.setdefault(index, {"i": [], "t": []})[kind].append(tensors[name])
-    found = tuple(Batch(group["i"], group["t"]) for _, group in sorted(grouped.items()))
-    return Batches(found, tuple(structures["names"]), structures["inputs"], structures["targets"])
+    parts = tuple(Batch(group["i"], group["t"]) for _, group in sorted(grouped.items()))
+    return Batches(parts, tuple(structures["names"]), structures["inputs"], structures["targets"])
 
 
 def _cut(batch: Batch, rows: Any) -> Batch:

@@ -41,15 +41,15 @@ def reference(metric: Any, first: Batches) -> tuple[dict[str, Any], bytes | None
         return _callable(metric)
     if not isinstance(metric, str):
         raise MetricError(f"metric must be a name or a callable, not a {type(metric).__name__}")
-    found = _named(metric)
-    if found["name"] != "agreement" and not first.has_targets:
+    named = _named(metric)
+    if named["name"] != "agreement" and not first.has_targets:
         raise MetricError(f"metric {metric!r} needs labels, but --data has none; use metric 'agreement'")
-    return found, None
+    return named, None
 
 
-def stored(store: Store, found: dict[str, Any], pickled: bytes | None) -> dict[str, Any]:
+def stored(store: Store, reference: dict[str, Any], pickled: bytes | None) -> dict[str, Any]:
     """Store the pickle of a callable, and return the reference with its blob."""
-    return found if pickled is None else {**found, "blob": blobs.put_bytes(store, pickled)}
+    return reference if pickled is None else {**reference, "blob": blobs.put_bytes(store, pickled)}
 
 
 def torchmetrics_class(name: str) -> type | None:
@@ -76,23 +76,23 @@ def _named(name: str) -> dict[str, Any]:
             "percent": normal != "r2",
             "digest": normal,
         }
-    found = torchmetrics_class(name)
-    if found is None:
+    cls = torchmetrics_class(name)
+    if cls is None:
         known = {key: cls.__name__ for key, cls in _torchmetrics().items()} | {item: item for item in BUILT_IN}
         hint = did_you_mean(normal, known, "see torchmetrics for names.")
         raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
-    higher = _higher_is_better(found)
+    higher = _higher_is_better(cls)
     if higher is None:
         raise MetricError(
-            f"TorchMetrics does not say whether a higher {found.__name__} is better; "
+            f"TorchMetrics does not say whether a higher {cls.__name__} is better; "
             "give (callable, 'max') or (callable, 'min') instead"
         )
     return {
-        "name": found.__name__,
+        "name": cls.__name__,
         "kind": "torchmetrics",
         "higher_is_better": higher,
         "percent": normal in _PERCENT,
-        "digest": found.__name__,
+        "digest": cls.__name__,
     }
 
 
@@ -105,14 +105,14 @@ def _callable(metric: Any) -> tuple[dict[str, Any], bytes]:
     except Exception as error:
         raise MetricError(f"the metric cannot be sent: {first_line(error)}") from None
     name = getattr(function, "__name__", type(function).__name__)
-    found = {
+    description = {
         "name": "metric" if name == "<lambda>" else name,
         "kind": "callable",
         "higher_is_better": direction == "max",
         "percent": False,
         "digest": digest(function),
     }
-    return found, pickled
+    return description, pickled
 
 
 def _torchmetrics() -> dict[str, type]:

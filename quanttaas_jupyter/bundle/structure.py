@@ -82,7 +82,7 @@ def _importable(name: str | None) -> type | None:
     if module.partition(".")[0] not in ("collections", "torch", "transformers") or "." in qualname:
         return None
     try:
-        found = getattr(importlib.import_module(module), qualname)
+        cls = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError):
         return None
-    return found if isinstance(found, type) else None
+    return cls if isinstance(cls, type) else None

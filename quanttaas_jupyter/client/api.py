@@ -103,15 +103,15 @@ def studies(store: str | Path | None = None) -> StudyList:
     pool = ThreadPoolExecutor(8, thread_name_prefix="studies")
     waiting = {other.uri: pool.submit(records.list_summaries, other) for other in others}
     pool.shutdown(wait=False)
-    found, silent = records.list_summaries(first), []
+    summaries, silent = records.list_summaries(first), []
     until = time.monotonic() + _PATIENCE
     for uri, answer in waiting.items():
         try:
-            found += answer.result(max(0.0, until - time.monotonic()))
+            summaries += answer.result(max(0.0, until - time.monotonic()))
         except (StoreError, TimeoutError):
             silent.append(uri)
     fields = StudyInfo.__dataclass_fields__
-    infos = [StudyInfo(**{key: item[key] for key in fields}) for item in found]
+    infos = [StudyInfo(**{key: item[key] for key in fields}) for item in summaries]
     return StudyList(sorted(infos, key=lambda info: -info.created), silent)
 
 

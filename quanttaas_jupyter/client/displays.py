@@ -42,6 +42,6 @@ def register(module: str) -> None:
 
 def display() -> Display:
     """Return the registered display."""
-    found: Any = importlib.import_module(_module)
-    display: Display = found
+    module: Any = importlib.import_module(_module)
+    display: Display = module
     return display

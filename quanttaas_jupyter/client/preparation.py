@@ -106,13 +106,13 @@ def prepare(
         sources["train"] = _with_more(sources["train"], train, parsed)
     snapshot = models.snapshot(module)
     first = sources["eval"].first()
-    found, pickled = metrics.reference(metric, first)
+    reference, pickled = metrics.reference(metric, first)
     example = _example(example_inputs, first) if example_inputs is not None else None
     runner = _loaded(snapshot)
     outputs = _run(runner, first, example or first.head(_CHECK_SAMPLES).batches[0])
     class_dim, notes = _class_dim(runner, first, outputs, is_of_data=example is None)
-    _try_metric(found, metric, first, outputs, class_dim)
-    if found["name"] == "agreement" and class_dim is None:
+    _try_metric(reference, metric, first, outputs, class_dim)
+    if reference["name"] == "agreement" and class_dim is None:
         notes.append(
             "agreement: the outputs are no class scores, so it is R2 against the outputs of the original model"
         )
@@ -121,7 +121,7 @@ def prepare(
         name=_checked_name(name or type(module).__name__),
         snapshot=snapshot,
         sources=sources,
-        metric=found,
+        metric=reference,
         metric_pickle=pickled,
         class_dim=class_dim,
         recovery=_recovery(recipe),
@@ -203,16 +203,16 @@ def _run(model: Any, first: Batches, batch: Batch) -> Any:
     return outputs
 
 
-def _try_metric(found: dict[str, Any], metric: Any, first: Batches, outputs: Any, class_dim: int | None) -> None:
+def _try_metric(reference: dict[str, Any], metric: Any, first: Batches, outputs: Any, class_dim: int | None) -> None:
     batch = first.head(_CHECK_SAMPLES).batches[0]
-    if found["name"] == "agreement" or predictions.main_output(outputs).shape[:1] != (batch.samples,):
+    if reference["name"] == "agreement" or predictions.main_output(outputs).shape[:1] != (batch.samples,):
         return
     function = metric[0] if isinstance(metric, tuple) else metric
     targets = None
     if first.has_targets:
         targets = unflatten(first.targets, list(batch.targets))
     try:
-        score(found, function, predictions.Predictions(outputs, targets, class_dim=class_dim))
+        score(reference, function, predictions.Predictions(outputs, targets, class_dim=class_dim))
     except StageError as error:
         # A few samples may lack a class or all variance, so only outputs of the wrong shape or kind are refused here.
         if "cannot be computed" in error.reason or "do not fit" in error.reason:

@@ -76,13 +76,13 @@ class Submission:
             side = ThreadPoolExecutor(1, thread_name_prefix="engine")
             engine = side.submit(self._cluster.ensure_engine, self._store.uri)
             side.shutdown(wait=False)
-            found, notes = read(self._prepared, self._report)
+            data_sets, notes = read(self._prepared, self._report)
             if not engine.done():
                 self._report(f"waiting for an engine on {self._cluster.name}")
             there = engine.result()
             self._cluster.refuse_store(self._store.uri, there)
             is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)
-            self.record = send(self._prepared, self._store, self.record, found, notes, self._report, is_portable)
+            self.record = send(self._prepared, self._store, self.record, data_sets, notes, self._report, is_portable)
             sha256 = records.create_study(self._store, self._prepared.id, self.record)
             self._cluster.submit(self._store, self._prepared.id, sha256)
             self._done.set()
@@ -107,43 +107,43 @@ def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], report: Repo
 
 def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches], list[str]]:
     """Read the data and split it; return the data sets by their role, and notes on where they come from."""
-    found: dict[str, Batches] = {}
+    data_sets: dict[str, Batches] = {}
     for key, source in prepared.sources.items():
         label = "--data" if key == "eval" else f"--{key}"
 
         def progress(samples: int, total: int | None, label: str = label) -> None:
             report(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
 
-        found[key] = source.read(progress)
+        data_sets[key] = source.read(progress)
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
-    notes += _set_calibration_aside(found, prepared.recipe.seed)
+    notes += _set_calibration_aside(data_sets, prepared.recipe.seed)
     if prepared.recipe.search == "auto":
-        notes += _set_guide_aside(found, prepared.recipe.seed)
+        notes += _set_guide_aside(data_sets, prepared.recipe.seed)
     if prepared.example is not None:
-        found["calibration"] = _led_by(prepared.example, found["calibration"])
-    return found, notes + _timed_batch(found["calibration"], prepared.recipe.latency.batch)
+        data_sets["calibration"] = _led_by(prepared.example, data_sets["calibration"])
+    return data_sets, notes + _timed_batch(data_sets["calibration"], prepared.recipe.latency.batch)
 
 
 def send(
     prepared: Prepared,
     store: Store,
     draft: dict[str, Any],
-    found: Mapping[str, Batches],
+    data_sets: Mapping[str, Batches],
     notes: list[str],
     report: ReportProgress,
     is_portable: bool = False,
 ) -> dict[str, Any]:
     """Upload all blobs that the store lacks, several at a time, and return the complete record."""
-    program, signature = _portable(prepared, found, report) if is_portable else (prepared.snapshot.data, {})
-    what = f"sending the model and {sum(batches.samples for batches in found.values())} samples"
+    program, signature = _portable(prepared, data_sets, report) if is_portable else (prepared.snapshot.data, {})
+    what = f"sending the model and {sum(batches.samples for batches in data_sets.values())} samples"
     report(what, 0.0)
 
     def progress(done: int, total: int) -> None:
         report(f"{what}: {fmt.size(done)} of {fmt.size(total)}", done / total)
 
-    together = Together(len(program) + sum(batches.bytes for batches in found.values()), progress)
-    with ThreadPoolExecutor(1 + len(found), thread_name_prefix="send") as pool:
-        written = {key: pool.submit(write_batches, store, batches, together.part) for key, batches in found.items()}
+    together = Together(len(program) + sum(batches.bytes for batches in data_sets.values()), progress)
+    with ThreadPoolExecutor(1 + len(data_sets), thread_name_prefix="send") as pool:
+        written = {key: pool.submit(write_batches, store, batches, together.part) for key, batches in data_sets.items()}
         if is_portable:
             model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": signature}
         else:
@@ -173,9 +173,9 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
         ClusterError: Other versions differ, or the study needs pickled code of the notebook.
     """
     here = versions()
-    if found := differences(here, there):
+    if problems := differences(here, there):
         raise ClusterError(
-            f"cluster {cluster!r} does not fit this kernel: {'; '.join(found)}. Install what it has here, "
+            f"cluster {cluster!r} does not fit this kernel: {'; '.join(problems)}. Install what it has here, "
             "or use an image with what is here; nothing was sent"
         )
     if minor(here["python"]) == minor(there["python"]):
@@ -189,10 +189,12 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     return True
 
 
-def _portable(prepared: Prepared, found: Mapping[str, Batches], report: ReportProgress) -> tuple[bytes, dict[str, Any]]:
+def _portable(
+    prepared: Prepared, data_sets: Mapping[str, Batches], report: ReportProgress
+) -> tuple[bytes, dict[str, Any]]:
     report("exporting the model for another version of Python")
     try:
-        return portable_model.pack(models.loads(prepared.snapshot.data), found["calibration"])
+        return portable_model.pack(models.loads(prepared.snapshot.data), data_sets["calibration"])
     except StageError as error:
         raise ModelError(f"the model cannot travel to another version of Python: {error}") from None
 
@@ -210,31 +212,31 @@ def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progres
     return sha
 
 
-def _set_calibration_aside(found: dict[str, Batches], seed: int) -> list[str]:
+def _set_calibration_aside(data_sets: dict[str, Batches], seed: int) -> list[str]:
     """Split off calibration data if none was given, and return a note on where it comes from."""
-    if "calibration" in found:
+    if "calibration" in data_sets:
         return []
-    if "train" in found:
-        samples = found["train"].samples
-        _, found["calibration"] = found["train"].split(1.0, CALIBRATION_SAMPLES, seed)
-        return [f"calibration: {found['calibration'].samples} of the {samples} samples of --train"]
-    whole = found["eval"]
+    if "train" in data_sets:
+        samples = data_sets["train"].samples
+        _, data_sets["calibration"] = data_sets["train"].split(1.0, CALIBRATION_SAMPLES, seed)
+        return [f"calibration: {data_sets['calibration'].samples} of the {samples} samples of --train"]
+    whole = data_sets["eval"]
     if whole.samples < 2 or (not whole.is_sliceable() and len(whole.batches) < 2):
         raise DataError("--data holds a single sample; give more, or --calibration beside it")
-    found["eval"], found["calibration"] = whole.split(_CALIBRATION_SHARE, 2 * CALIBRATION_SAMPLES, seed)
+    data_sets["eval"], data_sets["calibration"] = whole.split(_CALIBRATION_SHARE, 2 * CALIBRATION_SAMPLES, seed)
     return [
-        f"calibration: {found['calibration'].samples} of the {whole.samples} samples of --data, "
+        f"calibration: {data_sets['calibration'].samples} of the {whole.samples} samples of --data, "
         "left out of the evaluation; --calibration or --train names other data"
     ]
 
 
-def _set_guide_aside(found: dict[str, Batches], seed: int) -> list[str]:
+def _set_guide_aside(data_sets: dict[str, Batches], seed: int) -> list[str]:
     """Split the evaluation data: one half guides the search, the other gives the reported numbers."""
-    whole = found["eval"]
+    whole = data_sets["eval"]
     if whole.samples < 4 or (not whole.is_sliceable() and len(whole.batches) < 2):
         raise DataError("search: auto needs --data of at least 4 samples, in at least 2 batches; or use search: grid")
-    found["eval"], found["guide"] = whole.split(0.5, whole.samples, seed + 1)
-    counts = found["guide"].samples, found["eval"].samples
+    data_sets["eval"], data_sets["guide"] = whole.split(0.5, whole.samples, seed + 1)
+    counts = data_sets["guide"].samples, data_sets["eval"].samples
     return [f"search: guided by {counts[0]} samples of --data, judged on the other {counts[1]}"]
 
 

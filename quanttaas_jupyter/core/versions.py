@@ -56,15 +56,15 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
         here: ``versions()`` of the kernel.
         there: The same of the cluster.
     """
-    found = []
+    problems = []
     if minor(here["torch"]) != minor(there["torch"]):
-        found.append(f"torch is {here['torch']} here and {there['torch'] or 'missing'} there")
+        problems.append(f"torch is {here['torch']} here and {there['torch'] or 'missing'} there")
     if here["source"] != there["source"]:
         if here["quanttaas"] == there["quanttaas"]:
-            found.append(f"quanttaas-jupyter is {here['quanttaas']} on both sides, but with another source here")
+            problems.append(f"quanttaas-jupyter is {here['quanttaas']} on both sides, but with another source here")
         else:
-            found.append(f"quanttaas-jupyter is {here['quanttaas']} here and {there['quanttaas']} there")
-    return found
+            problems.append(f"quanttaas-jupyter is {here['quanttaas']} here and {there['quanttaas']} there")
+    return problems
 
 
 def _version(package: str) -> str:

@@ -364,8 +364,8 @@ class Driver:
         Their results are cached. Proposals depend on what was known at the time, so that a new search would try other
         trials.
         """
-        found = stage_cache.find(self._store, self._search_key())
-        return list(found["proposals"]) if found else None
+        cached = stage_cache.find(self._store, self._search_key())
+        return list(cached["proposals"]) if cached else None
 
     def _search_key(self) -> str:
         data = {name: reference["digest"] for name, reference in self._record["data"].items()}

@@ -76,8 +76,8 @@ class QueueInbox:
         """
         now = time.monotonic()
         self._foreign = {study_id: seen for study_id, seen in self._foreign.items() if now - seen < _FORGET_FOREIGN}
-        found = [self._ticket(study_id) for study_id in self._store.list(f"queue/{self._cluster}")]
-        return [ticket for ticket in found if ticket is not None]
+        waiting = [self._ticket(study_id) for study_id in self._store.list(f"queue/{self._cluster}")]
+        return [ticket for ticket in waiting if ticket is not None]
 
     def drop(self, ticket: Ticket) -> None:
         """Remove a ticket from the queue.

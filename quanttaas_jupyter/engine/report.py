@@ -65,13 +65,13 @@ def warnings_of(
     built: Mapping[str, Any], judged: Mapping[str, Any], metrics: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[str]:
     """Return sentences that a user should know before trusting a trial."""
-    found = [*built["warnings"], *judged["warnings"]]
+    warnings = [*built["warnings"], *judged["warnings"]]
     speedup = metrics.get("speedup")
     if speedup is not None and speedup < 0.95 and not is_baseline(config):
-        found.append(f"{fmt.faster(speedup)} than the baseline on this machine")
+        warnings.append(f"{fmt.faster(speedup)} than the baseline on this machine")
     if config["prune"] and config["prune"]["method"] == "unstructured":
-        found.append("zeros make no smaller file and no faster model; they help only where the file is compressed")
-    return found
+        warnings.append("zeros make no smaller file and no faster model; they help only where the file is compressed")
+    return warnings
 
 
 def recommendation(best: TrialState | None, goal: Mapping[str, Any], metric: Mapping[str, Any]) -> str:

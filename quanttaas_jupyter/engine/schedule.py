@@ -79,9 +79,9 @@ class Schedule:
         frontier = list(targets)
         while frontier:
             unknown = [key for key in frontier if key not in self.results and key not in missing]
-            found = stage_cache.find_all(self._store, unknown)
-            self.results |= {key: result for key, result in found.items() if result is not None}
-            absent = [key for key, result in found.items() if result is None]
+            cached = stage_cache.find_all(self._store, unknown)
+            self.results |= {key: result for key, result in cached.items() if result is not None}
+            absent = [key for key, result in cached.items() if result is None]
             missing |= set(absent)
             frontier = [needed for key in absent for needed in self._plan.stages[key].inputs.values()]
         fresh = missing - self.wanted
@@ -105,9 +105,9 @@ class Schedule:
                 trainings -= 1
                 if trainings < 0:
                     continue
-            if (found := stage_cache.find(self._store, stage.key)) is not None:
+            if (cached := stage_cache.find(self._store, stage.key)) is not None:
                 # Another study ran the same stage in the meantime.
-                self._keep(stage, found)
+                self._keep(stage, cached)
             else:
                 self._submit(stage, attempt=1)
         return len(self.results) > before
@@ -141,8 +141,8 @@ class Schedule:
         """Return the seconds spent on these stages and all that they build on, each once, also in earlier studies."""
         chain = {stage.key for key in targets for stage in self._plan.chain(key)}
         known = {key: self.results[key] for key in chain & self.results.keys()}
-        found = stage_cache.find_all(self._store, chain - known.keys())
-        return float(sum(result["seconds"] for result in (*known.values(), *found.values()) if result))
+        cached = stage_cache.find_all(self._store, chain - known.keys())
+        return float(sum(result["seconds"] for result in (*known.values(), *cached.values()) if result))
 
     def _trainings_now(self) -> float:
         """Return how many trainings may run: one slot stays free while trials without training are still to come."""

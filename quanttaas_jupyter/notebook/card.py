@@ -38,17 +38,17 @@ def headline(state: StudyState) -> str:
 
 def progress(state: StudyState) -> str:
     """Return a progress bar with its words: trials done and failed, running stages, time left."""
-    found = study_heading.progress(state)
-    parts = "".join(f'<i class="{part.kind}" style="width:{part.percent:.1f}%"></i>' for part in found.parts)
+    bar = study_heading.progress(state)
+    parts = "".join(f'<i class="{part.kind}" style="width:{part.percent:.1f}%"></i>' for part in bar.parts)
     aria = (
-        f' role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{found.percent:.0f}" '
-        f'aria-label="{found.label}"'
-        if found.label
+        f' role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{bar.percent:.0f}" '
+        f'aria-label="{bar.label}"'
+        if bar.label
         else ""
     )
     told = " · ".join(
         f'<span class="qt-bad">{escape(word.text)}</span>' if word.kind == "bad" else escape(word.text)
-        for word in found.words
+        for word in bar.words
     )
     return f'<div class="qt-progress"><div class="qt-bar"{aria}>{parts}</div><span>{told}</span></div>'
 
@@ -82,10 +82,12 @@ def failures(state: StudyState) -> str:
     """Return the failed trials and those cut early with their reasons, folded; an empty string if there are none."""
     parts = []
     for status, said in (("failed", "failed"), ("cut", "cut early")):
-        found = [trial for trial in state.trials.values() if trial.status == status]
-        items = "".join(f"<li><b>{escape(trial.name)}</b> {_reason(trial)}</li>" for trial in found)
+        trials = [trial for trial in state.trials.values() if trial.status == status]
+        items = "".join(f"<li><b>{escape(trial.name)}</b> {_reason(trial)}</li>" for trial in trials)
         if items:
-            parts.append(f'<details class="qt-failed"><summary>{len(found)} {said}</summary><ul>{items}</ul></details>')
+            parts.append(
+                f'<details class="qt-failed"><summary>{len(trials)} {said}</summary><ul>{items}</ul></details>'
+            )
     return "".join(parts)
 
 
@@ -110,8 +112,8 @@ def hint(state: StudyState) -> str:
     if not shown(state):
         return '<div class="qt-dim">Points appear as trials are measured.</div>'
     best = recommended_trial(state)
-    found = f"<div>{escape(study_heading.capital(summary(state)))}.</div>" if best else ""
-    return f'{found}<div class="qt-dim">Select a point to see its numbers, load it or save it.</div>'
+    best_so_far = f"<div>{escape(study_heading.capital(summary(state)))}.</div>" if best else ""
+    return f'{best_so_far}<div class="qt-dim">Select a point to see its numbers, load it or save it.</div>'
 
 
 def narrowed(recipe: Recipe, trial: TrialState) -> Recipe | None:

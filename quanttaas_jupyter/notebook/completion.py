@@ -147,8 +147,8 @@ def install(shell: InteractiveShell, parsers: Mapping[str, argparse.ArgumentPars
     # Not a hook: only a matcher sees the whole cell, and can suppress Jedi's Python keywords.
     @context_matcher(identifier=_MATCHER, priority=100)  # type: ignore[untyped-decorator, unused-ignore]
     def matcher(context: Any) -> dict[str, Any]:
-        found = [SimpleCompletion(text=text, type="quanttaas") for text in completer.cell(context)]
-        return {"completions": found, "suppress": True, "ordered": True}
+        completions = [SimpleCompletion(text=text, type="quanttaas") for text in completer.cell(context)]
+        return {"completions": completions, "suppress": True, "ordered": True}
 
     shell.Completer.custom_matchers.append(matcher)
 

@@ -22,12 +22,12 @@ class AccessPolicy:
         """Return the allowed stores by URI, the default one first."""
         config = load_config()
         named = [config.store, *(cluster.store for cluster in config.clusters.values() if cluster.store)]
-        found = {opened.uri: opened for opened in map(self._open, dict.fromkeys(named))}
+        configured = {opened.uri: opened for opened in map(self._open, dict.fromkeys(named))}
         allowed = self._settings.stores
         if allowed is None:
-            return found
+            return configured
         uris = {self._open(uri).uri for uri in allowed}
-        return {uri: opened for uri, opened in found.items() if uri in uris}
+        return {uri: opened for uri, opened in configured.items() if uri in uris}
 
     def store(self, uri: str) -> Store:
         """Return an allowed store.

@@ -52,7 +52,7 @@ class StudyReader:
         """Return the studies of all stores, newest first; a store that does not answer shows its last known ones."""
         stores = self.policy.stores()
         self._indexes = {uri: self._indexes.get(uri) or StudyIndex(store) for uri, store in stores.items()}
-        self._last = {uri: found for uri, found in self._last.items() if uri in stores}
+        self._last = {uri: listed for uri, listed in self._last.items() if uri in stores}
         asked = {uri: self.workers.shared(("list", uri), uri, index.look) for uri, index in self._indexes.items()}
         for patience, is_slow in ((_PATIENCE, False), (_LITTLE_PATIENCE, True)):
             if waiting := [answer for uri, answer in asked.items() if (uri in self._slow) is is_slow]:
@@ -67,12 +67,12 @@ class StudyReader:
                 why = str(error) if isinstance(error, StoreError) else f"the store {uri} does not answer"
                 before = "its studies stand as they were last seen" if uri in self._last else "its studies are missing"
                 silent.append(f"{why}; {before}")
-        found = [(uri, summary) for uri, summaries in self._last.items() for summary in summaries]
-        return Listed(sorted(found, key=lambda item: -float(item[1]["created"])), silent)
+        listed = [(uri, summary) for uri, summaries in self._last.items() for summary in summaries]
+        return Listed(sorted(listed, key=lambda item: -float(item[1]["created"])), silent)
 
     def running(self) -> Counter[str]:
         """Return the number of running studies by cluster, as of the last call of ``lists``."""
-        summaries = (summary for found in self._last.values() for summary in found)
+        summaries = (summary for listed in self._last.values() for summary in listed)
         return Counter(str(summary["cluster"]) for summary in summaries if summary["status"] == "running")
 
     async def open(self, study_id: str, store: str = "") -> Study:

@@ -53,9 +53,9 @@ class StudiesHandler(Handler):
     @protected
     async def get(self) -> None:
         """Return the studies of all stores, newest first."""
-        found = await self.reader.lists()
+        listed = await self.reader.lists()
         now = time.time()
-        self.finish({"studies": [line(uri, item, now) for uri, item in found.summaries], "silent": found.silent})
+        self.finish({"studies": [line(uri, item, now) for uri, item in listed.summaries], "silent": listed.silent})
 
 
 class StudyHandler(Handler):
@@ -145,22 +145,24 @@ class ArtifactHandler(Handler):
     """Route of a trial's artifact."""
 
     @protected
-    async def get(self, study_id: str, trial: str) -> None:
+    async def get(self, study_id: str, trial_name: str) -> None:
         """Send the artifact in pieces, as a download."""
         opened = await self.reader.open(study_id, self.query(_Where).store)
         state = await self.reader.ask(opened, "look", opened.look)
-        found = state.trials.get(trial)
-        if found is None or not found.artifact:
-            raise NotFound(f"study {study_id} has no file of a trial {trial!r}")
+        trial = state.trials.get(trial_name)
+        if trial is None or not trial.artifact:
+            raise NotFound(f"study {study_id} has no file of a trial {trial_name!r}")
         store, workers = self.reader.policy.store(opened.store), self.reader.workers
         with contextlib.ExitStack() as stack:
             try:
-                file = blobs.blob_file(store, found.artifact["blob"])
+                file = blobs.blob_file(store, trial.artifact["blob"])
                 path = await workers.run(store.uri, lambda: stack.enter_context(file))
             except MissingKey:
-                raise NotFound(f"the file of trial {trial} was deleted; resuming the study makes it again") from None
+                raise NotFound(
+                    f"the file of trial {trial_name} was deleted; resuming the study makes it again"
+                ) from None
             stream = stack.enter_context(path.open("rb"))
-            self.set_attachment_header(file_name(state, found))
+            self.set_attachment_header(file_name(state, trial))
             self.set_header("Content-Length", str(path.stat().st_size))
             await self._send(stream, store.uri)
 

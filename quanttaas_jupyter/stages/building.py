@@ -311,12 +311,12 @@ def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict
             else f"{quantization} found no layer with weights in this model",
             "try another quantization, or ignore fewer modules",
         )
-    found = []
+    warnings = []
     if quantized < quantizable:
-        found.append(f"{quantization} in {quantized} of {quantizable} layers")
+        warnings.append(f"{quantization} in {quantized} of {quantizable} layers")
     if made["size_bytes"] >= source["size_bytes"]:
-        found.append(f"{quantization} made the file larger")
-    return found
+        warnings.append(f"{quantization} made the file larger")
+    return warnings
 
 
 def _makes_integers(quantization: str) -> bool:

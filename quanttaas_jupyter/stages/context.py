@@ -58,8 +58,8 @@ class Context:
     @property
     def runtime(self) -> Runtime:
         """The runtime that the stage builds for or evaluates in."""
-        found = RUNTIMES.get(self.settings["runtime"])
-        return found.aimed_at(self.settings["targets"], self.notes) if "targets" in self.settings else found
+        runtime_ = RUNTIMES.get(self.settings["runtime"])
+        return runtime_.aimed_at(self.settings["targets"], self.notes) if "targets" in self.settings else runtime_
 
     @property
     def notes(self) -> Notes:

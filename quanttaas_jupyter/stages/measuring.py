@@ -22,9 +22,9 @@ def preview(context: Context) -> dict[str, Any]:
     model, evaluation = context.model(), context.data("eval").rebatched(inference.BATCH)
     parts = inference.of_module(model, evaluation)
     inference.refuse_ragged(context.settings["metric"]["name"], parts)
-    whole, found = _scored(context, _predictions(context, inference.joined(parts), evaluation))
+    whole, interval = _scored(context, _predictions(context, inference.joined(parts), evaluation))
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
-    return {"facts": {**_metric_measurements(whole, found), "samples": evaluation.samples, "size_bytes": size}}
+    return {"facts": {**_metric_measurements(whole, interval), "samples": evaluation.samples, "size_bytes": size}}
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     baseline = context.inputs.get("baseline")
     reference = _outputs(read_batches(context.store, baseline["outputs"])) if baseline else None
     mine = _predictions(context, outputs, evaluation, reference)
-    whole, found = _scored(context, mine)
-    measurements = {**_metric_measurements(whole, found), "samples": evaluation.samples}
+    whole, interval = _scored(context, mine)
+    measurements = {**_metric_measurements(whole, interval), "samples": evaluation.samples}
     if baseline is None:
         kept = write_batches(context.store, _as_batches(outputs))
         nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
@@ -104,14 +104,14 @@ def _against(context: Context, mine: Predictions, whole: metrics.Score) -> dict[
     }
 
 
-def _scored(context: Context, found: Predictions) -> tuple[metrics.Score, intervals.Interval]:
+def _scored(context: Context, predictions: Predictions) -> tuple[metrics.Score, intervals.Interval]:
     metric, function = context.settings["metric"], context.function("metric")
-    whole = metrics.score(metric, function, found)
-    return whole, intervals.interval_of(metric, function, found, whole, context.settings["seed"])
+    whole = metrics.score(metric, function, predictions)
+    return whole, intervals.interval_of(metric, function, predictions, whole, context.settings["seed"])
 
 
-def _metric_measurements(whole: metrics.Score, found: intervals.Interval) -> dict[str, Any]:
-    return {"metric": whole.value, "metric_low": found.low, "metric_high": found.high}
+def _metric_measurements(whole: metrics.Score, interval: intervals.Interval) -> dict[str, Any]:
+    return {"metric": whole.value, "metric_low": interval.low, "metric_high": interval.high}
 
 
 def _as_batches(outputs: Any) -> Batches:

@@ -33,11 +33,11 @@ def weights_by_kind(model: Any) -> dict[str, int]:
         "embedding": (torch.nn.Embedding, torch.nn.EmbeddingBag),
         "linear": (torch.nn.Linear, torch.nn.MultiheadAttention, torch.nn.Bilinear),
     }
-    found = dict.fromkeys((*kinds, "other"), 0)
+    counts = dict.fromkeys((*kinds, "other"), 0)
     for module in model.modules():
         kind = next((name for name, cls in kinds.items() if isinstance(module, cls)), "other")
-        found[kind] += sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return found
+        counts[kind] += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return counts
 
 
 def macs_of(model: Any, examples: Batches) -> int | None:

@@ -116,17 +116,17 @@ class GcsStore(Store):
 
     def size(self, key: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist."""
-        found = self._about(key)
-        return None if found is None else int(found.size)
+        blob = self._metadata_of(key)
+        return None if blob is None else int(blob.size)
 
     def age(self, key: str) -> float | None:
         """Return the seconds since an object was written or touched, or None if it does not exist."""
-        found = self._about(key)
-        if found is None:
+        blob = self._metadata_of(key)
+        if blob is None:
             return None
-        touched = float((found.metadata or {}).get(_TOUCHED, 0))
+        touched = float((blob.metadata or {}).get(_TOUCHED, 0))
         # A clock that is behind Google's must not make anything younger than now.
-        return max(0.0, time.time() - max(float(found.updated.timestamp()), touched))
+        return max(0.0, time.time() - max(float(blob.updated.timestamp()), touched))
 
     def folder_size(self, prefix: str) -> int:
         """Return the total size in bytes of all objects below ``prefix``."""
@@ -135,12 +135,12 @@ class GcsStore(Store):
 
     def touch(self, key: str) -> None:
         """Write the current time into the metadata of an object; without permission to write, do nothing."""
-        found = self._object(key)
+        blob = self._object(key)
         # A custom time may only ever grow, which clocks of several machines do not.
-        found.metadata = {_TOUCHED: f"{time.time():.3f}"}
+        blob.metadata = {_TOUCHED: f"{time.time():.3f}"}
         # Reading a store must not need permission to write; a reader does not sweep it either.
         with self._translated_errors("write to"), suppress(_errors().NotFound, _errors().Forbidden):
-            found.patch(**self._patience())
+            blob.patch(**self._patience())
 
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
         """Upload a file or bytes, unless the object exists; an existing object is only touched."""
@@ -206,7 +206,7 @@ class GcsStore(Store):
         except MissingKey:
             return None, 0
 
-    def _about(self, key: str) -> Any:
+    def _metadata_of(self, key: str) -> Any:
         """Return the metadata of an object, or None if it does not exist."""
         with self._translated_errors("read"):
             found = self._object(key)

@@ -125,11 +125,11 @@ class LocalStore(Store):
     def stamp(self, key: str) -> str:
         """Return modification time, size and inode of a file as a string; an empty string if it does not exist."""
         try:
-            found = self._path(key).stat()
+            stat = self._path(key).stat()
         except OSError:
             return ""
         # A replaced file may have the size of the one before within one tick of the clock.
-        return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
+        return f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ino}"
 
     def touch(self, key: str) -> None:
         """Set the modification time of a file to now; without permission to write, do nothing."""

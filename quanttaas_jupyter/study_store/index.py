@@ -61,8 +61,8 @@ class StudyIndex:
             if until < now:
                 self._suspects.pop(name, None)
         due = self._due(names)
-        found = self._store.each(lambda name: self._seen(name, name in due), names)
-        self._entries = dict(zip(names, found, strict=True))
+        entries = self._store.each(lambda name: self._seen(name, name in due), names)
+        self._entries = dict(zip(names, entries, strict=True))
         present = [entry.present for entry in self._entries.values() if entry.present]
         return sorted(present, key=lambda summary: -float(summary["created"]))
 

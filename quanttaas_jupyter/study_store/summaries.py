@@ -50,8 +50,8 @@ def _recommended(state: StudyState) -> dict[str, Any] | None:
 
 def _frontier(state: StudyState, higher_is_better: bool) -> list[list[float]]:
     """Return size and metric of the trials on the Pareto frontier; of many, an even selection with both ends."""
-    found = pareto(state.trials.values(), higher_is_better=higher_is_better)
-    if len(found) > _FRONTIER_POINTS:
-        step = (len(found) - 1) / (_FRONTIER_POINTS - 1)
-        found = [found[round(index * step)] for index in range(_FRONTIER_POINTS)]
-    return [[float(trial.metrics[key] or 0) for key in ("size_bytes", "metric")] for trial in found]
+    trials = pareto(state.trials.values(), higher_is_better=higher_is_better)
+    if len(trials) > _FRONTIER_POINTS:
+        step = (len(trials) - 1) / (_FRONTIER_POINTS - 1)
+        trials = [trials[round(index * step)] for index in range(_FRONTIER_POINTS)]
+    return [[float(trial.metrics[key] or 0) for key in ("size_bytes", "metric")] for trial in trials]

@@ -52,27 +52,27 @@ def place(state: StudyState) -> str:
 
 def notices(state: StudyState) -> list[Notice]:
     """Return the outcome of a study, or its problems and what to do; an empty list if it runs well."""
-    found = []
+    shown = []
     if state.unreachable_since is not None:
         seen = fmt.clock(state.unreachable_since)
-        found.append(Notice("warn", f"The store cannot be reached: last seen {seen}, trying again."))
+        shown.append(Notice("warn", f"The store cannot be reached: last seen {seen}, trying again."))
     if state.status == "finished":
-        found.append(Notice("verdict", "", capital(state.recommendation or f"Finished: {summary(state)}.")))
+        shown.append(Notice("verdict", "", capital(state.recommendation or f"Finished: {summary(state)}.")))
     elif state.status == "failed":
         reason = state.error or state.message or "no reason was recorded; see the log"
-        found.append(Notice("bad", capital(reason), "The study failed."))
+        shown.append(Notice("bad", capital(reason), "The study failed."))
     elif state.status == "cancelled":
         reason = f"{capital(state.message)} " if state.message else ""
-        found.append(Notice("calm", f"{reason}Resume goes on from here.", "Cancelled."))
+        shown.append(Notice("calm", f"{reason}Resume goes on from here.", "Cancelled."))
     elif state.status == "interrupted":
         reason = capital(state.message or "the engine stopped; resume goes on from here")
-        found.append(Notice("warn", f"{reason}.", "Interrupted."))
+        shown.append(Notice("warn", f"{reason}.", "Interrupted."))
     elif state.status == "queued":
         since = f" since {fmt.clock(state.created)}" if state.created else ""
-        found.append(Notice("calm", f"{capital(state.message or 'waiting for an engine')}{since}."))
+        shown.append(Notice("calm", f"{capital(state.message or 'waiting for an engine')}{since}."))
     elif state.waiting and state.waiting_since is not None:
-        found.append(Notice("calm", f"Waiting for {state.waiting} since {fmt.clock(state.waiting_since)}."))
-    return found
+        shown.append(Notice("calm", f"Waiting for {state.waiting} since {fmt.clock(state.waiting_since)}."))
+    return shown
 
 
 def progress(state: StudyState) -> Progress:

@@ -132,14 +132,14 @@ def reason(trial: TrialState) -> tuple[str, str]:
 
 def remarks(state: StudyState, trial: TrialState) -> list[Notice]:
     """Return all sentences below the numbers, in reading order."""
-    found = [uncertainty(state, trial)]
+    notices = [uncertainty(state, trial)]
     if not trial.error and not numbers(state, trial):
-        found.append(Notice("calm", pending(trial)))
-    found += [Notice("calm", line.sentence) for line in layers(trial)]
-    found += warnings(trial)
+        notices.append(Notice("calm", pending(trial)))
+    notices += [Notice("calm", line.sentence) for line in layers(trial)]
+    notices += warnings(trial)
     if told := export_error(trial):
-        found.append(Notice("calm", capital(told)))
-    return [notice for notice in found if notice]
+        notices.append(Notice("calm", capital(told)))
+    return [notice for notice in notices if notice]
 
 
 def _against(trial: TrialState, comparison: str) -> str:

@@ -100,9 +100,9 @@ def connect(name: str, address: str, slot: Mapping[str, Any], **given: Any) -> C
     except ValidationError as error:
         raise QuantTaaSError(f"connect: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     cluster = RayCluster(name, config)
-    found = _counted(cluster.nodes(), config)
+    status = _counted(cluster.nodes(), config)
     save_cluster(name, config)
-    return found
+    return status
 
 
 def _counted(nodes: list[dict[str, Any]], config: ClusterConfig) -> ClusterStatus:

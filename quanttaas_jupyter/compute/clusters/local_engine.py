@@ -83,15 +83,15 @@ def submit(store: str, study_id: str, sha256: str, is_resume: bool = False) -> N
 
 def tickets() -> list[dict[str, Any]]:
     """Return the tickets in the inbox; unreadable ones are removed."""
-    found = []
+    waiting = []
     for path in sorted((folder() / "inbox").iterdir()):
         if path.name.startswith("."):
             continue
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            waiting.append(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             path.unlink(missing_ok=True)
-    return found
+    return waiting
 
 
 def drop_ticket(study_id: str) -> None:

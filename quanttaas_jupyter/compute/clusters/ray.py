@@ -152,11 +152,11 @@ class RayCluster:
             ClusterError: The cluster cannot be reached.
         """
         client = self._client()
-        found = []
+        logs = []
         for job in self._engines(client, store):
             with self._words(), contextlib.suppress(RuntimeError):
-                found.append(str(client.get_job_logs(job.submission_id)))
-        return "\n".join(found)
+                logs.append(str(client.get_job_logs(job.submission_id)))
+        return "\n".join(logs)
 
     def stop_engine(self, store: str) -> bool:
         """Stop all engines of this user and store, and return whether one ran; their studies can be resumed.
@@ -192,8 +192,8 @@ class RayCluster:
 
         with self._words(), _own_address():
             state = StateApiClient(self.config.address, headers=self._headers())
-            found = state.list(StateResource.NODES, ListApiOptions(), raise_on_missing_output=False)
-        nodes = [node if isinstance(node, dict) else vars(node) for node in found]
+            answers = state.list(StateResource.NODES, ListApiOptions(), raise_on_missing_output=False)
+        nodes = [node if isinstance(node, dict) else vars(node) for node in answers]
         return [_node(node) for node in nodes if node.get("state") == "ALIVE"]
 
     def _job_id(self, store: str, mode: str) -> str:

@@ -224,14 +224,14 @@ class Fleet:
 
     def unwanted(self, wishes_device: bool) -> list[Slot]:
         """Return the slots that wait for a node that is no longer needed."""
-        found = []
+        surplus = []
         for has_gpu in (True, False):
             starting = self.starting(has_gpu)
             wanted = len(self.waiting(has_gpu)) + (wishes_device and has_gpu == (self.config.gpus > 0))
             wanted += self.lacks_timing() and has_gpu == self.times_with_gpu
             without_node = len(starting) - self.room_left(has_gpu)
-            found += starting[len(starting) - max(0, min(without_node, len(starting) - wanted)) :]
-        return found
+            surplus += starting[len(starting) - max(0, min(without_node, len(starting) - wanted)) :]
+        return surplus
 
     def exchange(self) -> tuple[Slot | None, Job | None]:
         """Return a slot to give back, and the stage to start a slot of the other kind for; None for either."""

@@ -62,19 +62,19 @@ class AutoSearch:
         """Return as many configurations as keep the slots busy until the pending trials are known."""
         if observations.weights is None:
             return []
-        found: list[Config] = []
+        proposed: list[Config] = []
         for runtime in self._recipe.runtime:
             mine = [outcome for outcome in observations.outcomes if outcome.config["runtime"] == runtime]
             room = self._room(mine, slots)
             fresh = self._starters(observations, mine, runtime)
             is_open = self._is_base_undecided(mine, fresh)
-            while len(fresh) < room and not is_open and not self._is_over(mine, [*fresh, *found]):
+            while len(fresh) < room and not is_open and not self._is_over(mine, [*fresh, *proposed]):
                 config = self._ask(observations, mine, fresh, runtime)
                 if config is None:
                     break
                 fresh.append(config)
-            found += fresh
-        return found[: self._left(observations)]
+            proposed += fresh
+        return proposed[: self._left(observations)]
 
     def why_hopeless(self, observations: Observations, outcome: Outcome) -> str | None:
         """Return why a screened trial is not worth its full recovery, or None.
@@ -295,12 +295,12 @@ def _is_told(config: Config, tried: list[Config]) -> bool:
 
 def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
     """Return whether a choice had no effect where it was tried: size and drop are those ``without`` it."""
-    found = [(outcome.config, (outcome.size_ratio, outcome.drop)) for outcome in known if outcome.drop is not None]
+    results = [(outcome.config, (outcome.size_ratio, outcome.drop)) for outcome in known if outcome.drop is not None]
     return any(
         result == other and plain == without(config)
-        for config, result in found
+        for config, result in results
         if config != without(config)
-        for plain, other in found
+        for plain, other in results
     )
 
 

@@ -35,21 +35,23 @@ def first_trials(
     likely = likely_quantizations(weights, quantizations)
     likeliest = likely[0]
     amounts = _BY_CONVOLUTION if _share(weights, "convolution") > 0.5 else _BY_OTHERS
-    found: list[dict[str, Any]] = [
+    configs: list[dict[str, Any]] = [
         {"prune": None, "quantize": name, "runtime": runtime} for name in likely if name != "none"
     ]
     prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
-    found += [{"prune": prune.model_dump(), "quantize": likeliest, "runtime": runtime} for prune in (*prunings, *named)]
+    configs += [
+        {"prune": prune.model_dump(), "quantize": likeliest, "runtime": runtime} for prune in (*prunings, *named)
+    ]
     if minimize == "latency" and prunings and likeliest != "none" and "none" in quantizations:
         # Quantization makes many models smaller but slower, so pruning alone may be the fastest.
-        found.append({"prune": prunings[0].model_dump(), "quantize": "none", "runtime": runtime})
-    return found
+        configs.append({"prune": prunings[0].model_dump(), "quantize": "none", "runtime": runtime})
+    return configs
 
 
 def gentler(allowed: Sequence[str], tried: Sequence[Mapping[str, Any]], runtime: str) -> list[dict[str, Any]]:
     """Return unpruned trials of quantizations that cost less accuracy, for models that the likely ones do not suit."""
-    found = [{"prune": None, "quantize": name, "runtime": runtime} for name in _fallbacks() if name in allowed]
-    return [config for config in found if config not in tried]
+    configs = [{"prune": None, "quantize": name, "runtime": runtime} for name in _fallbacks() if name in allowed]
+    return [config for config in configs if config not in tried]
 
 
 def likely_quantizations(weights: Mapping[str, int], allowed: Sequence[str]) -> list[str]:

@@ -20,15 +20,15 @@ class GridSearch:
         """Return the baselines and each pruning with each quantization; a budget of trials shortens the list."""
         recipe = self._recipe
         baselines: list[Config] = [baseline_config(runtime) for runtime in recipe.runtime]
-        found = [*baselines]
+        configs = [*baselines]
         for runtime in recipe.runtime:
             for prune in recipe.prune:
                 for quantization in available_quantizations(recipe.quantize, runtime):
                     amount = prune.model_dump() if prune.amount else None
                     config = {"prune": amount, "quantize": quantization, "runtime": runtime}
-                    if config not in found:
-                        found.append(config)
-        return found[: max(recipe.budget.trials, len(baselines))] if recipe.budget.trials else found
+                    if config not in configs:
+                        configs.append(config)
+        return configs[: max(recipe.budget.trials, len(baselines))] if recipe.budget.trials else configs
 
     def propose(self, observations: Observations, slots: int) -> list[Config]:
         """Return no further configurations."""

@@ -128,9 +128,9 @@ def next_move(context: MoveContext, turn: int) -> Params | None:
     moves: list[_Move] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
     first = turn % len(moves)
     for move in (*moves[first:], *moves[:first]):
-        found = move(context)
-        if found is not None and not _is_tried(found, context.tried):
-            return found
+        params = move(context)
+        if params is not None and not _is_tried(params, context.tried):
+            return params
     return None
 
 
@@ -170,23 +170,23 @@ def _fill_the_ladder(context: MoveContext) -> Params | None:
 
 def _train_longer(context: MoveContext) -> Params | None:
     """Return the cheapest near miss that longer training likely brings to the goal, or else the cheapest near miss."""
-    found = _to_train_longer(context)
-    likely = [params for outcome, params in found if _likely_drop(outcome, params["effort"]) <= context.goal.max_drop]
-    return next(iter(likely), found[0][1] if found else None)
+    longer = _to_train_longer(context)
+    likely = [params for outcome, params in longer if _likely_drop(outcome, params["effort"]) <= context.goal.max_drop]
+    return next(iter(likely), longer[0][1] if longer else None)
 
 
 def _to_train_longer(context: MoveContext) -> list[tuple[Outcome, Params]]:
     """Return the near misses whose next longer training was not tried, the cheapest first."""
     if not context.can_train:
         return []
-    found = []
+    longer_trainings = []
     for outcome in context.near_misses:
         longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
         if outcome.amount > 0 and longer is not None:
             params = {**_params_of(outcome), "effort": longer}
             if not _is_tried(params, context.tried):
-                found.append((outcome, params))
-    return found
+                longer_trainings.append((outcome, params))
+    return longer_trainings
 
 
 def _likely_drop(outcome: Outcome, effort: float) -> float:

@@ -38,11 +38,11 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
     try:
         if metric["kind"] == "callable":
             assert function is not None
-            found = function(answers.outputs, answers.targets)
+            result = function(answers.outputs, answers.targets)
         elif metric["kind"] == "torchmetrics":
-            found = _torchmetrics(metric["name"], answers)
+            result = _torchmetrics(metric["name"], answers)
         else:
-            found = _BUILT_IN[metric["name"]](answers)
+            result = _BUILT_IN[metric["name"]](answers)
     except StageError:
         raise
     except Exception as error:
@@ -50,7 +50,7 @@ def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: 
             f"metric {metric['name']!r} cannot be computed: {one_line(error)}",
             "check that outputs and targets are what it expects",
         ) from error
-    return _as_score(found, metric["name"], _sample_counts(answers) if metric["kind"] == "callable" else None)
+    return _as_score(result, metric["name"], _sample_counts(answers) if metric["kind"] == "callable" else None)
 
 
 def agreement(answers: Predictions) -> np.ndarray | float | None:
@@ -171,11 +171,11 @@ def _task(outputs: Any, targets: Any) -> dict[str, Any]:
     return {"task": "binary"}
 
 
-def _as_score(found: Any, name: str, samples: Sequence[int] | None) -> Score:
+def _as_score(result: Any, name: str, samples: Sequence[int] | None) -> Score:
     """Convert a metric's result; an array must have one value per sample if ``samples`` lists the possible counts."""
     import torch
 
-    values = found.detach().double().numpy() if isinstance(found, torch.Tensor) else np.asarray(found, dtype=float)
+    values = result.detach().double().numpy() if isinstance(result, torch.Tensor) else np.asarray(result, dtype=float)
     is_number = values.size == 1
     if not is_number and values.ndim != 1:
         raise StageError(f"metric {name!r} gave an array of shape {values.shape}", "return one number, or one a sample")

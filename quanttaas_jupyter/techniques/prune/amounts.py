@@ -52,14 +52,14 @@ def factors(groups: Sequence[Group], ranking: Sequence[tuple[str, float]], sprea
         return [1.0] * len(groups)
     decibels = dict(ranking)
     median = float(np.median(list(decibels.values())))
-    found = []
+    chosen = []
     for group in groups:
         own = min((decibels[name] for name in group.layers if name in decibels), default=median)
-        found.append(min(_MOST_FACTOR, max(_LEAST_FACTOR, 10 ** (-(own - median) / 20 * spread))))
-    return found
+        chosen.append(min(_MOST_FACTOR, max(_LEAST_FACTOR, 10 ** (-(own - median) / 20 * spread))))
+    return chosen
 
 
-class Path:
+class CutSequence:
     """Sequence of cuts from none to full, in which each cut removes the units of the one before and a few more.
 
     Args:
@@ -98,18 +98,18 @@ class Path:
         """
         level, advanced = divmod(int(place), len(self._groups))
         before, after = self._counts(level / _LEVELS), self._counts(min(1.0, (level + 1) / _LEVELS))
-        found = [
+        atoms = [
             self._orders[i][: self._groups[i].rounded(after[i] if i < advanced else before[i], self._is_rounding)]
             for i in range(len(self._groups))
         ]
-        return np.concatenate(found)
+        return np.concatenate(atoms)
 
     def _counts(self, ratio: float) -> list[int]:
         """Return how many units of each group are removed when about ``ratio`` of all are."""
         counts = [0] * len(self._groups)
         for members, owners in self._scopes:
             quota = sum(len(self._groups[i].units) * (1 - (1 - ratio) ** (1 / self._factor[i])) for i in members)
-            found = np.bincount(owners[: math.floor(quota + 0.5)], minlength=len(counts))
+            owned = np.bincount(owners[: math.floor(quota + 0.5)], minlength=len(counts))
             for i in members:
-                counts[i] = int(found[i])
+                counts[i] = int(owned[i])
         return counts

@@ -87,7 +87,7 @@ class Couplings:
             for label in labels:
                 self.freeze(label)
             return [None] * len(after)
-        found: Labels = [None] * len(after)
+        reshaped: Labels = [None] * len(after)
         sources = [i for i, size in enumerate(before) if size != 1]
         targets = [j for j, size in enumerate(after) if size != 1]
         while sources and targets:
@@ -99,8 +99,8 @@ class Couplings:
                     theirs.append(targets.pop(0))
             merged = self._merge([labels[i] for i in mine], [before[i] for i in mine])
             for j, label in zip(theirs, self._split(merged, [after[j] for j in theirs]), strict=True):
-                found[j] = label
-        return found
+                reshaped[j] = label
+        return reshaped
 
     def _merge(self, labels: Labels, sizes: list[int]) -> Label:
         if len(labels) == 1:
@@ -155,14 +155,14 @@ class Couplings:
             atoms = parents
 
     def _expanded(self, row: list[int]) -> list[int]:
-        found: list[int] = []
+        blockers: list[int] = []
         for atom in row:
             root = atom
             while self._parents[root] != root:
                 root = int(self._parents[root])
             parts = self._expanded(list(self._products[root])) if root in self._products else [root]
-            found += [part for part in parts if part and part not in found]
-        return found
+            blockers += [part for part in parts if part and part not in blockers]
+        return blockers
 
     def _union(self, one: int, other: int) -> None:
         ones, others = self._expanded([one]), self._expanded([other])

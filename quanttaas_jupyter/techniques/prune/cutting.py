@@ -10,7 +10,7 @@ import numpy as np
 from ...bundle.batches import Batch, call
 from ...bundle.structure import flatten
 from . import PruneJob
-from .amounts import Path, closest, factors
+from .amounts import CutSequence, closest, factors
 from .importance import of_groups
 from .surgery import Surgery
 from .tracing import Trace
@@ -36,9 +36,9 @@ class Cutter:
         problem: Reason why the last attempt failed.
     """
 
-    def __init__(self, job: PruneJob, batch: Batch, found: Trace, units: Units) -> None:
+    def __init__(self, job: PruneJob, batch: Batch, traced: Trace, units: Units) -> None:
         self.problem = "nothing can be removed"
-        self._job, self._batch, self._found, self._units = job, batch, found, units
+        self._job, self._batch, self._traced, self._units = job, batch, traced, units
         self._importance: dict[str, list[np.ndarray]] = {}
         self._factors = factors(units.groups, job.ranking, job.spread)
         self._usable = list(range(len(units.groups)))
@@ -79,29 +79,29 @@ class Cutter:
 
     def _planned(self, kind: str) -> tuple[np.ndarray, float]:
         """Plan a cut with rounded widths, or with any widths if rounding misses the amount."""
-        found = [self._at_amount(kind, True)]
-        if abs(found[0][1] - self._job.amount) > _ROUGH:
-            found.append(self._at_amount(kind, False))
-        return min(found, key=lambda plan: abs(plan[1] - self._job.amount))
+        plans = [self._at_amount(kind, True)]
+        if abs(plans[0][1] - self._job.amount) > _ROUGH:
+            plans.append(self._at_amount(kind, False))
+        return min(plans, key=lambda plan: abs(plan[1] - self._job.amount))
 
     def _at_amount(self, kind: str, is_rounding: bool) -> tuple[np.ndarray, float]:
         groups = [self._units.groups[i] for i in self._usable]
         importance = [self._importance[kind][i] for i in self._usable]
         factor = [self._factors[i] for i in self._usable]
 
-        path = Path(groups, importance, factor, self._job.scope == "global", is_rounding)
+        cuts = CutSequence(groups, importance, factor, self._job.scope == "global", is_rounding)
         place, share = closest(
-            lambda place: self._units.share(path.removed(place)),
+            lambda place: self._units.share(cuts.removed(place)),
             self._job.amount,
             0.0,
-            float(path.length),
+            float(cuts.length),
             _EVALUATIONS,
             _NEAR,
         )
-        return path.removed(place), share
+        return cuts.removed(place), share
 
     def _cut(self, removed: np.ndarray) -> Fault | None:
-        expected = Expected(self._found, removed)
+        expected = Expected(self._traced, removed)
         first: Fault | None = None
         for only_heads in (False, True):
             self._surgery = Surgery(self._job.model)

@@ -79,14 +79,14 @@ def _scales(model: Any, units: Units) -> dict[str, np.ndarray]:
 
 def _sums(units: Units, values: dict[str, np.ndarray]) -> np.ndarray:
     """Sum a value per parameter element over all elements that are removed with each atom."""
-    found = np.zeros(units.atoms())
+    scores = np.zeros(units.atoms())
     for axis in units.axes:
         value = values.get(axis.name)
         if value is not None and axis.label is not None:
             own = value.sum(tuple(d for d in range(value.ndim) if d != axis.dim))
             for column in axis.label.T:
-                np.add.at(found, column, own)
-    return found
+                np.add.at(scores, column, own)
+    return scores
 
 
 def _taylor(job: PruneJob, units: Units) -> np.ndarray:
@@ -95,7 +95,7 @@ def _taylor(job: PruneJob, units: Units) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
     parameters = {name: p for name, p in job.model.named_parameters() if p.is_floating_point()}
     wanted = {name: p.requires_grad for name, p in parameters.items()}
-    found = np.zeros(units.atoms())
+    scores = np.zeros(units.atoms())
     try:
         for parameter in parameters.values():
             parameter.requires_grad_(True)
@@ -109,13 +109,13 @@ def _taylor(job: PruneJob, units: Units) -> np.ndarray:
                     )
                     pairs = zip(parameters.items(), grads, strict=True)
                     products = {n: (p.detach() * g).double().numpy() for (n, p), g in pairs if g is not None}
-                    found += _sums(units, products) ** 2
+                    scores += _sums(units, products) ** 2
     finally:
         for name, parameter in parameters.items():
             parameter.requires_grad_(wanted[name])
-    if not np.isfinite(found).all():
+    if not np.isfinite(scores).all():
         raise StageError("the gradients of the model are not finite", "use importance: magnitude")
-    return found
+    return scores
 
 
 def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any) -> list[Any]:

@@ -64,9 +64,9 @@ def passed_on(operation: Operation, is_pointwise: bool) -> Passed | None:
         rule = _RULES["elementwise"]
     if rule is None:
         return None
-    found = rule(operation)
-    several = bool(found) and isinstance(found[0], list)
-    return found if several else [found] * len(operation.outputs)
+    labels = rule(operation)
+    several = bool(labels) and isinstance(labels[0], list)
+    return labels if several else [labels] * len(operation.outputs)
 
 
 def rule(names: str) -> Callable[[Rule], Rule]:

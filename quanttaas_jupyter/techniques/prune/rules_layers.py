@@ -26,17 +26,17 @@ def _product(op: Operation) -> Labels:
         for label in (inner, left[-2], right[-1]):
             op.couplings.freeze(label)
     outer = [op.couplings.unify(a, b) for a, b in zip(left[:-2], right[:-2], strict=True)]
-    found = [*outer, left[-2], right[-1]]
+    labels_out = [*outer, left[-2], right[-1]]
     bias = op.values.get("bias", op.values.get("self") if op.name in ("addmm", "baddbmm") else None)
-    return found if bias is None else _added(op, found, bias)
+    return labels_out if bias is None else _added(op, labels_out, bias)
 
 
-def _added(op: Operation, found: Labels, bias: Any) -> Labels:
-    offset = len(found) - bias.ndim
+def _added(op: Operation, labels_out: Labels, bias: Any) -> Labels:
+    offset = len(labels_out) - bias.ndim
     for dim, label in enumerate(op.labels(bias)):
         if bias.shape[dim] != 1:
-            found[dim + offset] = op.couplings.unify(found[dim + offset], label)
-    return found
+            labels_out[dim + offset] = op.couplings.unify(labels_out[dim + offset], label)
+    return labels_out
 
 
 @rule(
@@ -74,10 +74,10 @@ def _convolution(op: Operation) -> Labels:
         )
     else:
         outer = _grouped(couplings, outer, inner, groups, source.shape[1], channels)
-    found: Labels = [labels[0], outer, *[None] * (source.ndim - 2)]
+    labels_out: Labels = [labels[0], outer, *[None] * (source.ndim - 2)]
     if bias is not None:
-        found[1] = couplings.unify(found[1], op.labels(bias)[0])
-    return found
+        labels_out[1] = couplings.unify(labels_out[1], op.labels(bias)[0])
+    return labels_out
 
 
 def _grouped(
@@ -115,34 +115,34 @@ def _grouped(
     "batch_norm _native_batch_norm_legit_functional _batch_norm_with_update _batch_norm_no_update"
 )
 def _batch_norm(op: Operation) -> Passed:
-    found = list(op.labels(op.values["input"]))
+    labels_out = list(op.labels(op.values["input"]))
     for name in ("weight", "bias", "running_mean", "running_var"):
         if op.values.get(name) is not None:
-            found[1] = op.couplings.unify(found[1], op.labels(op.values[name])[0])
-    return [found, *[None] * (len(op.outputs) - 1)]
+            labels_out[1] = op.couplings.unify(labels_out[1], op.labels(op.values[name])[0])
+    return [labels_out, *[None] * (len(op.outputs) - 1)]
 
 
 @rule("native_layer_norm layer_norm rms_norm _fused_rms_norm")
 def _layer_norm(op: Operation) -> Passed:
-    found = list(op.labels(op.values["input"]))
+    labels_out = list(op.labels(op.values["input"]))
     for name in ("weight", "bias"):
         if op.values.get(name) is not None:
-            found = _added(op, found, op.values[name])
-    return [found, *[None] * (len(op.outputs) - 1)]
+            labels_out = _added(op, labels_out, op.values[name])
+    return [labels_out, *[None] * (len(op.outputs) - 1)]
 
 
 @rule("native_group_norm group_norm")
 def _group_norm(op: Operation) -> Passed:
-    found = list(op.labels(op.values["input"]))
+    labels_out = list(op.labels(op.values["input"]))
     for name in ("weight", "bias"):
         if op.values.get(name) is not None:
-            found[1] = op.couplings.unify(found[1], op.labels(op.values[name])[0])
+            labels_out[1] = op.couplings.unify(labels_out[1], op.labels(op.values[name])[0])
     groups = int(op.values.get("group", op.values.get("num_groups", 1)))
     # With one channel per group, the number of groups follows the number of channels.
-    if found[1] is not None and groups < len(found[1]):
-        op.couplings.tie(found[1], groups)
-    found[1] = op.couplings.resolve(found[1])
-    return [found, *[None] * (len(op.outputs) - 1)]
+    if labels_out[1] is not None and groups < len(labels_out[1]):
+        op.couplings.tie(labels_out[1], groups)
+    labels_out[1] = op.couplings.resolve(labels_out[1])
+    return [labels_out, *[None] * (len(op.outputs) - 1)]
 
 
 @rule(

@@ -17,7 +17,7 @@ from .rules import Operation, Passed, rule, tensors_in
 )
 def _pointwise(op: Operation) -> Passed:
     shape = op.outputs[0].shape
-    found: Labels = [None] * len(shape)
+    labels_out: Labels = [None] * len(shape)
     started = [False] * len(shape)
     for tensor in [t for value in op.values.values() for t in tensors_in(value)]:
         offset = len(shape) - tensor.ndim
@@ -25,9 +25,9 @@ def _pointwise(op: Operation) -> Passed:
             place = dim + offset
             if tensor.shape[dim] == 1 or place < 0:
                 continue
-            found[place] = op.couplings.unify(found[place], label) if started[place] else label
+            labels_out[place] = op.couplings.unify(labels_out[place], label) if started[place] else label
             started[place] = True
-    return [found if out.shape == shape else None for out in op.outputs]
+    return [labels_out if out.shape == shape else None for out in op.outputs]
 
 
 @rule("view _unsafe_view reshape _reshape_alias flatten unflatten")
@@ -115,12 +115,12 @@ def _split(op: Operation) -> list[Labels]:
         op.couplings.tie(whole, len(sizes))
     else:
         op.couplings.freeze(whole)
-    found, start = [], 0
+    labels_out, start = [], 0
     for size in sizes:
         part = None if whole is None else whole[start : start + size]
-        found.append([*labels[:dim], part, *labels[dim + 1 :]])
+        labels_out.append([*labels[:dim], part, *labels[dim + 1 :]])
         start += size
-    return found
+    return labels_out
 
 
 @rule("glu")
@@ -136,27 +136,27 @@ def _glu(op: Operation) -> Labels:
 def _cat(op: Operation) -> Labels:
     tensors = [t for t in op.values["tensors"] if not (t.ndim == 1 and t.shape[0] == 0)]
     dim = int(op.values.get("dim", 0)) % tensors[0].ndim
-    found = list(op.labels(tensors[0]))
-    parts = [found[dim]]
+    labels_out = list(op.labels(tensors[0]))
+    parts = [labels_out[dim]]
     for tensor in tensors[1:]:
         labels = op.labels(tensor)
         parts.append(labels[dim])
-        found = [
+        labels_out = [
             one if i == dim else op.couplings.unify(one, other)
-            for i, (one, other) in enumerate(zip(found, labels, strict=True))
+            for i, (one, other) in enumerate(zip(labels_out, labels, strict=True))
         ]
-    found[dim] = _joined(parts, [t.shape[dim] for t in tensors])
-    return found
+    labels_out[dim] = _joined(parts, [t.shape[dim] for t in tensors])
+    return labels_out
 
 
 @rule("stack")
 def _stack(op: Operation) -> Labels:
     tensors = op.values["tensors"]
-    found = list(op.labels(tensors[0]))
+    labels_out = list(op.labels(tensors[0]))
     for tensor in tensors[1:]:
-        found = [op.couplings.unify(a, b) for a, b in zip(found, op.labels(tensor), strict=True)]
-    found.insert(int(op.values.get("dim", 0)) % (len(found) + 1), None)
-    return found
+        labels_out = [op.couplings.unify(a, b) for a, b in zip(labels_out, op.labels(tensor), strict=True)]
+    labels_out.insert(int(op.values.get("dim", 0)) % (len(labels_out) + 1), None)
+    return labels_out
 
 
 def _joined(parts: Labels, sizes: list[int]) -> Label:

@@ -58,12 +58,12 @@ def prune(job: PruneJob) -> Pruned:
 
 def _pruned(job: PruneJob) -> Pruned:
     batch = _two_samples(job)
-    found = _traced(job, batch)
-    units = Units(job.model, found)
+    traced = _traced(job, batch)
+    units = Units(job.model, traced)
     if not units.groups:
-        raise StageError(f"the model has no channels or units that can be removed{_because(found)}", _WAY_OUT)
+        raise StageError(f"the model has no channels or units that can be removed{_because(traced)}", _WAY_OUT)
     kinds = applicable(job.model, units) if job.importance == "auto" else (job.importance,)
-    cutter = Cutter(job, batch, found, units)
+    cutter = Cutter(job, batch, traced, units)
     kind = _best(job, cutter, kinds) if len(kinds) > 1 else kinds[0]
     share = cutter.cut(kind)
     if not share:
@@ -71,7 +71,7 @@ def _pruned(job: PruneJob) -> Pruned:
     warnings = list(cutter.left_whole())
     if abs(share - job.amount) > _FAR:
         reached = f"the architecture lets {share:.0%} of the parameters go where {job.amount:.0%} was asked"
-        warnings.insert(0, reached + _because(found))
+        warnings.insert(0, reached + _because(traced))
     return Pruned(job.model.eval(), tuple(warnings), {"importance": kind})
 
 
@@ -89,13 +89,13 @@ def rank(job: PruneJob) -> Ranking:
     sample = job.examples.head(_RANKED_ON).rebatched(_RANKED_ON).batches[0]
     reference = _outputs(job, sample)
     pairs = sorted(zip(units.groups, scores, strict=True), key=lambda pair: -units.share(pair[0].units[:-1]))
-    found: dict[str, float] = {}
+    sensitivity: dict[str, float] = {}
     for group, score in pairs[:_RANKED_GROUPS]:
         least = group.units[np.argsort(score, kind="stable")[: len(group.units) // 2]]
         decibels = _masked_db(job, units, least, sample, reference)
         for layer in group.layers:
-            found[layer] = min(decibels, found.get(layer, LOSSLESS_DB))
-    return sorted(found.items(), key=lambda item: item[1])
+            sensitivity[layer] = min(decibels, sensitivity.get(layer, LOSSLESS_DB))
+    return sorted(sensitivity.items(), key=lambda item: item[1])
 
 
 def _two_samples(job: PruneJob) -> Batch:
@@ -116,13 +116,13 @@ def _traced(job: PruneJob, batch: Batch) -> Trace:
 def _best(job: PruneJob, cutter: Cutter, kinds: tuple[str, ...]) -> str:
     sample = job.examples.head(_JUDGED_ON).rebatched(_JUDGED_ON).batches[0]
     reference = _outputs(job, sample)
-    found = {}
+    decibels = {}
     for kind in kinds:
         if cutter.cut(kind):
-            found[kind] = sqnr_db(_outputs(job, sample), reference)
-            job.report(f"importance {kind}: outputs at {found[kind]:.1f} dB right after pruning")
+            decibels[kind] = sqnr_db(_outputs(job, sample), reference)
+            job.report(f"importance {kind}: outputs at {decibels[kind]:.1f} dB right after pruning")
         cutter.undo()
-    return max(found, key=lambda kind: found[kind], default=kinds[0])
+    return max(decibels, key=lambda kind: decibels[kind], default=kinds[0])
 
 
 def _masked_db(job: PruneJob, units: Units, removed: np.ndarray, sample: Batch, reference: Any) -> float:
@@ -153,6 +153,6 @@ def _outputs(job: PruneJob, sample: Batch) -> Any:
     return unflatten(structure, [leaf for _, leaf in leaves])
 
 
-def _because(found: Trace) -> str:
-    names = sorted(found.fixed_by)
+def _because(traced: Trace) -> str:
+    names = sorted(traced.fixed_by)
     return f"; operations that nothing is known of hold parts of it: {', '.join(names[:4])}" if names else ""

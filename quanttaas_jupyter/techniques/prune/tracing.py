@@ -68,12 +68,12 @@ class Trace:
 
     def axes(self) -> list[Axis]:
         """Return the dimensions of parameters and buffers with removable indices."""
-        found = [
+        axes = [
             Axis(name, dim, self.couplings.resolve(label))
             for name, labels in self.tensors.items()
             for dim, label in enumerate(labels)
         ]
-        return [axis for axis in found if axis.label is not None]
+        return [axis for axis in axes if axis.label is not None]
 
 
 def trace(model: Any, structure: Structure, batch: Batch, fixed: set[int]) -> Trace:
@@ -85,19 +85,19 @@ def trace(model: Any, structure: Structure, batch: Batch, fixed: set[int]) -> Tr
         batch: Inputs, of two samples or more.
         fixed: Ids of the modules that must not be changed.
     """
-    found = Trace(Couplings())
-    labels = _Labels(model, found)
+    traced = Trace(Couplings())
+    labels = _Labels(model, traced)
     outputs = watch(model, structure, batch, labels.note)
     for leaf in outputs:
         for label in labels.of(leaf):
-            found.couplings.freeze(label)
+            traced.couplings.freeze(label)
     labels.fix_unused()
     for module in model.modules():
         if id(module) in fixed or _is_closed(module):
             for tensor in (*module.parameters(), *module.buffers()):
                 for label in labels.of(tensor):
-                    found.couplings.freeze(label)
-    return found
+                    traced.couplings.freeze(label)
+    return traced
 
 
 def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[Any]:
@@ -155,14 +155,14 @@ def is_step(operation: str) -> bool:
 class _Labels:
     """Labels of the tensors of a run; it keeps the tensors alive, so that their ids stay unique."""
 
-    def __init__(self, model: Any, found: Trace) -> None:
-        self._found = found
+    def __init__(self, model: Any, traced: Trace) -> None:
+        self._traced = traced
         self._kept: dict[int, tuple[Any, Labels, bool]] = {}
         self._used: set[int] = set()
         self._names: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, tensor in self._names.items():
-            labels = [found.couplings.fresh(size) if size > 1 else None for size in tensor.shape]
-            found.tensors[name] = labels
+            labels = [traced.couplings.fresh(size) if size > 1 else None for size in tensor.shape]
+            traced.tensors[name] = labels
             self._kept[id(tensor)] = (tensor, labels, True)
 
     def of(self, tensor: Any) -> Labels:
@@ -182,7 +182,7 @@ class _Labels:
             inputs += list(values["module"].parameters())
         self._used.update(map(id, inputs))
         before = [(tuple(t.shape), self.of(t)) for t in inputs]
-        operation = Operation(name, values, outputs, self._found.couplings, self.of, self.is_weight)
+        operation = Operation(name, values, outputs, self._traced.couplings, self.of, self.is_weight)
         labels = couple_recurrent(operation) if name == "recurrent" else passed_on(operation, is_pointwise)
         if labels is None:
             labels = [[None] * out.ndim for out in outputs]
@@ -193,20 +193,20 @@ class _Labels:
         if not is_step(name):
             return
         after = [(tuple(t.shape), own) for t, own in zip(outputs, labels, strict=True)]
-        self._found.steps.append(Step(module, name, before, after))
+        self._traced.steps.append(Step(module, name, before, after))
 
     def fix_unused(self) -> None:
         """Freeze the parameters and buffers that no operation used."""
         for tensor in self._names.values():
             if id(tensor) not in self._used:
                 for label in self.of(tensor):
-                    self._found.couplings.freeze(label)
+                    self._traced.couplings.freeze(label)
 
     def _fix(self, name: str, inputs: list[Any]) -> None:
         for label in (label for tensor in inputs for label in self.of(tensor)):
-            if self._found.couplings.resolve(label) is not None:
-                self._found.fixed_by.add(name)
-                self._found.couplings.freeze(label)
+            if self._traced.couplings.resolve(label) is not None:
+                self._traced.fixed_by.add(name)
+                self._traced.couplings.freeze(label)
 
 
 def _is_closed(module: Any) -> bool:

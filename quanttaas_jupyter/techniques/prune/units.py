@@ -63,12 +63,12 @@ class Units:
         """Return the indices that stay, by tensor and dimension, for dimensions that lose some."""
         alive = np.ones(self.atoms(), bool)
         alive[np.asarray(removed, np.int64)] = False
-        found = {}
+        kept = {}
         for axis in self.axes:
             stays = surviving(axis.label, alive)
             if not stays.all():
-                found[axis.name, axis.dim] = np.flatnonzero(stays)
-        return found
+                kept[axis.name, axis.dim] = np.flatnonzero(stays)
+        return kept
 
     def share(self, removed: Sequence[int] | np.ndarray) -> float:
         """Return the share of the model's parameters that is removed with these units."""
@@ -97,7 +97,7 @@ def _grouped(model: Any, axes: list[Axis]) -> list[Group]:
     grouped: dict[frozenset[tuple[int, int]], list[int]] = defaultdict(list)
     for atom in sorted(places):
         grouped[frozenset(places[atom])].append(atom)
-    found = []
+    groups = []
     for where, atoms in grouped.items():
         own = [(axes[index], column) for index, column in sorted(where)]
         if len(atoms) < 2 or not any(axis.name in parameters for axis, _ in own):
@@ -109,8 +109,8 @@ def _grouped(model: Any, axes: list[Axis]) -> list[Group]:
         layers = dict.fromkeys(
             axis.name.rpartition(".")[0] for axis, _ in own if axis.dim == 0 and len(_shape(parameters, axis)) > 1
         )
-        found.append(Group(np.array(atoms, np.int64), tuple(layers), "|".join(kinds)))
-    return found
+        groups.append(Group(np.array(atoms, np.int64), tuple(layers), "|".join(kinds)))
+    return groups
 
 
 def _shape(parameters: dict[str, Any], axis: Axis) -> tuple[int, ...]:

@@ -64,13 +64,13 @@ def _owners(job: PruneJob) -> list[Any]:
 
     prunable = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.Embedding, torch.nn.Bilinear)
     kept = {id(parameter) for module in job.ignore for parameter in module.parameters()}
-    found: dict[int, Any] = {}
+    owners: dict[int, Any] = {}
     for module in job.model.modules():
         # A parametrized layer computes its weight at each access, so that it cannot be zeroed in place.
         weight = module._parameters.get("weight") if isinstance(module, prunable) else None
         if weight is not None and id(weight) not in kept:
-            found.setdefault(id(weight), module)
-    return list(found.values())
+            owners.setdefault(id(weight), module)
+    return list(owners.values())
 
 
 def _zeros(owners: list[Any]) -> int:

@@ -39,10 +39,10 @@ class Fault:
 class Expected:
     """Predicted sizes of all tensors of a traced run after some atoms are removed."""
 
-    def __init__(self, found: Trace, removed: np.ndarray) -> None:
-        self.steps = found.steps
-        self._couplings: Couplings = found.couplings
-        size = 1 + int(max([removed.max(initial=0), *(_largest(s, found.couplings) for s in found.steps)], default=0))
+    def __init__(self, traced: Trace, removed: np.ndarray) -> None:
+        self.steps = traced.steps
+        self._couplings: Couplings = traced.couplings
+        size = 1 + int(max([removed.max(initial=0), *(_largest(s, traced.couplings) for s in traced.steps)], default=0))
         self._alive = np.ones(size, bool)
         self._alive[removed] = False
 
@@ -123,13 +123,13 @@ def mend(model: Any, surgery: Surgery, expected: Expected, fault: Fault, only_he
 
 def _changes(expected: Expected, steps: Sequence[Step]) -> dict[int, set[int]]:
     """Return the new sizes in these operations by old size."""
-    found: dict[int, set[int]] = {}
+    sizes: dict[int, set[int]] = {}
     for step in steps:
         for shape, labels in (*step.inputs, *step.outputs):
             for old, new in zip(shape, expected.shape(shape, labels or [None] * len(shape)), strict=True):
                 if old != new:
-                    found.setdefault(old, set()).add(new)
-    return found
+                    sizes.setdefault(old, set()).add(new)
+    return sizes
 
 
 class _Astray(Exception):

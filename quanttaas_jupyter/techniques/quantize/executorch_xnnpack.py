@@ -73,14 +73,14 @@ def _dynamic_dims(module: Any) -> list[dict[int, Any]]:
     """Return the dynamic dimensions of each input, with the bounds that memory was planned for."""
     import torch
 
-    found = []
+    layers = []
     for node in module.graph.nodes:
         if node.op == "placeholder":
             sizes = enumerate(node.meta["val"].shape)
-            found.append(
+            layers.append(
                 {dim: torch.export.Dim.AUTO(**_bounds(size)) for dim, size in sizes if not isinstance(size, int)}
             )
-    return found
+    return layers
 
 
 def _bounds(size: Any) -> dict[str, int]:

@@ -113,7 +113,7 @@ def ranking(job: QuantizeJob) -> Ranking:
     mtq, module, dim = quantization(), _module(job), job.class_dim
     batches = job.calibration.head(_SCORED_BATCHES * _BATCH).rebatched(_BATCH)
     with in_one_sentence(_DOING, _HINT):
-        _, found = mtq.auto_quantize(
+        _, searched = mtq.auto_quantize(
             module,
             constraints={"effective_bits": 12.0},
             quantization_formats=[{"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "max"}],
@@ -125,7 +125,7 @@ def ranking(job: QuantizeJob) -> Ranking:
         )
     scored = [
         (name, _decibels(float(stats["scores"][0])))
-        for stats in found["candidate_stats"].values()
+        for stats in searched["candidate_stats"].values()
         for name in stats["module_names"]
     ]
     return sorted(scored, key=lambda item: item[1])
@@ -150,16 +150,16 @@ def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
     limits: dict[str, np.ndarray] = {}
     nodes, unknown = [], set()
     for node in graph.node:
-        found = scales.get(modules[node.name]) if node.name in modules else None
-        if node.name in modules and (found is None or not _is_usable(found, node, constants)):
+        layer_scales = scales.get(modules[node.name]) if node.name in modules else None
+        if node.name in modules and (layer_scales is None or not _is_usable(layer_scales, node, constants)):
             unknown.add(node.name)
-        elif found is not None:
-            if found.factors is not None:
-                nodes.append(_multiplied(graph, node, constants, found.factors, helper, numpy_helper))
-            if found.limits is not None:
-                limits[node.name] = found.limits
-            if found.largest is not None:
-                ranges[node.input[0]] = np.float32(-found.largest), np.float32(found.largest)
+        elif layer_scales is not None:
+            if layer_scales.factors is not None:
+                nodes.append(_multiplied(graph, node, constants, layer_scales.factors, helper, numpy_helper))
+            if layer_scales.limits is not None:
+                limits[node.name] = layer_scales.limits
+            if layer_scales.largest is not None:
+                ranges[node.input[0]] = np.float32(-layer_scales.largest), np.float32(layer_scales.largest)
         nodes.append(node)
     held = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -167,9 +167,9 @@ def scaled(model: Any, scales: dict[str, Scales]) -> Scaled:
     return Scaled(copy, ranges, unknown, limits)
 
 
-def _is_usable(found: Scales, node: Any, constants: dict[str, Any]) -> bool:
+def _is_usable(layer_scales: Scales, node: Any, constants: dict[str, Any]) -> bool:
     """Return whether a layer was calibrated, and its weight is the constant second input of the node."""
-    is_seen = found.largest is not None or found.limits is not None
+    is_seen = layer_scales.largest is not None or layer_scales.limits is not None
     return is_seen and node.input[0] not in constants and node.input[1] in constants
 
 

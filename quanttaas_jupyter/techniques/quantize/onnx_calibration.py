@@ -82,14 +82,15 @@ def observe(
     session = open_model(watched)
     first = session.run(wanted, next(feeds(model, job, 1, 1))) if wanted else []
     size = max(1, min(_BATCH, _FETCHED_BYTES // max(1, sum(array.nbytes for array in first))))
-    found: dict[str, Activation] = {}
+    activations: dict[str, Activation] = {}
     batches = list(feeds(model, job, samples, size))
     for feed in batches:
         arrays = {**dict(zip(wanted, session.run(wanted, feed), strict=True)), **feed} if wanted else feed
         for name, array in arrays.items():
             if array.dtype == np.float32 and array.size:
-                _note(found.setdefault(name, Activation()), array, _KEPT_VALUES // len(batches), name in by_channel)
-    return found
+                activation = activations.setdefault(name, Activation())
+                _note(activation, array, _KEPT_VALUES // len(batches), name in by_channel)
+    return activations
 
 
 def feeds(model: Any, job: QuantizeJob, samples: int, size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -107,11 +108,11 @@ def ranges_by(calibrator: str, seen: dict[str, Activation]) -> Ranges:
     cut, such that 128 levels preserve the information of the histogram best.
     """
     choose = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}[calibrator]
-    found: Ranges = {}
+    ranges: Ranges = {}
     for name, activation in seen.items():
         low, high = choose(activation)
-        found[name] = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
-    return found
+        ranges[name] = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
+    return ranges
 
 
 class Reference:

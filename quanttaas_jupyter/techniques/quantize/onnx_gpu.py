@@ -48,8 +48,8 @@ def calibrated(job: QuantizeJob, kind: str, graph: Path) -> Quantized:
         made = with_symmetric_qdq(model, ranges_by(calibrator, seen), kind, kept)
         save(made, graph)
         session = open_session(graph, torch.get_num_threads(), job.names, fuses=False)
-        if (found := session_sqnr_db(session, source, job)) > quality:
-            best, quality, chosen = made, found, calibrator
+        if (decibels := session_sqnr_db(session, source, job)) > quality:
+            best, quality, chosen = made, decibels, calibrator
         if quality >= _GOOD_DB:
             break
     job.report(f"calibrated by {chosen}: {quality:.1f} dB on calibration samples")
@@ -66,12 +66,12 @@ def by_scales(job: QuantizeJob, kind: str, find: Callable[[QuantizeJob], dict[st
     model = load_prepared(job.source)
     kept = set(ignored_nodes(model.graph, job.ignore))
     _wanted(model, kept, kind)
-    found = scaled(model, find(job))
-    kept |= found.unknown
-    if not nodes_to_quantize(found.model.graph, kept):
+    scaled_graph = scaled(model, find(job))
+    kept |= scaled_graph.unknown
+    if not nodes_to_quantize(scaled_graph.model.graph, kept):
         raise StageError("ModelOpt knows no range of any layer of this model", f"use {kind}")
-    save(with_symmetric_qdq(found.model, found.ranges, kind, kept), graph)
-    return Quantized(_unknown(found))
+    save(with_symmetric_qdq(scaled_graph.model, scaled_graph.ranges, kind, kept), graph)
+    return Quantized(_unknown(scaled_graph))
 
 
 def by_awq(job: QuantizeJob, graph: Path) -> Quantized:
@@ -82,15 +82,15 @@ def by_awq(job: QuantizeJob, graph: Path) -> Quantized:
     """
     model = load_prepared(job.source)
     kept = set(ignored_nodes(model.graph, job.ignore))
-    found = scaled(model, modelopt_scales.by_awq(job, _BLOCK))
-    split_gemms(found.model)
-    made, narrowed = with_int4_blocks(found.model, kept, _BLOCK, found.limits)
+    scaled_graph = scaled(model, modelopt_scales.by_awq(job, _BLOCK))
+    split_gemms(scaled_graph.model)
+    made, narrowed = with_int4_blocks(scaled_graph.model, kept, _BLOCK, scaled_graph.limits)
     if not narrowed:
         raise StageError(
             f"int4-awq wants matrix products with a multiple of {_BLOCK} inputs; there is none", "use int8"
         )
     save(made, graph)
-    return Quantized(found.plainly_rounded())
+    return Quantized(scaled_graph.plainly_rounded())
 
 
 def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quantized:
@@ -106,9 +106,9 @@ def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quan
     """
     model = load_prepared(job.source)
     kept = set(ignored_nodes(model.graph, job.ignore))
-    found = scaled(model, modelopt_scales.by_maximum(job))
-    kept |= found.unknown
-    layers = [layer for layer in layers_of(found.model.graph) if layer.op_type in WEIGHTED]
+    scaled_graph = scaled(model, modelopt_scales.by_maximum(job))
+    kept |= scaled_graph.unknown
+    layers = [layer for layer in layers_of(scaled_graph.model.graph) if layer.op_type in WEIGHTED]
     here = {layer.module for layer in layers if layer.node not in kept}
     ranked = [module for module, _ in modelopt_scales.ranking(job) if module in here]
     if not ranked:
@@ -116,7 +116,7 @@ def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quan
 
     def write(modules: Sequence[str]) -> Path:
         left = kept | {layer.node for layer in layers if layer.module in modules}
-        save(with_symmetric_qdq(found.model, found.ranges, "int8", left), graph)
+        save(with_symmetric_qdq(scaled_graph.model, scaled_graph.ranges, "int8", left), graph)
         return judged(graph)
 
     number, drop = fewest_kept(job, ranked, write)
@@ -125,7 +125,7 @@ def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quan
     if drop is not None:
         choices["drop_on_calibration"] = drop
     said = () if number else ("every layer could be int8: the same file as int8-modelopt",)
-    return Quantized((*_unknown(found), *said), choices)
+    return Quantized((*_unknown(scaled_graph), *said), choices)
 
 
 def _wanted(model: Any, kept: Collection[str], kind: str) -> list[Any]:
@@ -135,9 +135,9 @@ def _wanted(model: Any, kept: Collection[str], kind: str) -> list[Any]:
     return nodes
 
 
-def _unknown(found: Scaled) -> tuple[str, ...]:
+def _unknown(scaled_graph: Scaled) -> tuple[str, ...]:
     """Return a warning about layers that could be quantized, but that ModelOpt did not calibrate."""
-    layers = [layer for layer in layers_of(found.model.graph) if layer.op_type in WEIGHTED]
-    names = sorted({layer.module for layer in layers if layer.node in found.unknown})
+    layers = [layer for layer in layers_of(scaled_graph.model.graph) if layer.op_type in WEIGHTED]
+    names = sorted({layer.module for layer in layers if layer.node in scaled_graph.unknown})
     more = " and others" if len(names) > _NAMED else ""
     return (f"ModelOpt knows no ranges of {', '.join(names[:_NAMED])}{more}: they stay float",) if names else ()

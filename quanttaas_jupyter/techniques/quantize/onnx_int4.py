@@ -74,11 +74,11 @@ def quantize_by_awq(job: QuantizeJob) -> Quantized:
         StageError: ModelOpt cannot run the module, or there is no matrix product with weights.
     """
     model = load_prepared(job.source)
-    found, kept = scaled(model, by_awq(job, _BLOCK)), set(ignored_nodes(model.graph, job.ignore))
-    if not found.limits:
+    scaled_graph, kept = scaled(model, by_awq(job, _BLOCK)), set(ignored_nodes(model.graph, job.ignore))
+    if not scaled_graph.limits:
         raise StageError("AWQ knows no Linear layer of this model", "use int4-weight")
-    warnings, quantized = found.plainly_rounded(), _split(found.model, kept)
-    _pack(quantized.graph, kept, found.limits)
+    warnings, quantized = scaled_graph.plainly_rounded(), _split(scaled_graph.model, kept)
+    _pack(quantized.graph, kept, scaled_graph.limits)
     done = _finished(quantized, job, kept)
     return replace(done, warnings=(*warnings, *done.warnings))
 

@@ -39,15 +39,15 @@ def rank(job: QuantizeJob) -> Ranking:
     static = Static.of(job)
     base, modules = static.calibrated(()), static.modules
     reference = Reference(base.model, job)
-    found = []
+    ranking = []
     for index, module in enumerate(modules):
         begun = time.perf_counter()
-        found.append((module, reference.sqnr_db(static.quantized_alone(base, module))))
+        ranking.append((module, reference.sqnr_db(static.quantized_alone(base, module))))
         expected = (time.perf_counter() - begun) * len(modules)
         if index == 0 and expected > _SECONDS:
             reference = Reference(base.model, job, max(_FEWEST_SAMPLES, int(COMPARED * _SECONDS / expected)))
-            found = [(module, reference.sqnr_db(static.quantized_alone(base, module)))]
-    return sorted(found, key=lambda item: item[1])
+            ranking = [(module, reference.sqnr_db(static.quantized_alone(base, module)))]
+    return sorted(ranking, key=lambda item: item[1])
 
 
 @QUANTIZERS.register(

@@ -24,17 +24,17 @@ def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
     weighted = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
     constants = {item.name for item in graph.initializer}
     flowing: set[str] = set()
-    found = []
+    nodes = []
     for node in graph.node:
         moving = [name for name in node.input if name and name not in constants]
         # A constant that is added or multiplied would have one scale for all channels, which may differ by magnitudes.
         is_whole = len(moving) == len(node.input) or node.op_type not in ("Add", "Mul")
         is_between = node.op_type in _FLOW and node.name not in kept and is_whole and flowing.issuperset(moving)
         if node.name in weighted or is_between:
-            found.append(node)
+            nodes.append(node)
         if is_between or (node.name in weighted and node.op_type in ("Conv", "ConvTranspose")):
             flowing.update(node.output)
-    return found
+    return nodes
 
 
 def tensors_of(graph: Any, nodes: Iterable[Any]) -> list[str]:
@@ -75,15 +75,15 @@ def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str], narrow: bool = 
 def with_activations(graph: Any, nodes: Collection[str]) -> set[str]:
     """Return the named nodes, and the activations and poolings with one input that feed them."""
     makers = {output: node for node in graph.node for output in node.output}
-    found = set(nodes)
-    waiting = [node for node in graph.node if node.name in found]
+    names = set(nodes)
+    waiting = [node for node in graph.node if node.name in names]
     while waiting:
         for name in waiting.pop().input:
             maker = makers.get(name)
-            if maker is not None and maker.op_type in _ACTIVATIONS and maker.name not in found:
-                found.add(maker.name)
+            if maker is not None and maker.op_type in _ACTIVATIONS and maker.name not in names:
+                names.add(maker.name)
                 waiting.append(maker)
-    return found
+    return names
 
 
 def read_floats(graph: Any, nodes: Collection[str]) -> None:

@@ -78,12 +78,12 @@ class Calibrated:
     @property
     def choices(self) -> dict[str, Any]:
         """The calibrator, and other choices that differ from the default."""
-        found: dict[str, Any] = {"calibrator": self.calibrator}
+        choices: dict[str, Any] = {"calibrator": self.calibrator}
         if self.smoothed:
-            found["smoothed"] = True
+            choices["smoothed"] = True
         if self.weight_bits != FULL_BITS:
-            found["weight_bits"] = self.weight_bits
-        return found
+            choices["weight_bits"] = self.weight_bits
+        return choices
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -152,9 +152,9 @@ class Static:
             for sized in (replace(candidate, weight_bits=bits) for bits in widths):
                 if quality >= _GOOD_DB:
                     break
-                found = reference.sqnr_db(self.quantized(sized, kept))
-                if found > max(quality, least):
-                    best, quality = sized, found
+                decibels = reference.sqnr_db(self.quantized(sized, kept))
+                if decibels > max(quality, least):
+                    best, quality = sized, decibels
 
         consider(best)
         if quality < _BROKEN_DB:
@@ -173,10 +173,10 @@ class Static:
         return replace(base, between=frozenset(names - layers))
 
     def _smoothed(self, base: Calibrated) -> Calibrated | None:
-        found = smooth(base.model, self.seen)
-        if found is None:
+        smoothed = smooth(base.model, self.seen)
+        if smoothed is None:
             return None
-        return replace(base, model=found.model, ranges=base.ranges | found.ranges, smoothed=found.ranges)
+        return replace(base, model=smoothed.model, ranges=base.ranges | smoothed.ranges, smoothed=smoothed.ranges)
 
     def _by_percentile(self, base: Calibrated) -> Calibrated:
         return replace(base, ranges=ranges_by("percentile", self.seen) | base.smoothed, calibrator="percentile")

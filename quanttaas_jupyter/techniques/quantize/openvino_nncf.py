@@ -48,8 +48,8 @@ def quantize(job: QuantizeJob) -> Quantized:
             fix = {"overflow_fix": nncf.OverflowFix.ENABLE} if bits == NARROW_BITS else {}
             with _in_one_sentence():
                 made = nncf.quantize(model, _samples(nncf, job, model), **_options(nncf, model, job, **options, **fix))
-            if (found := session_sqnr_db(_opened(made, job), source, job)) > quality:
-                best, quality = made, found
+            if (decibels := session_sqnr_db(_opened(made, job), source, job)) > quality:
+                best, quality = made, decibels
                 choices = {"calibrator": name, **({"weight_bits": bits} if fix else {})}
         if "weight_bits" in choices:
             widths = (NARROW_BITS,)

@@ -53,8 +53,8 @@ def lower(program: Any, path: Path, is_dynamic: bool = False) -> None:
         lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioners, compile_config=options)
         made = lowered.to_executorch()
     except Exception as error:
-        found = _OPERATOR.search(str(error))
-        reason = f"it has no operator {found.group()}" if found else one_line(error)
+        operator = _OPERATOR.search(str(error))
+        reason = f"it has no operator {operator.group()}" if operator else one_line(error)
         raise StageError(
             f"ExecuTorch cannot express this model: {reason}", "replace that operation in forward()"
         ) from error
@@ -112,9 +112,9 @@ class _Program:
     def _whole(self, arrays: Sequence[Any]) -> list[Any]:
         import torch
 
-        found = self._method.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
+        outputs = self._method.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
         # The program reuses the memory of its outputs.
-        return [np.array(leaf) for leaf in found]
+        return [np.array(leaf) for leaf in outputs]
 
 
 def _refuse_unknown(program: Any) -> None:

@@ -29,8 +29,8 @@ def difference(session: Callable[[Sequence[Any]], list[Any]], probes: list[Batch
     """
     worst = 0.0
     for batch, expected in zip(probes, answers, strict=True):
-        found = session([leaf.numpy() for leaf in batch.inputs])
-        for mine, theirs in zip(found, expected, strict=True):
+        outputs = session([leaf.numpy() for leaf in batch.inputs])
+        for mine, theirs in zip(outputs, expected, strict=True):
             if mine.shape != theirs.shape:
                 raise Mismatch(f"its file gives {mine.shape} where the model gives {theirs.shape}")
             if not mine.size:
@@ -59,14 +59,14 @@ def probes_of(examples: Batches) -> list[Batch]:
 def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...]:
     """Return the dimensions of each input that vary: the batch, and those that differ between batches of the data."""
     is_sliceable = examples.is_sliceable()
-    found: list[dict[int, str]] = []
+    dynamic: list[dict[int, str]] = []
     for position, leaf in enumerate(probes[0].inputs):
         dims = {0: "batch"} if is_sliceable and leaf.ndim else {}
         for dim in range(1 if is_sliceable else 0, leaf.ndim):
             if len({batch.inputs[position].shape[dim] for batch in examples.batches}) > 1:
                 dims[dim] = f"dim_{dim}"
-        found.append(dims)
-    return tuple(found)
+        dynamic.append(dims)
+    return tuple(dynamic)
 
 
 def flattened(model: Any, inputs: Structure) -> Any:
@@ -82,14 +82,14 @@ def flattened(model: Any, inputs: Structure) -> Any:
 
         def forward(self, *leaves: Any) -> tuple[Any, ...]:
             outputs = call(self.model, inputs, leaves)
-            found, self.structure = flatten(outputs)
-            wrong = [name or "output" for name, leaf in found if not isinstance(leaf, torch.Tensor)]
+            named_leaves, self.structure = flatten(outputs)
+            wrong = [name or "output" for name, leaf in named_leaves if not isinstance(leaf, torch.Tensor)]
             if wrong:
                 raise StageError(
                     f"the model returns something that is no tensor at {wrong[0]}",
                     "return tensors, or tuples, lists or dicts of them",
                 )
-            return tuple(leaf for _, leaf in found)
+            return tuple(leaf for _, leaf in named_leaves)
 
     flat = Flat().eval()
     for parameter in flat.parameters():

@@ -54,15 +54,15 @@ def layers_of(graph: Any) -> list[Layer]:
     """Return all nodes with weights, in order."""
     constants = {item.name: item for item in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
-    found = []
+    layers = []
     for node in graph.node:
         if node.op_type in _INTEGER:
-            found.append(Layer(node.name, _INTEGER[node.op_type], module_of(node), True, True))
+            layers.append(Layer(node.name, _INTEGER[node.op_type], module_of(node), True, True))
         elif node.op_type in _WEIGHTED:
             kind = _weight_type(node, constants, producers)
             if kind is not None:
-                found.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW, kind in _INTEGERS))
-    return found
+                layers.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW, kind in _INTEGERS))
+    return layers
 
 
 def name_layers(graph: Any) -> None:

@@ -120,7 +120,7 @@ def feed_of(model: Any, names: Sequence[str], arrays: Sequence[Any]) -> dict[str
 
 def layers_of(model: Any) -> list[Layer]:
     """Return all nodes with weights, in order."""
-    found = []
+    layers = []
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         places = _WEIGHTED.get(kind, ())
@@ -129,8 +129,8 @@ def layers_of(model: Any) -> list[Layer]:
         if types:
             name = node.get_friendly_name()
             narrow, integer = all(t in _NARROW for t in types), all(t in _INTEGERS for t in types)
-            found.append(Layer(name, kind, module_of(name), narrow, integer))
-    return found
+            layers.append(Layer(name, kind, module_of(name), narrow, integer))
+    return layers
 
 
 def summarize(path: Path) -> Layers:

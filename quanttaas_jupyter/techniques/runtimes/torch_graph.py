@@ -92,7 +92,7 @@ def rewrite(path: Path, target: Path, inputs: Sequence[Any], change: Callable[[A
 
 def layers_of(module: Any) -> list[Layer]:
     """Return all calls with weights, in order."""
-    found = []
+    layers = []
     for node in module.graph.nodes:
         position = _WEIGHTS.get(str(node.target)) if node.op == "call_function" else None
         if position is None:
@@ -104,8 +104,8 @@ def layers_of(module: Any) -> list[Layer]:
             tensors = [tensor_of(module, item) for item in weights]
             narrow = all(tensor.element_size() < 4 for tensor in tensors)
             integers = not any(tensor.is_floating_point() for tensor in tensors)
-            found.append(Layer(node, _module_of(weights[0]), weights, narrow, integers))
-    return found
+            layers.append(Layer(node, _module_of(weights[0]), weights, narrow, integers))
+    return layers
 
 
 def summarize(path: Path) -> Layers:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttaas_jupyter.techniques.prune.amounts import Path, closest, factors
+from quanttaas_jupyter.techniques.prune.amounts import CutSequence, closest, factors
 from quanttaas_jupyter.techniques.prune.units import Group
 
 AMOUNTS = st.floats(0.01, 0.99)
@@ -42,16 +42,16 @@ def group(first: int, size: int, name: str = "", kind: str = "same") -> Group:
     is_rounding=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_a_path_only_ever_removes_more_and_empties_no_group(
+def test_a_sequence_of_cuts_only_ever_removes_more_and_empties_no_group(
     sizes: list[int], is_global: bool, is_rounding: bool, seed: int
 ) -> None:
     starts = np.cumsum([1, *sizes[:-1]]).tolist()
     groups = [group(start, size) for start, size in zip(starts, sizes, strict=True)]
     importance = [np.random.default_rng(seed).random(size) for size in sizes]
-    path = Path(groups, importance, [1.0] * len(groups), is_global, is_rounding)
+    cuts = CutSequence(groups, importance, [1.0] * len(groups), is_global, is_rounding)
     before: set[int] = set()
-    for place in np.linspace(0, path.length, 40):
-        removed = set(path.removed(place).tolist())
+    for place in np.linspace(0, cuts.length, 40):
+        removed = set(cuts.removed(place).tolist())
         assert before <= removed
         before = removed
     assert all(set(one.units.tolist()) - before for one in groups)
@@ -63,8 +63,8 @@ def test_sensitive_layers_lose_less_the_more_it_is_spread() -> None:
     importance = [np.arange(40) + 1.0] * 3
 
     def lost(spread: float) -> list[int]:
-        path = Path(groups, importance, factors(groups, ranking, spread), True, False)
-        removed = path.removed(path.length / 2)
+        cuts = CutSequence(groups, importance, factors(groups, ranking, spread), True, False)
+        removed = cuts.removed(cuts.length / 2)
         return [int(np.isin(one.units, removed).sum()) for one in groups]
 
     assert len(set(lost(0.0))) == 1
