@@ -79,7 +79,7 @@ def _named(name: str) -> dict[str, Any]:
     cls = torchmetrics_class(name)
     if cls is None:
         known = {key: cls.__name__ for key, cls in _torchmetrics().items()} | {item: item for item in BUILT_IN}
-        hint = did_you_mean(normal, known, "see torchmetrics for names.")
+        hint = did_you_mean(normal, known, "see torchmetrics for names.", titles=known)
         raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
     higher = _higher_is_better(cls)
     if higher is None:

@@ -76,7 +76,8 @@ def compress(
 def open(study: str, store: str | Path | None = None) -> Study:
     """Open a study by its id, or by the URI of its folder (``.../studies/ID``), from any kernel.
 
-    Without a store, an id is looked up in the default store, and then in those of the configured clusters.
+    Without a store, an id is looked up in the default store, and then in those of the configured clusters. The study's
+    state is read once, so that its ``repr`` tells it.
 
     Raises:
         NotFound: There is no such study.
@@ -85,12 +86,18 @@ def open(study: str, store: str | Path | None = None) -> Study:
     name = records.checked_id(match.group(2) if match else study)
     first, *others = _stores(match.group(1) if match else store)
     try:
-        return Study(first, name, records.read_study(first, name))
+        return _opened(first, name)
     except NotFound:
         for other in others:
             with contextlib.suppress(NotFound, StoreError):
-                return Study(other, name, records.read_study(other, name))
+                return _opened(other, name)
         raise
+
+
+def _opened(store: Store, study_id: str) -> Study:
+    study = Study(store, study_id, records.read_study(store, study_id))
+    study.look()
+    return study
 
 
 def studies(store: str | Path | None = None) -> StudyList:

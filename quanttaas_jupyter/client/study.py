@@ -138,7 +138,7 @@ class Trial:
     def __repr__(self) -> str:
         from ..views.text import trial_line
 
-        return trial_line(self._state, self._study.state)
+        return trial_line(self._state, self._study._known())
 
 
 class Study:
@@ -159,7 +159,7 @@ class Study:
         self._read_at = 0.0
         self._queued_since = time.monotonic()
         self._ensuring_engine, self._engine_error = threading.Lock(), ""
-        self._watcher = Watcher(self)
+        self._watcher = Watcher(self.id, self._watched)
 
     @property
     def name(self) -> str:
@@ -188,19 +188,19 @@ class Study:
 
     @property
     def state(self) -> StudyState:
-        """State of the study, read again at each access; the last known one if the store cannot be reached."""
+        """State of the study, read from the store at each access.
+
+        An access reads the lease, the queue entry and the events since the last access; in a bucket these are three
+        requests or more. If the store cannot be reached, it is the last known state with ``unreachable_since``. It
+        never starts an engine; ``wait``, ``follow``, ``show`` and ``resume`` do.
+        """
         with self._reading:
-            state = self._update()
-            if self._submission is None and self._state.unreachable_since is None:
-                self._ensure_engine_while_queued()
-            if state.status == "queued" and self._engine_error:
-                return dataclasses.replace(state, message=self._engine_error)
-            return state
+            self._update()
+        return self._known()
 
     def look(self) -> StudyState:
-        """Return the ``state`` without starting an engine for a study that no engine claims."""
-        with self._reading:
-            return self._update()
+        """Return the ``state``, read from the store."""
+        return self.state
 
     @property
     def trials(self) -> list[Trial]:
@@ -354,10 +354,28 @@ class Study:
         """Call ``callback`` with the present state, and after each change, from a thread, until ``stop`` is called."""
         return self._watcher.follow(callback)
 
-    def _update(self) -> StudyState:
+    def _known(self) -> StudyState:
+        """Return the state as far as it is in memory, without reading the store or waiting for a reader."""
+        submission, state = self._submission, self._state
+        if submission is not None and not submission.is_done:
+            return submission.state(state)
+        if state.status == "queued" and self._engine_error:
+            return dataclasses.replace(state, message=self._engine_error)
+        return state
+
+    def _watched(self) -> StudyState:
+        """Return the state for a view that follows the study, and start an engine if none claims it."""
+        with self._reading:
+            self._update()
+            if self._submission is None and self._state.unreachable_since is None:
+                self._ensure_engine_while_queued()
+        return self._known()
+
+    def _update(self) -> None:
+        """Read the store, unless the study is still being sent."""
         if self._submission is not None:
             if not self._submission.is_done:
-                return self._submission.state(self._state)
+                return
             self._record = self._submission.record
             self._state = records.initial_state(dict(self._record))
             self._submission = None
@@ -367,21 +385,20 @@ class Study:
         except StoreError:
             since = self._state.unreachable_since or self._read_at or time.time()
             self._state = dataclasses.replace(self._state, unreachable_since=since)
-        return self._state
 
     def _read(self) -> StudyState:
-        # Lease and queue are read before the events: a study that ends in between then counts as running until the next
-        # look, and never as interrupted.
-        present = dataclasses.replace(self._state, unreachable_since=None)
-        folded = fold(records.read_events(self._store, self.id, after=present.seq), _unsettled(present))
-        settled = records.settled(self._store, folded)
-        if settled.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
+        # A study that ends after its events were read, and before its lease is, looks interrupted: then the rest of its
+        # events is read.
+        known = dataclasses.replace(self._state, unreachable_since=None)
+        folded = fold(records.read_events(self._store, self.id, after=known.seq), _without_lease(known))
+        present = records.resolve_status(self._store, folded)
+        if present.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
             gone = "the study was deleted from the store"
-            return dataclasses.replace(settled, status="failed", error=gone, message=gone)
-        if settled.status == "interrupted":
+            return dataclasses.replace(present, status="failed", error=gone, message=gone)
+        if present.status == "interrupted":
             folded = fold(records.read_events(self._store, self.id, after=folded.seq), folded)
-            settled = records.settled(self._store, folded)
-        return settled
+            present = records.resolve_status(self._store, folded)
+        return present
 
     def _ensure_engine_while_queued(self) -> None:
         """Start an engine for a queued study that no engine claims, because the engine of its submission has ended."""
@@ -406,9 +423,11 @@ class Study:
                 self._engine_error = f"no engine could be started: {one_line(error)}"
 
     def __repr__(self) -> str:
+        # What is known in memory: a debugger or a log must not read a bucket.
         from ..views.text import study_text
 
-        return study_text(self.state)
+        is_sending = self._submission is not None and not self._submission.is_done
+        return study_text(self._known(), time.time() if is_sending else self._read_at or None)
 
     def _repr_html_(self) -> str:
         return display().html(self.state)
@@ -422,8 +441,8 @@ def whoami() -> str:
         return "unknown"
 
 
-def _unsettled(state: StudyState) -> StudyState:
-    """Return the state as the events alone give it; ``settled`` then applies lease and queue again."""
+def _without_lease(state: StudyState) -> StudyState:
+    """Return the state as the events alone give it; ``resolve_status`` then applies lease and queue again."""
     if state.status == "interrupted":
         return dataclasses.replace(state, status="running", message="")
     return state

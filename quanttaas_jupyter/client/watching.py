@@ -6,12 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ..core.state import StudyState
-
-if TYPE_CHECKING:
-    from .study import Study
 
 _POLL_SECONDS = 0.35
 """Seconds between two reads of the store; chosen, not tuned. Smaller makes views livelier and costs more requests."""
@@ -45,8 +41,9 @@ class Follower:
 class Watcher:
     """Reader of a study's state in a daemon thread, as long as it has followers and the study has not ended."""
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study_id: str, read: Callable[[], StudyState]) -> None:
+        """Serve followers of a study with the states that ``read`` returns."""
+        self._study_id, self._read = study_id, read
         self._followers: list[Follower] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -69,12 +66,12 @@ class Watcher:
         """Start the thread again, for example after the study was resumed."""
         with self._lock:
             if self._followers and (self._thread is None or not self._thread.is_alive()):
-                self._thread = threading.Thread(target=self._run, name=f"watch-{self._study.id}", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=f"watch-{self._study_id}", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
         while True:
-            state = self._study.state
+            state = self._read()
             with self._lock:
                 followers = list(self._followers)
             for follower in followers:

@@ -6,20 +6,19 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 
-def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+def did_you_mean(
+    name: object, known: Iterable[str], otherwise: str = "", titles: Mapping[str, str] | None = None
+) -> str:
     """Return ``did you mean 'int8'?`` for the known name that is nearest to a misspelled one.
 
     Args:
         name: What was given.
-        known: The names that exist; the values of a mapping are shown in place of its keys.
+        known: The names that exist.
         otherwise: What to return if no name is near.
+        titles: What to show in place of some of the names.
     """
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    if not near:
-        return otherwise
-    shown = known[near[0]] if isinstance(known, Mapping) else near[0]
-    return f"did you mean {shown!r}?"
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {(titles or {}).get(near[0], near[0])!r}?" if near else otherwise
 
 
 class QuantTaaSError(Exception):

@@ -371,7 +371,7 @@ def from_yaml(text: str) -> Any:
 def _refuse_unknown_keys(values: Mapping[str, Any], known: Any, where: str) -> None:
     for key in values:
         if key not in known:
-            hint = did_you_mean(key, list(known), f"known keys are {', '.join(known)}")
+            hint = did_you_mean(key, known, f"known keys are {', '.join(known)}")
             raise RecipeError(f"unknown key {_shown(key)} in {where}; {hint}")
 
 

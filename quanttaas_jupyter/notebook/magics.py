@@ -147,7 +147,9 @@ class QuantTaaSMagics(Magics):
     @command(argument("id", metavar="ID", nargs="?", help="id of the study; the newest when left out"), STORE)
     def status(self, args: Namespace) -> Any:
         """Show the status of a study."""
-        return self._study(args)
+        study = self._study(args)
+        study.look()
+        return study
 
     @command(STUDY, STORE, OUT_STUDY)
     def attach(self, args: Namespace) -> None:
@@ -257,7 +259,7 @@ class QuantTaaSMagics(Magics):
                 f"{name!r} is a variable, not a command; write %quanttaas compress {name}, "
                 f"or %%quanttaas {name} with a recipe in the lines below"
             )
-        hint = did_you_mean(name, COMMANDS.keys(), f"commands are {', '.join(COMMANDS)}")
+        hint = did_you_mean(name, COMMANDS, f"commands are {', '.join(COMMANDS)}")
         return f"unknown command {name!r}; {hint}"
 
     def _value(self, text: str | None) -> Any:
@@ -396,7 +398,7 @@ def _parse(name: str, words: list[str]) -> Namespace:
     except UsageError as error:
         raise MagicError(f"{error}; see %quanttaas {name} -h") from None
     if rest:
-        hint = did_you_mean(rest[0], parser._option_string_actions.keys(), f"see %quanttaas {name} -h")
+        hint = did_you_mean(rest[0], parser._option_string_actions, f"see %quanttaas {name} -h")
         raise MagicError(f"unknown argument {rest[0]!r}; {hint}")
     return cast(Namespace, args)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.state import ENDED
 from ..store.base import Store
-from .records import read_summary, settled_summary
+from .records import read_summary, resolve_summary_status
 
 _TURN = 8
 """Studies at rest that are read again at each update; chosen, not tuned. More find a resume elsewhere sooner."""
@@ -84,5 +84,5 @@ class StudyIndex:
         # Without a summary there is no stamp either, and what is read is rebuilt from events, which may go on.
         is_same = entry is not None and bool(stamp == entry.stamp and (stamp or (stamp == "" and entry.has_ended)))
         written = entry.written if entry is not None and is_same else read_summary(self._store, name)
-        present = written and settled_summary(self._store, written, is_resting=name not in self._suspects)
+        present = written and resolve_summary_status(self._store, written, is_resting=name not in self._suspects)
         return _Entry(written, present, stamp)

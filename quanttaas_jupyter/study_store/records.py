@@ -167,7 +167,7 @@ def initial_state(record: dict[str, Any]) -> StudyState:
     )
 
 
-def settled(store: Store, state: StudyState) -> StudyState:
+def resolve_status(store: Store, state: StudyState) -> StudyState:
     """Return the state with the status that the study's lease and queue entry give it."""
     lease = read_lease(store, state.id)
     queued = store.size(_queue_key(state.cluster, state.id)) is not None
@@ -182,7 +182,7 @@ def list_summaries(store: Store) -> list[dict[str, Any]]:
 
 def _present_summary(store: Store, study_id: str) -> dict[str, Any] | None:
     summary = read_summary(store, study_id)
-    return summary and settled_summary(store, summary)
+    return summary and resolve_summary_status(store, summary)
 
 
 def read_summary(store: Store, study_id: str) -> dict[str, Any] | None:
@@ -203,7 +203,7 @@ def read_summary(store: Store, study_id: str) -> dict[str, Any] | None:
         return None
 
 
-def settled_summary(store: Store, summary: dict[str, Any], is_resting: bool = True) -> dict[str, Any]:
+def resolve_summary_status(store: Store, summary: dict[str, Any], is_resting: bool = True) -> dict[str, Any]:
     """Return the summary with the status that the study's lease and queue entry give it.
 
     Args:
@@ -214,7 +214,7 @@ def settled_summary(store: Store, summary: dict[str, Any], is_resting: bool = Tr
     if summary["status"] in ENDED and is_resting:
         return summary
     state = StudyState(id=summary["id"], status=summary["status"], seq=summary["seq"], cluster=summary["cluster"])
-    return {**summary, "status": settled(store, state).status}
+    return {**summary, "status": resolve_status(store, state).status}
 
 
 def _event_key(study_id: str, seq: int) -> str:

@@ -7,14 +7,22 @@ from . import format as fmt
 from .scene import is_percent
 
 
-def study_text(state: StudyState) -> str:
-    """Return a header, one line per trial, and the outcome or error."""
+def study_text(state: StudyState, read_at: float | None) -> str:
+    """Return a header, one line per trial, and the outcome or error; of a running study also when it was read.
+
+    Args:
+        state: The study.
+        read_at: When the store was read, in seconds since the epoch; None if that has not happened yet.
+    """
+    if read_at is None:
+        return f"Study {state.id} ({state.name}): not read from the store yet; study.state reads it"
     counts = f"{state.done} of {len(state.trials)} trials" + (f", {state.failed} failed" if state.failed else "")
     counts += f", {state.cut} cut early" if state.cut else ""
     head = f"Study {state.id} ({state.name}): {state.status}, {counts}"
     detail = state.error or state.recommendation or state.message
     lines = [f"  {trial_line(trial, state)}" for trial in state.trials.values()]
-    return "\n".join([head, *lines, *([detail] if detail else [])])
+    read = "" if state.has_ended else f"as of {fmt.clock(read_at)}; study.state reads it again"
+    return "\n".join(filter(None, [head, *lines, detail, read]))
 
 
 def trial_line(trial: TrialState, state: StudyState) -> str:

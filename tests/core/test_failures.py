@@ -37,5 +37,5 @@ def test_a_stage_says_why_and_what_to_try() -> None:
 
 def test_a_misspelled_name_is_answered_by_the_nearest_known_one() -> None:
     assert did_you_mean("int9", ["fp16", "int8"]) == "did you mean 'int8'?"
-    assert did_you_mean("acuracy", {"accuracy": "Accuracy"}) == "did you mean 'Accuracy'?"
+    assert did_you_mean("acuracy", ["accuracy"], titles={"accuracy": "Accuracy"}) == "did you mean 'Accuracy'?"
     assert did_you_mean("zzz", ["fp16", "int8"], "there are fp16, int8") == "there are fp16, int8"

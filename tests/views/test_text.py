@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from quanttaas_jupyter.core.state import StudyState, TrialState
@@ -46,6 +47,16 @@ def test_a_trial_without_latency_has_a_line_without_it() -> None:
 
 
 def test_a_study_is_a_header_and_a_line_a_trial() -> None:
-    head, line = study_text(state(trial())).splitlines()
+    head, line, read = study_text(state(trial()), read_at=1e9).splitlines()
     assert head == "Study 7f3a (digits): queued, 1 of 1 trials"
     assert line.startswith("  int8: accuracy")
+    assert read.startswith("as of ")
+
+
+def test_a_study_that_was_not_read_says_so_and_an_ended_one_needs_no_time() -> None:
+    assert study_text(state(), read_at=None) == (
+        "Study 7f3a (digits): not read from the store yet; study.state reads it"
+    )
+    assert (
+        study_text(replace(state(), status="finished"), read_at=1e9) == "Study 7f3a (digits): finished, 0 of 0 trials"
+    )
