@@ -30,6 +30,7 @@ export interface FormOptions {
   searches: Choice[];
   recoveries: Choice[];
   metrics: string[];
+  tasks: Choice[];
   minimize: Choice[];
   /** What the form holds at first. */
   start: Form;
@@ -58,6 +59,9 @@ export interface Form {
   train: string;
   calibration: string;
   metric: string;
+  /** What the model does, and which parts of a batch are targets; empty where that is to be found out. */
+  task: string;
+  labels: string;
   method: string;
   /** Shares of the parameters removed, 0 to below 1. */
   amounts: number[];
@@ -239,6 +243,8 @@ export interface StudyPage {
   seq: number;
   /** "study 7f3a · ResNet · running on this machine (2 slots)". */
   heading: string;
+  /** What the study understood: task, classes, metric, what is out of the ordinary; empty for older studies. */
+  understanding: string;
   notices: Notice[];
   progress: Progress;
   chart: Chart;

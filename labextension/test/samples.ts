@@ -65,6 +65,7 @@ export function page(values: Partial<StudyPage> = {}): StudyPage {
     name: 'digits',
     status: 'running',
     seq: 12,
+    understanding: 'classification, 10 classes · accuracy',
     heading: 'study 7f3a · running on this machine',
     notices: [],
     progress: { parts: [{ kind: 'done', percent: 50 }], percent: 50, words: ['2 of 4 trials', '1 running'] },
@@ -120,6 +121,8 @@ export const FORM: Form = {
   train: 'train_loader',
   calibration: '',
   metric: '',
+  task: '',
+  labels: '',
   method: 'structured',
   amounts: [0, 0.5],
   quantize: ['none', 'int8'],
@@ -164,6 +167,10 @@ export const SERVICE: Service = {
     ],
     recoveries: [{ name: 'distill', help: '' }],
     metrics: ['accuracy'],
+    tasks: [
+      { name: 'classification', help: '' },
+      { name: 'regression', help: '' }
+    ],
     minimize: [
       { name: 'size', help: '' },
       { name: 'latency', help: '' }

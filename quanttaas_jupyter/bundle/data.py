@@ -10,6 +10,7 @@ says so.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import random
 import sys
@@ -19,11 +20,10 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.failures import last_line
 from .batches import Batch, Batches, stratified
-from .structure import Structure, flatten, unflatten
+from .structure import TEXT, Structure, flatten, unflatten
+from .unpacking import Unpacking, by_form
 
 _BATCH = 64
-"""Samples per batch for data that comes without batches; chosen, not tuned."""
-_LABEL_KEYS = ("labels", "label", "targets", "target")
 _WORKER_TIMEOUT = 300
 """Seconds to wait for a batch from the forked worker; longer for slow storage than any batch should take, not tuned."""
 
@@ -35,22 +35,59 @@ class Source:
 
     Attributes:
         total: Number of samples to read; None for a stream.
+        is_of_rows: Whether batches were made here, by cutting arrays along their first dimension.
         note: Remark for the user about the selection of samples, available after ``read``; mostly empty.
     """
 
     def __init__(self, option: str, items: Iterator[Any], limit: int, total: int | None) -> None:
+        """Read the first batch. Raises DataError where there is none."""
         self._option, self._items, self._limit, self.total = option, items, limit, total
         self.note = ""
+        self._unpack: Unpacking | None = None
         self._names: tuple[str, ...] = ()
         self._structures: tuple[Structure, Structure] | None = None
+        self._dims: tuple[int, ...] = ()
+        self._is_cut = True
+        self._is_narrowed = False
+        self.is_of_rows = False
         self._batches: list[Batch] = []
-        self._read_one()
-        if not self._batches or not self._batches[0].samples:
-            raise DataError(f"{option} is empty; give at least one batch of (inputs, targets)")
+        self._raw: list[Any] = []
+        if not self._fetch():
+            raise self._empty()
 
-    def first(self) -> Batches:
-        """Return the first batch."""
-        return self._so_far(1)
+    @property
+    def first_item(self) -> Any:
+        """The first batch as the person's data gives it."""
+        return self._raw[0]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimension of the samples in every leaf; empty where it is 0 in all."""
+        return self._dims
+
+    def unpack_by(self, unpacking: Unpacking, is_narrowed: bool = False) -> None:
+        """Take batches apart in this way, where they have these parts; by their form alone otherwise.
+
+        Args:
+            unpacking: Which parts are inputs and which are targets.
+            is_narrowed: Cast inputs of float64 to float32, which the model's weights are.
+        """
+        self._unpack = unpacking if unpacking.fits(self.first_item) else by_form(self.first_item)
+        self._is_narrowed = is_narrowed
+        self._batches, self._structures = [], None
+
+    def lay_out(self, dims: tuple[int, ...], is_cut: bool) -> None:
+        """Say where the samples lie in every leaf, and whether batches may be cut."""
+        self._dims, self._is_cut = dims, is_cut
+        self._batches = [dataclasses.replace(batch, dim=dims[0] if dims else 0) for batch in self._batches]
+
+    def first(self, samples: int = 1) -> Batches:
+        """Return the first batches, of at least ``samples`` samples if there are as many."""
+        while sum(batch.samples for batch in self._batches) < samples and self._read_one():
+            pass
+        if not self._batches or not self._batches[0].samples:
+            raise self._empty()
+        return self._so_far(len(self._batches))
 
     def read(self, progress: Progress | None = None) -> Batches:
         """Read all batches, up to the limit of samples.
@@ -58,23 +95,28 @@ class Source:
         Raises:
             DataError: Reading failed, or a batch is nested differently from the first.
         """
-        samples = self._batches[0].samples
+        samples = self.first().samples
         while samples < self._limit and self._read_one():
             samples += self._batches[-1].samples
             if progress:
                 progress(samples, self.total)
-        if self.total is None and next(self._items, None) is not None:
+        kept = self._so_far(len(self._batches)).head(self._limit)
+        # The look before a study may have read more than is kept.
+        if self.total is None and (kept.samples < samples or next(self._items, None) is not None):
             self.note = f"{self._option} is a stream of which the first {self._limit} samples were taken (max_samples)"
-        return self._so_far(len(self._batches)).head(self._limit)
+        return kept
+
+    def _empty(self) -> DataError:
+        return DataError(f"{self._option} is empty; give at least one batch of (inputs, targets)")
 
     def _so_far(self, count: int) -> Batches:
         assert self._structures is not None
         inputs, targets = self._structures
-        return Batches(tuple(self._batches[:count]), self._names, inputs, targets)
+        return Batches(tuple(self._batches[:count]), self._names, inputs, targets, self._dims, self._is_cut)
 
-    def _read_one(self) -> bool:
+    def _fetch(self) -> bool:
         try:
-            item = next(self._items)
+            self._raw.append(next(self._items))
         except StopIteration:
             return False
         except DataError:
@@ -84,7 +126,16 @@ class Source:
                 f"{self._option} cannot be read at batch {len(self._batches)}: "
                 f"{type(error).__name__}: {last_line(error)}"
             ) from error
-        batch, names, structures = _parsed(item, self._option)
+        return True
+
+    def _read_one(self) -> bool:
+        position = len(self._batches)
+        if position >= len(self._raw) and not self._fetch():
+            return False
+        batch, names, structures = self._parsed(self._raw[position])
+        if position:
+            # Of later batches only the tensors are kept.
+            self._raw[position] = None
         if self._structures is None:
             self._names, self._structures = names, structures
         elif structures != self._structures:
@@ -94,6 +145,30 @@ class Source:
             )
         self._batches.append(batch)
         return True
+
+    def _parsed(self, item: Any) -> tuple[Batch, tuple[str, ...], tuple[Structure, Structure]]:
+        unpacking = self._unpack or by_form(item)
+        inputs, targets, is_one = unpacking(item)
+        if unpacking.is_each:
+            inputs = self._stacked(inputs)
+        batch, names, structures = _parsed(inputs, targets, self._option, self._is_narrowed)
+        if unpacking.is_each:
+            structures = {"argument": {"each": structures[0]}}, structures[1]
+        elif is_one and isinstance(structures[0], (list, dict)):
+            structures = {"argument": structures[0]}, structures[1]
+        return dataclasses.replace(batch, dim=self._dims[0] if self._dims else 0), names, structures
+
+    def _stacked(self, inputs: Sequence[Any]) -> Any:
+        import torch
+
+        tensors = [_tensor(leaf, self._option, "its inputs") for leaf in inputs]
+        if len({tuple(tensor.shape) for tensor in tensors}) > 1:
+            found = ", ".join(str(tuple(tensor.shape)) for tensor in tensors[:3])
+            raise DataError(
+                f"the inputs of a batch of {self._option} differ in size ({found}): give batches of one "
+                "(batch_size=1), or resize them"
+            )
+        return torch.stack(tensors)
 
 
 def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
@@ -113,7 +188,9 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
 
     items: Iterator[Any]
     total: int | None
-    if _is_array(data) or (isinstance(data, tuple) and data and all(map(_is_array_or_dict, data))):
+    data = _without_pandas(data)
+    is_of_rows = _is_array(data) or (isinstance(data, tuple) and bool(data) and all(map(_is_array_or_dict, data)))
+    if is_of_rows:
         items, total = _from_arrays(data, option, max_samples, seed)
     elif isinstance(data, torch.utils.data.DataLoader):
         items, total = _from_loader(data, max_samples, seed)
@@ -124,7 +201,7 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
             _read_now(torch.utils.data.DataLoader(data, batch_size=_BATCH), max_samples, seed),
             None,
         )
-    elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data):
+    elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data) or _is_list_of_samples(data):
         loader = torch.utils.data.DataLoader(data, batch_size=_BATCH)
         items, total = _from_loader(loader, max_samples, seed)
     elif isinstance(data, (list, tuple)):
@@ -133,7 +210,9 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
         items, total = _read_now(data, max_samples, seed), None
     else:
         raise _unusable(data, option)
-    return Source(option, items, max_samples, total)
+    source = Source(option, items, max_samples, total)
+    source.is_of_rows = is_of_rows
+    return source
 
 
 @contextlib.contextmanager
@@ -230,7 +309,7 @@ def _classes_in(items: Sequence[Any], option: str) -> Any:
 
     found = []
     for item in items:
-        leaves, _ = flatten(_inputs_and_targets(item)[1])
+        leaves, _ = flatten(by_form(item)(item)[1])
         classes = _as_classes(_tensor(leaves[0][1], option, "target")) if leaves else None
         if classes is None:
             return None
@@ -402,35 +481,80 @@ def _rows(leaf: Any) -> int:
     return len(leaf) if hasattr(leaf, "ndim") and leaf.ndim else 1
 
 
-def _parsed(item: Any, option: str) -> tuple[Batch, tuple[str, ...], tuple[Structure, Structure]]:
-    inputs, targets = _inputs_and_targets(item)
+def _parsed(
+    inputs: Any, targets: Any, option: str, is_narrowed: bool
+) -> tuple[Batch, tuple[str, ...], tuple[Structure, Structure]]:
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     input_leaves, input_structure = flatten(inputs, "" if _is_nested(inputs) else "input")
-    target_leaves, target_structure = flatten(targets, "target")
     if not input_leaves:
         raise DataError(f"a batch of {option} has no inputs; a batch is (inputs, targets)")
-    batch = Batch(
-        [_tensor(leaf, option, name).clone() for name, leaf in input_leaves],
-        [_tensor(leaf, option, name).clone() for name, leaf in target_leaves],
-    )
+    found = [_tensor(leaf, option, name).clone() for name, leaf in input_leaves]
+    if is_narrowed:
+        found = [_narrowed(leaf) for leaf in found]
+    batch = Batch(found, [])
+    target_leaves, target_structure = _flat_targets(targets, batch.samples, option)
+    batch = dataclasses.replace(batch, targets=target_leaves)
     return batch, tuple(name for name, _ in input_leaves), (input_structure, target_structure)
 
 
-def _inputs_and_targets(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, Mapping):
-        label = next((key for key in _LABEL_KEYS if key in item), None)
-        return {key: value for key, value in item.items() if key != label}, item[label] if label else None
-    if isinstance(item, (tuple, list)):
-        if len(item) == 1:
-            return _plain(item[0]), None
-        if len(item) == 2:
-            return _plain(item[0]), item[1]
-        return tuple(item[:-1]), item[-1]
-    return item, None
+def _narrowed(leaf: Any) -> Any:
+    import torch
+
+    return leaf.float() if leaf.dtype == torch.float64 else leaf
 
 
-def _plain(inputs: Any) -> Any:
-    # Tokenizers return mappings of their own classes; a model takes them as keyword arguments like a dict.
-    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+def _flat_targets(targets: Any, samples: int, option: str) -> tuple[list[Any], Structure]:
+    """Leaves of targets and their structure; of a list with one entry a sample every leaf is a list of tensors."""
+    if not _is_one_a_sample(targets, samples):
+        leaves, structure = flatten(targets, "target")
+        return [_tensor(leaf, option, name).clone() for name, leaf in leaves], structure
+    columns: list[list[Any]] = []
+    structure = None
+    for target in targets:
+        leaves, inner = flatten(_as_text(target), "target")
+        tensors = [_tensor(leaf, option, name).clone() for name, leaf in leaves]
+        marked = _marked_text(target, inner)
+        if structure is None:
+            structure, columns = marked, [[] for _ in tensors]
+        elif marked != structure:
+            raise DataError(f"the targets of {option} are nested differently from sample to sample")
+        for column, tensor in zip(columns, tensors, strict=True):
+            column.append(tensor)
+    return columns, {"each": structure}
+
+
+def _is_one_a_sample(targets: Any, samples: int) -> bool:
+    if not isinstance(targets, (list, tuple)) or hasattr(targets, "_fields") or not targets:
+        return False
+    if any(isinstance(target, (str, Mapping, set)) for target in targets):
+        return True
+    if not all(_is_array(target) for target in targets):
+        return False
+    return len(targets) == samples and not all(target.ndim and len(target) == samples for target in targets)
+
+
+def _as_text(target: Any) -> Any:
+    """Strings as their bytes, sets as sorted lists."""
+    import numpy
+
+    if isinstance(target, str):
+        return numpy.frombuffer(target.encode(), dtype=numpy.uint8)
+    if isinstance(target, set):
+        return numpy.asarray(sorted(target))
+    if isinstance(target, Mapping):
+        return {key: _as_text(value) for key, value in target.items()}
+    return target
+
+
+def _marked_text(target: Any, structure: Structure) -> Structure:
+    if isinstance(target, str):
+        return TEXT
+    if isinstance(target, Mapping) and isinstance(structure, dict):
+        return {
+            **structure,
+            "dict": {key: _marked_text(target[key], inner) for key, inner in structure["dict"].items()},
+        }
+    return structure
 
 
 def _is_nested(value: Any) -> bool:
@@ -455,6 +579,15 @@ def _tensor(leaf: Any, option: str, name: str) -> Any:
     )
 
 
+def _without_pandas(data: Any) -> Any:
+    """Return data with arrays in place of data frames and series of pandas."""
+    import pandas
+
+    if isinstance(data, (pandas.DataFrame, pandas.Series)):
+        return data.to_numpy()
+    return tuple(map(_without_pandas, data)) if type(data) is tuple else data
+
+
 def _is_array(value: Any) -> bool:
     import numpy
     import torch
@@ -464,6 +597,14 @@ def _is_array(value: Any) -> bool:
 
 def _is_array_or_dict(value: Any) -> bool:
     return _is_array(value) or (isinstance(value, Mapping) and all(map(_is_array, value.values())))
+
+
+def _is_list_of_samples(data: Any) -> bool:
+    """Whether the items of a list are single samples: their labels are one number each."""
+    if not isinstance(data, (tuple, list)) or not data or not isinstance(data[0], (tuple, list, Mapping)):
+        return False
+    label = by_form(data[0])(data[0])[1]
+    return isinstance(label, (bool, int, float)) or (_is_array(label) and label.ndim == 0)
 
 
 def _is_map_style(value: Any) -> bool:

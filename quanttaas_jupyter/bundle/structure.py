@@ -1,12 +1,15 @@
-"""Structures of inputs and outputs: how tuples, lists and dicts of tensors are nested, as JSON without the tensors.
+"""The shape of inputs and outputs: nested tuples, lists, dicts and dataclasses of tensors, as JSON, apart from leaves.
 
-JSON forms: ``"tensor"``, ``null``, ``["tuple" | "list", item, ...]``, ``{"dict": {key: item}, "class": name?}``. A
-mapping or named tuple of another class is rebuilt as that class if it can be imported and made from its items, and as a
-plain dict or tuple otherwise.
+JSON forms: ``"tensor"``, ``"text"``, ``null``, ``["tuple" | "list", item, ...]``, ``{"dict": {key: item}, "class":
+name?}``, ``{"each": item}`` for a list with one item a sample, ``{"argument": item}`` for inputs that a model takes as
+one argument.
+A mapping or named tuple of another class is rebuilt as that class where the class can be imported and made from
+its items; as a plain dict or tuple otherwise.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 Structure = Any
 
 TENSOR = "tensor"
+TEXT = "text"
 
 
 def flatten(value: Any, name: str = "") -> tuple[list[tuple[str, Any]], Structure]:
@@ -32,9 +36,30 @@ def unflatten(structure: Structure, leaves: list[Any]) -> Any:
     return _build(structure, iter(leaves))
 
 
+def is_one_argument(structure: Structure) -> bool:
+    """Whether a model takes these inputs as one argument, however they are nested."""
+    return isinstance(structure, dict) and "argument" in structure
+
+
+def count_leaves(structure: Structure) -> int:
+    """Return the number of leaves that a structure takes."""
+    if structure is None:
+        return 0
+    if isinstance(structure, str):
+        return 1
+    if isinstance(structure, dict):
+        inner = structure.get("each", structure.get("argument"))
+        if inner is not None:
+            return count_leaves(inner)
+        return sum(map(count_leaves, structure.get("fields", structure.get("dict", {}).values())))
+    return sum(map(count_leaves, structure[1:]))
+
+
 def _flatten(value: Any, name: str, leaves: list[tuple[str, Any]]) -> Structure:
     if value is None:
         return None
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping)):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         items = {str(key): _flatten(item, _join(name, key), leaves) for key, item in value.items()}
         plain = type(value) is dict
@@ -57,7 +82,14 @@ def _build(structure: Structure, leaves: Iterator[Any]) -> Any:
         return None
     if structure == TENSOR:
         return next(leaves)
+    if structure == TEXT:
+        return bytes(next(leaves).tolist()).decode()
     if isinstance(structure, dict):
+        if "argument" in structure:
+            return _build(structure["argument"], leaves)
+        if "each" in structure:
+            columns = [next(leaves) for _ in range(count_leaves(structure["each"]))]
+            return [_build(structure["each"], iter(sample)) for sample in zip(*columns, strict=True)]
         if "fields" in structure:
             parts = [_build(item, leaves) for item in structure["fields"]]
             cls = _importable(structure["class"])

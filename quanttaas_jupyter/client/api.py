@@ -6,7 +6,7 @@ import contextlib
 import html
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from ..core.errors import NotFound, StoreError
 from ..core.recipe import Recipe
 from ..store import Store, open_store
 from ..study_store import records
+from .inspection import Asked
 from .preparation import prepare
 from .study import Study, whoami
 from .submission import Submission, bundle, ignore_progress
@@ -42,6 +43,12 @@ def compress(
     cluster: str | None = None,
     store: str | Path | None = None,
     name: str | None = None,
+    task: str | None = None,
+    labels: str | int | Sequence[str | int] | None = None,
+    output: str | int | None = None,
+    batch_dim: int | None = None,
+    ignore_label: int | None = None,
+    postprocess: Callable[[Any], Any] | None = None,
 ) -> Study:
     """Submit a model with its data and return at once; the study runs in the background.
 
@@ -56,15 +63,22 @@ def compress(
         cluster: A cluster of the configuration, or "local"; None for the configured default.
         store: A folder or ``gs://BUCKET/PREFIX``; None for the cluster's store, or else the default.
         name: Name of the study in lists.
+        task: What the model does, such as ``"regression"``; found out from outputs and targets by default.
+        labels: Keys or positions of the targets in a batch; found out by default.
+        output: Name or position of the output that is judged; ``logits``, or the one that fits the targets by default.
+        batch_dim: Dimension of the samples in the inputs; found out by running the model by default.
+        ignore_label: Label that counts nowhere; -100, or 255 where it lies beyond the classes by default.
+        postprocess: Turns the model's outputs into what the metric takes; it runs outside of the file.
 
     Raises:
         QuantTaaSError: An argument is wrong; one sentence says what was expected and what to do.
     """
+    asked = _asked(metric, task, labels, output, batch_dim, ignore_label, postprocess)
     target, where = _place(cluster, store)
     if target.name == LOCAL:
         # Before the checks, so that its workers import libraries at the same time.
         target.ensure_engine(where.uri)
-    prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    prepared = prepare(model, data, recipe, calibration, train, asked, example_inputs, name)
     if target.name == LOCAL:
         from ..techniques.availability import refuse_missing
 
@@ -142,13 +156,20 @@ def plan(
     cluster: str | None = None,
     store: str | Path | None = None,
     name: str | None = None,
+    task: str | None = None,
+    labels: str | int | Sequence[str | int] | None = None,
+    output: str | int | None = None,
+    batch_dim: int | None = None,
+    ignore_label: int | None = None,
+    postprocess: Callable[[Any], Any] | None = None,
 ) -> PlanView:
     """Return what ``compress`` with these arguments would do: trials, stages, and how many of them are cached."""
     from ..planning.search import GOES_ON, first_plan
     from ..study_store import stage_cache
 
+    asked = _asked(metric, task, labels, output, batch_dim, ignore_label, postprocess)
     target, where = _place(cluster, store)
-    prepared = prepare(model, data, recipe, calibration, train, metric, example_inputs, name)
+    prepared = prepare(model, data, recipe, calibration, train, asked, example_inputs, name)
     record = bundle(prepared, where, prepared.draft(target.name, whoami()), ignore_progress)
     made = first_plan(record)
     cached = {key for key in made.stages if stage_cache.find(where, key) is not None}
@@ -159,6 +180,7 @@ def plan(
         ),
         stages=len(made.stages),
         cached=len(cached),
+        understanding=str(prepared.look.understanding.heading),
         notes=(*record["notes"], *((GOES_ON,) if prepared.recipe.search == "auto" else ())),
     )
 
@@ -177,11 +199,12 @@ class PlanView:
     stages: int
     cached: int
     notes: tuple[str, ...] = ()
+    understanding: str = ""
 
     def __str__(self) -> str:
         head = f"{len(self.trials)} trials, {self.stages} stages, {self.cached} of them cached"
         lines = [f"  {name}{'  (cached)' if is_cached else ''}" for name, is_cached in self.trials]
-        return "\n".join([head, *lines, *self.notes])
+        return "\n".join([*filter(None, [self.understanding]), head, *lines, *self.notes])
 
     __repr__ = __str__
 
@@ -244,6 +267,22 @@ def _row(info: StudyInfo) -> tuple[str, ...]:
     trials = f"{info.done} of {info.total}" + (f", {info.failed} failed" if info.failed else "")
     created = datetime.fromtimestamp(info.created).strftime("%Y-%m-%d %H:%M")
     return info.id, info.name, info.status, trials, created, info.best
+
+
+def _asked(
+    metric: Any,
+    task: str | None,
+    labels: str | int | Sequence[str | int] | None,
+    output: str | int | None,
+    batch_dim: int | None,
+    ignore_label: int | None,
+    postprocess: Callable[[Any], Any] | None,
+) -> Asked:
+    if isinstance(labels, (str, int)):
+        labels = [part.strip() for part in str(labels).split(",")]
+    names = None if labels is None else [str(label) for label in labels]
+    named = None if output is None else str(output)
+    return Asked(metric, task, names, named, batch_dim, ignore_label, postprocess)
 
 
 def _place(cluster: str | None, store: str | Path | None) -> tuple[Cluster, Store]:

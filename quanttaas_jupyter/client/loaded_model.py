@@ -7,7 +7,7 @@ import keyword
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.structure import TENSOR, flatten, unflatten
+from ..bundle.structure import TENSOR, flatten, is_one_argument, unflatten
 from ..core.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,8 +32,13 @@ class LoadedModel:
         """
         import torch
 
-        leaves, structure = flatten(self._arranged(args, kwargs))
-        if structure != self._signature["inputs"]:
+        wanted = self._signature["inputs"]
+        given = self._arranged(args, kwargs)
+        if _is_each(wanted):
+            leaves, structure = [("input", torch.stack(list(given)))], wanted["argument"]
+        else:
+            leaves, structure = flatten(given)
+        if structure != (wanted["argument"] if is_one_argument(wanted) else wanted):
             names = ", ".join(self._signature["input_names"])
             raise DataError(
                 f"{self._name} takes {len(self._signature['input_names'])} inputs ({names}), like the model"
@@ -45,7 +50,9 @@ class LoadedModel:
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments nested like the study's inputs."""
         wanted = self._signature["inputs"]
-        if isinstance(wanted, dict):
+        if is_one_argument(wanted) and len(args) == 1:
+            return args[0]
+        if isinstance(wanted, dict) and "dict" in wanted:
             keys = list(wanted["dict"])
             return {key: {**dict(zip(keys, args, strict=False)), **kwargs}.get(key) for key in keys}
         if wanted == TENSOR and len(args) == 1:
@@ -60,6 +67,11 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         return f"<{self._name}: call it with {', '.join(self._signature['input_names'])}>"
+
+
+def _is_each(structure: Any) -> bool:
+    """Whether a model takes a list of one tensor a sample."""
+    return is_one_argument(structure) and isinstance(structure["argument"], dict) and "each" in structure["argument"]
 
 
 def _argument(name: str, index: int) -> str:

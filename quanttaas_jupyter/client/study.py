@@ -21,6 +21,7 @@ from ..core.failures import StageError, one_line
 from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.state import StudyState, TrialState, fold
+from ..core.understanding import Understanding
 from ..store import MissingKey, Store, blobs
 from ..study_store import records
 from .displays import display
@@ -89,13 +90,14 @@ class Trial:
         """
         from ..core.device import physical_cores
         from ..techniques.runtimes import RUNTIMES
+        from ..techniques.runtimes.export_check import as_built
         from .loaded_model import LoadedModel
 
         artifact = self._artifact()
         runtime, names = RUNTIMES.get(artifact["runtime"]), artifact["about"]["input_names"]
         try:
             with self._file(artifact) as path:
-                session = runtime.open(path, threads or physical_cores(), names)
+                session = as_built(runtime.open(path, threads or physical_cores(), names), artifact["about"])
         except StageError as error:
             raise QuantTaaSError(f"trial {self.name} cannot be loaded: {error}") from error
         return LoadedModel(session, artifact["about"], f"{self.name} of study {self._study.id}")
@@ -172,6 +174,12 @@ class Study:
         return self._store.uri
 
     @property
+    def understanding(self) -> Understanding | None:
+        """What the study understood of its model and data; None for studies of versions that did not look."""
+        stored = self._record.get("understanding")
+        return Understanding.of(stored) if stored else None
+
+    @property
     def recipe(self) -> Recipe:
         """The study's recipe."""
         return Recipe.parse(self._record["recipe"])
@@ -210,7 +218,7 @@ class Study:
     def __getitem__(self, name: str) -> Trial:
         trials = self.state.trials
         if name not in trials:
-            hint = did_you_mean(name, trials, f"there are {', '.join(trials) or 'none yet'}")
+            hint = did_you_mean(name, list(trials), f"there are {', '.join(trials) or 'none yet'}")
             raise NotFound(f"study {self.id} has no trial {name!r}; {hint}")
         return Trial(self, trials[name])
 

@@ -10,20 +10,25 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from ..bundle import metric as metrics
 from ..bundle import model as models
-from ..bundle.batches import Batch, Batches, write_batches
+from ..bundle.batches import Batch, Batches, varying_sizes, write_batches
+from ..bundle.structure import unflatten
 from ..compute.clusters import Cluster
 from ..core.errors import ClusterError, DataError, ModelError, QuantTaaSError
 from ..core.failures import StageError, one_line
 from ..core.recipe import Prune
 from ..core.state import StudyState
+from ..core.understanding import Judging
 from ..core.versions import differences, minor, versions
 from ..store import Store, blobs
 from ..store.base import Progress, Together
 from ..study_store import records, stage_cache
 from ..techniques import portable_model
+from ..techniques.evaluate.tensors import raw_targets
 from ..views import format as fmt
+from .inspection import Look, answering
+from .inspection.metric_check import refuse_uneven
+from .inspection.tasks import refuse_strange_labels
 from .preparation import Prepared
 
 CALIBRATION_SAMPLES = 512
@@ -115,10 +120,14 @@ def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches]
             report(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
 
         data_sets[key] = source.read(progress)
+    _refuse_strange_labels(data_sets["eval"], prepared.look.understanding.judging)
+    _refuse_uneven(prepared, data_sets["eval"])
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
     notes += _set_calibration_aside(data_sets, prepared.recipe.seed)
     if prepared.recipe.search == "auto":
         notes += _set_guide_aside(data_sets, prepared.recipe.seed)
+    sizes = varying_sizes(data_sets.values())
+    data_sets["calibration"] = dataclasses.replace(data_sets["calibration"], sizes=sizes)
     if prepared.example is not None:
         data_sets["calibration"] = _led_by(prepared.example, data_sets["calibration"])
     return data_sets, notes + _timed_batch(data_sets["calibration"], prepared.recipe.latency.batch)
@@ -159,11 +168,39 @@ def send(
         **draft,
         "recipe": recipe,
         "model": {**draft["model"], **model},
-        "metric": metrics.stored(store, prepared.metric, prepared.metric_pickle),
+        "metric": _stored_metric(store, prepared.look),
+        **({"postprocess": prepared.postprocess.stored(store)} if prepared.postprocess else {}),
         **({"recover": prepared.recovery.stored(store)} if prepared.recovery else {}),
         "data": references,
         "notes": notes,
     }
+
+
+def _stored_metric(store: Store, look: Look) -> dict[str, Any]:
+    """Return the metric's description, with the blob of what travels with it."""
+    if look.metric_pickle is None:
+        return look.metric
+    return {**look.metric, "blob": blobs.put_bytes(store, look.metric_pickle)}
+
+
+def _refuse_strange_labels(evaluation: Batches, judging: Judging) -> None:
+    """Raise DataError where targets that were not seen by the first look are no classes of the output."""
+    for batch in evaluation.batches if evaluation.has_targets else ():
+        targets = unflatten(evaluation.targets, list(batch.targets))
+        if judging.task is not None and not isinstance(targets, list):
+            refuse_strange_labels(raw_targets(targets, judging), judging)
+
+
+def _refuse_uneven(prepared: Prepared, evaluation: Batches) -> None:
+    """Raise MetricError where a metric needs everything at once, and batches of all the data cannot be joined."""
+    if not evaluation.is_uniform():
+        model: list[Any] = []
+
+        def answer(batch: Batch) -> Any:
+            model[:] = model or [models.loads(prepared.snapshot.data)]
+            return answering(model[0], evaluation)(batch)
+
+        refuse_uneven(prepared.look.measure, answer, evaluation)
 
 
 def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: str) -> bool:
@@ -181,8 +218,12 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     if minor(here["python"]) == minor(there["python"]):
         return False
     pythons = f"Python is {minor(here['python'])} here and {minor(there['python'])} on cluster {cluster!r}"
-    if prepared.recovery or prepared.metric_pickle:
-        what = "recovery" if prepared.recovery else "metric"
+    own = {
+        "recovery": prepared.recovery,
+        "metric": prepared.look.metric_pickle,
+        "postprocessing": prepared.postprocess,
+    }
+    if what := next((name for name, travels in own.items() if travels), None):
         raise ClusterError(f"{pythons}, so the notebook's own {what} cannot travel; use the same version on both sides")
     if prepared.recipe.ignore:
         raise ClusterError(f"{pythons}, so the modules under 'ignore' are unknown there; use the same version")

@@ -106,6 +106,7 @@ class StudyState:
     stages_cached: int = 0
     stage_seconds: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    understanding: str = ""
     log: tuple[LogLine, ...] = ()
     recommendation: str = ""
     usage: Mapping[str, float] = field(default_factory=dict)

@@ -58,7 +58,7 @@ def metrics_of(
     measurements = {**built["facts"], **judged["facts"], **(timed["facts"] if timed else {}), "seconds": seconds}
     measurements["guide_drop"] = guide["facts"]["drop"] if guide else None
     measurements["size_ratio"] = built["facts"]["size_bytes"] / baseline["facts"]["size_bytes"]
-    return {name: measurements.get(name) for name in _METRICS}
+    return {**{name: measurements.get(name) for name in _METRICS}, **judged["facts"].get("others", {})}
 
 
 def warnings_of(

@@ -26,9 +26,10 @@ _SHAPES = {
 
 
 def heading(state: StudyState) -> str:
-    """Return the name and id of a study, and where it runs."""
+    """Return the name and id of a study, where it runs, and what it understood."""
     name, where = escape(state.name or "study"), escape(study_heading.place(state))
-    return f'<b class="qt-name">{name}</b> <span class="qt-dim">study {escape(state.id)} · {where}</span>'
+    understood = f'<div class="qt-understood qt-dim">{escape(state.understanding)}</div>' if state.understanding else ""
+    return f'<b class="qt-name">{name}</b> <span class="qt-dim">study {escape(state.id)} · {where}</span>{understood}'
 
 
 def headline(state: StudyState) -> str:

@@ -24,6 +24,7 @@ from ..core.recipe import (
     Recipe,
     Recover,
 )
+from ..core.understanding import TASKS
 from .cluster_commands import KINDS
 from .variables import is_data, is_function, is_model, variables
 
@@ -115,7 +116,9 @@ class Completer:
             return variables(self._shell, is_model)
         if action.dest in ("data", "calibration", "train"):
             return variables(self._shell, is_data)
-        if action.dest == "metric":
+        if action.dest == "task":
+            return TASKS
+        if action.dest in ("metric", "postprocess"):
             return variables(self._shell, is_function)
         if action.dest == "on":
             return _quietly(lambda: ["local", *load_config().clusters])

@@ -109,6 +109,14 @@ class QuantTaaSMagics(Magics):
         argument("--calibration", metavar="DATA", help="data that sets ranges; else a part of --train"),
         argument("--train", metavar="DATA", help="data that feeds recovery after pruning"),
         argument("--metric", metavar="METRIC", help="name of a metric, or a function of the notebook"),
+        argument("--task", metavar="TASK", help="what the model does, such as regression; found out when left out"),
+        argument("--labels", metavar="KEY[,KEY]", help="parts of a batch that are targets; found out when left out"),
+        argument("--output", metavar="NAME", help="name or position of the output that is judged"),
+        argument("--batch-dim", metavar="N", type=int, help="dimension of the samples in the inputs"),
+        argument("--ignore-label", metavar="N", type=int, help="label that counts nowhere"),
+        argument(
+            "--postprocess", metavar="FUNCTION", help="function of the notebook: outputs to what the metric takes"
+        ),
         argument("--on", metavar="CLUSTER", help="where to run; this machine when left out"),
         STORE,
         argument("--name", metavar="NAME", help="what to call the study"),
@@ -129,6 +137,12 @@ class QuantTaaSMagics(Magics):
             "cluster": args.on,
             "store": args.store,
             "name": args.name,
+            "task": args.task,
+            "labels": args.labels,
+            "output": args.output,
+            "batch_dim": args.batch_dim,
+            "ignore_label": args.ignore_label,
+            "postprocess": self._value(args.postprocess),
         }
         if args.dry_run:
             display(api.plan(**request))

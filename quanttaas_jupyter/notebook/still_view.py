@@ -82,6 +82,7 @@ def png(state: StudyState) -> bytes:
 def text(state: StudyState) -> str:
     """Return the study as plain text: a sentence, then a table of its trials."""
     head = f"{state.name or 'study'} ({state.id}, {state.status}): {summary(state)}"
+    head = "\n".join(filter(None, [head, state.understanding]))
     if not state.trials:
         return head
     rows = [["trial", str(state.metric.get("name", "metric")), "drop", "size", "", "latency", "", ""]]
@@ -113,10 +114,11 @@ def html(state: StudyState, picture: bytes | None = None) -> str:
     best = recommended_trial(state)
     body = "".join(_row(state, trial, trial is best) for trial in state.trials.values())
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
+    understood = f'<p style="margin:4px 0">{escape(state.understanding)}</p>' if state.understanding else ""
     label = f"{escape(state.name or 'study')} · {escape(state.id)} · {escape(state.status)}"
     return (
         f"<details><summary>Still picture and table: {escape(summary(state))}</summary>"
-        f'<p style="margin:4px 0">{label}</p>'
+        f'<p style="margin:4px 0">{label}</p>{understood}'
         f'<img alt="{escape(_described(state))}" width="720" src="data:image/png;base64,{image}">'
         f"{table}</details>"
     )

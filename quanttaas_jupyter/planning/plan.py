@@ -16,8 +16,10 @@ from typing import Any
 from .. import stages
 from ..core import catalogue
 from ..core.device import Device, this_device
+from ..core.errors import RecipeError
 from ..core.recipe import CALLABLE, Prune, Recipe, Recover
 from ..core.state import is_baseline
+from ..core.understanding import Judging
 from ..techniques.availability import refuse_unavailable
 from ..techniques.prune import PRUNERS
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
@@ -271,7 +273,7 @@ class Planner:
             **self._data("calibration"),
             **prune.model_dump(),
             "ignore": list(self.recipe.ignore),
-            "class_dim": self._class_dim,
+            **self._head(),
         }
         inputs = {"ranking": self._prune_ranking()} if prune.spread else {}
         return self._add("prune", f"{prune.name}: pruning", settings, inputs, [PRUNERS.find(prune.method)])
@@ -311,7 +313,7 @@ class Planner:
             "epochs": self._recover.epochs,
             "lr": self._recover.lr,
             "seed": self.recipe.seed,
-            "class_dim": self._class_dim,
+            **self._head(),
         }
         if method == CALLABLE:
             settings["function"] = self._record["recover"]
@@ -323,7 +325,7 @@ class Planner:
             **self._data("calibration"),
             "of": "prune",
             "ignore": list(self.recipe.ignore),
-            "class_dim": self._class_dim,
+            **self._head(),
         }
         entries = [PRUNE_RANKERS.find("structured")]
         key = self._add("sensitivity", "ranking layers by what pruning each alone costs", settings, {}, entries)
@@ -408,13 +410,24 @@ class Planner:
         return {"data": {name: self._record["data"][name]}}
 
     def _metric(self) -> dict[str, Any]:
-        return {"metric": self._record["metric"], "seed": self.recipe.seed, "class_dim": self._class_dim}
+        """Return the settings of a measurement beside its files and data."""
+        record = self._record
+        postprocess = {"postprocess": record["postprocess"]} if "postprocess" in record else {}
+        judging = self._judging.stored()
+        return {"metric": record["metric"], "seed": self.recipe.seed, "judging": judging, **postprocess, **self._head()}
+
+    def _head(self) -> dict[str, Any]:
+        """Where the judged output lies, and the classes in it."""
+        return {"class_dim": self._judging.raw_class_dim, "output": self._judging.output}
 
     @property
-    def _class_dim(self) -> int | None:
-        """Dimension of the main output with one score per class; None if there is none."""
-        dim = self._record["class_dim"]
-        return None if dim is None else int(dim)
+    def _judging(self) -> Judging:
+        if "understanding" not in self._record:
+            raise RecipeError(
+                "this study was submitted by an earlier version, which did not record how outputs are compared with "
+                "targets; submit it again"
+            )
+        return Judging.of(self._record["understanding"]["judging"])
 
     def _add(
         self,
@@ -452,10 +465,10 @@ def _digest_of(key: str, value: Any) -> Any:
     """Return the digest of a reference's content, because a key must not depend on where bytes are stored."""
     if key == "model":
         return [value["digest"], *(["portable"] if "portable" in value else [])]
-    if key == "function":
+    if key in ("function", "postprocess"):
         return value["digest"]
     if key == "data":
         return {name: reference["digest"] for name, reference in value.items()}
     if key == "metric":
-        return [value["kind"], value["name"], value["digest"], value["higher_is_better"]]
+        return [{key: item for key, item in value.items() if key != "blob"}]
     return value

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core.errors import RecipeError
 from ..core.recipe import Recipe
+from ..core.understanding import Judging
 from ..planning.search import GOES_ON, first_plan
 from .recipe_form import Form, recipe_problems, recipe_values
 
@@ -28,7 +29,7 @@ def plan(form: Form) -> dict[str, Any]:
             "recipe": recipe.model_dump(mode="json"),
             "model": {"digest": ""},
             "metric": _METRIC,
-            "class_dim": None,
+            "understanding": {"judging": Judging("classification").stored()},
             # Data sets get different digests, since equal ones would merge their stages.
             "data": {name: {"digest": name} for name in names},
         }

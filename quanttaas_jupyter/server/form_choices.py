@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core import catalogue
 from ..core.catalogue import Kind
+from ..core.understanding import TASKS
 from ..techniques.quantize import QUANTIZERS
 from .recipe_form import Form
 
@@ -15,7 +16,18 @@ _SEARCHES = {
     "auto": "sensitivity of layers first, then trials that lead to the goal",
 }
 _MINIMIZE = {"size": "bytes of the file", "latency": "time of one call"}
-_METRICS = ("accuracy", "r2", "agreement", "f1_score", "precision", "recall", "auroc", "mean_squared_error")
+_METRICS = (
+    "accuracy",
+    "r2",
+    "agreement",
+    "f1_score",
+    "auroc",
+    "miou",
+    "perplexity",
+    "map",
+    "psnr",
+    "mean_squared_error",
+)
 
 
 def options(cluster: str) -> dict[str, Any]:
@@ -34,6 +46,7 @@ def options(cluster: str) -> dict[str, Any]:
         "searches": _choices(_SEARCHES),
         "recoveries": _described("recover"),
         "metrics": list(_METRICS),
+        "tasks": _choices(TASKS),
         "minimize": _choices(_MINIMIZE),
         "start": Form(cluster=cluster).model_dump(),
     }

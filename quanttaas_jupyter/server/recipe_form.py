@@ -14,6 +14,7 @@ from ..compute.clusters import open_cluster, store_for
 from ..core.config import load_config
 from ..core.errors import QuantTaaSError, RecipeError
 from ..core.recipe import Goal, Recipe, complaints, follows_pattern, inline
+from ..core.understanding import TASKS
 from ..core.variable_names import check_variable, parse
 from ..store import open_store
 from ..techniques.availability import refuse_unavailable
@@ -24,6 +25,7 @@ _Names = Annotated[list[_Text], Field(max_length=20)]
 
 # Other characters have a meaning for IPython, or for splitting a line into words.
 _NAME = re.compile(r"[\w.,:;/+=%@#!?~&*^|][\w .,:;/+=%@#!?~&*^|-]{0,79}")
+_LABEL = re.compile(r"-?\w[\w.]*")
 _FIELDS = {
     "prune": "amounts",
     "goal.minimize": "minimize",
@@ -45,6 +47,8 @@ class Form(BaseModel):
     train: _Text = ""
     calibration: _Text = ""
     metric: _Text = ""
+    task: _Text = ""
+    labels: _Text = ""
     method: _Text = "structured"
     amounts: list[float] = Field(default=[0.0, 0.3, 0.5], max_length=50)
     quantize: _Names = ["none", "fp16", "int8"]
@@ -116,6 +120,8 @@ def cell(form: Form, policy: AccessPolicy) -> str:
         "--calibration": _plain(form.calibration),
         "--train": _plain(form.train),
         "--metric": _plain(form.metric),
+        "--task": form.task,
+        "--labels": ",".join(_parts(form.labels)),
         "--on": "" if form.cluster == policy.clusters()[0] else form.cluster,
         "--store": _store_option(form),
         "--name": f'"{form.name.strip()}"' if form.name.strip() else "",
@@ -164,6 +170,10 @@ def _problems_of_names(form: Form) -> Iterator[Problem]:
         yield Problem("data", "choose the data that judges; without labels use the metric 'agreement'")
     for field in ("model", "data", "train", "calibration", "metric"):
         yield from _caught(field, partial(_plain, getattr(form, field)))
+    if form.task and form.task not in TASKS:
+        yield Problem("task", f"a task is one of {', '.join(TASKS)}")
+    if any(not _LABEL.fullmatch(part) for part in _parts(form.labels)):
+        yield Problem("labels", "labels are keys of a batch or positions in it, with commas between them")
     if form.name.strip() and not _NAME.fullmatch(form.name.strip()):
         yield Problem("name", "a name has up to 80 letters, digits, blanks and simple signs; no quotes or brackets")
     if form.out:
@@ -202,6 +212,11 @@ def _plain(text: str) -> str:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and not re.fullmatch(r"[\w .-]*", node.value):
             raise QuantTaaSError(f"{text!r} holds signs that a line of a magic does not take; put it into a variable")
     return ast.unparse(expression)
+
+
+def _parts(labels: str) -> list[str]:
+    """Keys or positions of targets, without the blanks around them."""
+    return [part.strip() for part in labels.split(",") if part.strip()]
 
 
 def _caught(field: str, act: Callable[[], object]) -> Iterator[Problem]:

@@ -35,6 +35,7 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         "status": state.status,
         "seq": state.seq,
         "heading": " · ".join(filter(None, heading)),
+        "understanding": state.understanding,
         "notices": [_notice(notice) for notice in study_heading.notices(state)],
         "progress": {
             "parts": [part._asdict() for part in bar.parts],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 from collections.abc import Callable
 from functools import cached_property
@@ -14,13 +15,15 @@ from ..core import catalogue
 from ..core.failures import StageError
 from ..store import blobs
 from ..techniques import portable_model
-from ..techniques.evaluate.sqnr import sqnr_db
+from ..techniques.evaluate.judge import drop_between
+from ..techniques.evaluate.sqnr import sqnr_of_batches
 from ..techniques.prune import PRUNERS, PruneJob
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
 from ..techniques.quantize import QUANTIZERS, QuantizeJob
 from ..techniques.quantize import RANKERS as QUANTIZE_RANKERS
 from ..techniques.recover import RECOVERIES, RecoverJob
 from ..techniques.runtimes import Runtime, Session
+from ..techniques.runtimes.export_check import as_built
 from . import inference
 from .context import Context
 from .model_profile import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
@@ -90,10 +93,9 @@ def screen(context: Context) -> dict[str, Any]:
     # The full recovery continues from this one, and gives the same warnings.
     recovered, _ = _taught(context, pruned, teacher, part, epochs, warn=context.report)
     samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
-    mine, theirs = (inference.joined(inference.of_module(model, samples)) for model in (recovered, teacher))
-    metric, function = context.settings["metric"], context.function("metric")
-    targets, class_dim = inference.targets_of(samples), context.settings["class_dim"]
-    drop = inference.drop_between(metric, function, mine, theirs, targets, class_dim)
+    mine, theirs = (inference.of_module(model, samples) for model in (recovered, teacher))
+    targets = (inference.targets_of(samples, batch) for batch in samples.batches)
+    drop = drop_between(context.measure, zip(mine, targets, theirs, strict=True), samples.samples)
     return _model(context, recovered, {**context.inputs["pruned"]["facts"], "screen_drop": drop})
 
 
@@ -123,7 +125,7 @@ def export(context: Context) -> dict[str, Any]:
         return {
             **_artifact(context, runtime, path, measurements, built.graph),
             "about": {**built.signature, "modules": classes_of(model), "weights": weights_by_kind(model)},
-            "warnings": list(built.warnings),
+            "warnings": [*built.warnings, *filter(None, [built.signature.get("why_fixed")])],
         }
 
 
@@ -162,22 +164,21 @@ class CalibrationJudge:
         return self.drop_of(self._opened(path))
 
     def drop_of(self, session: Session) -> float:
-        """Return the ``drop`` of an open session."""
-        metric, function = self._context.settings["metric"], self._context.function("metric")
-        mine, class_dim = self._said(session), self._context.settings["class_dim"]
-        return inference.drop_between(metric, function, mine, self._original, self._targets, class_dim)
+        """``drop`` of a model that is open already."""
+        batches = zip(self._said(session), self._targets, self._original, strict=True)
+        return drop_between(self._context.measure, batches, self._samples.samples)
 
     def sqnr_db(self, path: Path) -> float:
         """Return the SQNR of the outputs against the unquantized ones, in decibels; 120 if they are equal."""
-        return sqnr_db(self._outputs(path), self._reference)
+        return sqnr_of_batches(zip(self._said(self._opened(path)), self._reference, strict=True))
 
     @cached_property
-    def _reference(self) -> Any:
+    def _reference(self) -> list[Any]:
         with self._context.opened("source") as session:
             return self._said(session)
 
     @cached_property
-    def _original(self) -> Any:
+    def _original(self) -> list[Any]:
         inputs = self._context.inputs
         if "original" not in inputs or inputs["original"]["blobs"] == inputs["source"]["blobs"]:
             return self._reference
@@ -185,18 +186,16 @@ class CalibrationJudge:
             return self._said(session)
 
     @cached_property
-    def _targets(self) -> Any:
-        return inference.targets_of(self._samples)
-
-    def _outputs(self, path: Path) -> Any:
-        return self._said(self._opened(path))
+    def _targets(self) -> list[Any]:
+        return [inference.targets_of(self._samples, batch) for batch in self._samples.batches]
 
     def _opened(self, path: Path) -> Session:
-        names, runtime = self._context.inputs["source"]["about"]["input_names"], self._context.runtime
-        return (runtime.open_graph if runtime.why_not_run() else runtime.open)(path, self._context.threads, names)
+        about, runtime = self._context.inputs["source"]["about"], self._context.runtime
+        open_ = runtime.open_graph if runtime.why_not_run() else runtime.open
+        return as_built(open_(path, self._context.threads, about["input_names"]), about)
 
-    def _said(self, session: Session) -> Any:
-        return inference.joined(inference.of_session(session, self._context.inputs["source"]["about"], self._samples))
+    def _said(self, session: Session) -> list[Any]:
+        return list(inference.of_session(session, self._context.inputs["source"]["about"], self._samples))
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
@@ -215,12 +214,16 @@ def _prune_job(context: Context, amount: float) -> PruneJob:
         spread=settings.get("spread", 0.0),
         ranking=tuple((layer, decibels) for layer, decibels in ranking),
         class_dim=settings["class_dim"],
+        output=settings["output"],
     )
 
 
 def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
     settings, signature = context.settings, context.inputs["source"]["about"]
     calibration = context.data("calibration")
+    whole = calibration.head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
+    if signature.get("fixed_batch"):
+        calibration = dataclasses.replace(calibration.rebatched(1), is_cut=False)
     ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
     return QuantizeJob(
         source=source,
@@ -233,10 +236,11 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
         keep=settings.get("keep", 0),
         ranking=tuple((layer, decibels) for layer, decibels in ranking),
         max_drop=settings.get("max_drop", 0.0),
-        judge=CalibrationJudge(context, calibration.head(_JUDGED_SAMPLES).rebatched(inference.BATCH)),
+        judge=CalibrationJudge(context, whole),
         targets=tuple(settings.get("targets", ())),
         notes=context.notes,
         class_dim=settings.get("class_dim"),
+        output=settings.get("output", ""),
         module=(lambda: _whole(context)) if "model" in settings else None,
     )
 
@@ -262,6 +266,7 @@ def _taught(
         teacher=teacher,
         data=lesson,
         class_dim=settings["class_dim"],
+        output=settings["output"],
         epochs=epochs,
         lr=settings["lr"],
         seed=settings["seed"],

@@ -13,10 +13,13 @@ from ..bundle import local_code
 from ..bundle import model as models
 from ..bundle.batches import Batches, read_batches
 from ..core.errors import StoreError
+from ..core.understanding import Judging
 from ..store import blobs
 from ..store.base import Store
 from ..techniques import portable_model
+from ..techniques.evaluate.judge import Measure
 from ..techniques.runtimes import RUNTIMES, Notes, Runtime, Session
+from ..techniques.runtimes.export_check import as_built
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,20 @@ class Context:
         """Return one of the data sets that the planner assigned to this stage."""
         return read_batches(self.store, self.settings["data"][name])
 
+    @property
+    def judging(self) -> Judging:
+        """How outputs are compared with targets."""
+        return Judging.of(self.settings["judging"])
+
+    @property
+    def measure(self) -> Measure:
+        """What to measure."""
+        settings = self.settings
+        functions = self.function("metric"), self.function("postprocess")
+        return Measure(settings["metric"], functions[0], self.judging, functions[1], settings["seed"])
+
     def function(self, name: str) -> Any:
-        """Return a callable of the notebook, ``metric`` or ``function``, or None."""
+        """Load a callable of the notebook, such as ``metric`` or ``function``; None if there is none."""
         blob = self.settings.get(name, {}).get("blob")
         return local_code.loads(blobs.get_bytes(self.store, blob)) if blob else None
 
@@ -96,7 +111,7 @@ class Context:
         names = self.inputs[role]["about"]["input_names"]
         with self.file(role, graph=is_graph) as path:
             open_ = self.runtime.open_graph if is_graph else self.runtime.open
-            yield open_(path, threads or self.threads, names)
+            yield as_built(open_(path, threads or self.threads, names), self.inputs[role]["about"])
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..bundle.batches import Batch, Batches, read_batches, write_batches
 from ..bundle.structure import flatten, unflatten
-from ..techniques.evaluate import intervals, metrics
+from ..techniques.evaluate.judge import Judge
 from ..techniques.evaluate.latency import interleaved_latency, timed
-from ..techniques.evaluate.predictions import Predictions
-from ..techniques.evaluate.sqnr import LOSSLESS_DB, sqnr_db
 from . import inference
 from .context import Context
 
 
 def preview(context: Context) -> dict[str, Any]:
-    """Evaluate the model in eager PyTorch, as a first point before any artifact is built."""
+    """Measure the model in eager PyTorch: a first point, before any file is built."""
     model, evaluation = context.model(), context.data("eval").rebatched(inference.BATCH)
-    parts = inference.of_module(model, evaluation)
-    inference.refuse_ragged(context.settings["metric"]["name"], parts)
-    whole, interval = _scored(context, _predictions(context, inference.joined(parts), evaluation))
+    judge = Judge(context.measure, evaluation.samples, is_compared=False)
+    for batch, outputs in zip(evaluation.batches, inference.of_module(model, evaluation), strict=True):
+        judge.update(outputs, inference.targets_of(evaluation, batch))
+    found = {key: value for key, value in judge.measurements().items() if key.startswith("metric")}
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
-    return {"facts": {**_metric_measurements(whole, interval), "samples": evaluation.samples, "size_bytes": size}}
+    return {"facts": {**found, "samples": evaluation.samples, "size_bytes": size}}
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Compute metric, paired drop and fidelity of an artifact on the data that judges trials or guides a search."""
+    """Measure metric, paired drop and fidelity of an artifact on the data that judges (or guides a search)."""
     evaluation = context.data(context.settings["judged_on"]).rebatched(inference.BATCH)
-    made = context.inputs["artifact"]
+    made, baseline = context.inputs["artifact"], context.inputs.get("baseline")
+    references = _outputs(context, baseline["outputs"]) if baseline else itertools.repeat(None)
+    judge = Judge(context.measure, evaluation.samples, is_compared=baseline is not None)
+    kept: list[Any] = []
     with context.opened("artifact") as session:
-        parts = inference.of_session(session, made["about"], evaluation, context.report)
-    inference.refuse_ragged(context.settings["metric"]["name"], parts)
-    outputs = inference.joined(parts)
-    baseline = context.inputs.get("baseline")
-    reference = _outputs(read_batches(context.store, baseline["outputs"])) if baseline else None
-    mine = _predictions(context, outputs, evaluation, reference)
-    whole, interval = _scored(context, mine)
-    measurements = {**_metric_measurements(whole, interval), "samples": evaluation.samples}
-    if baseline is None:
-        kept = write_batches(context.store, _as_batches(outputs))
-        nothing = {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
-        named = {f"outputs{i}": sha for i, sha in enumerate(kept["shards"])}
-        return {"blobs": named, "outputs": kept, "facts": {**measurements, **nothing}, "warnings": _unrun(context)}
-    return {"facts": {**measurements, **_against(context, mine, whole)}, "warnings": _unrun(context)}
+        answers = inference.of_session(session, made["about"], evaluation, context.report)
+        for batch, outputs, reference in zip(evaluation.batches, answers, references, strict=False):
+            judge.update(outputs, inference.targets_of(evaluation, batch), reference)
+            if baseline is None:
+                kept.append(outputs)
+    result = {"facts": {**judge.measurements(), "samples": evaluation.samples}, "warnings": _unrun(context)}
+    if baseline is not None:
+        return result
+    written = write_batches(context.store, _as_batches(kept))
+    named = {f"outputs{i}": sha for i, sha in enumerate(written["shards"])}
+    return {"blobs": named, "outputs": written, **result}
 
 
 def latency(context: Context) -> dict[str, Any]:
@@ -82,43 +82,17 @@ def _sized(calibration: Batches, size: int) -> Batch:
     batch = calibration.head(size).rebatched(size).batches[0]
     if batch.samples == size or not calibration.is_sliceable():
         return batch
-    rows = np.arange(size) % batch.samples
-    return Batch([leaf[rows] for leaf in batch.inputs], [])
+    return calibration.cut(batch, np.arange(size) % batch.samples)
 
 
-def _predictions(context: Context, outputs: Any, evaluation: Batches, reference: Any = None) -> Predictions:
-    return Predictions(outputs, inference.targets_of(evaluation), reference, context.settings["class_dim"])
+def _as_batches(outputs: list[Any]) -> Batches:
+    flat = [flatten(part) for part in outputs]
+    batches = tuple(Batch([leaf for _, leaf in leaves], []) for leaves, _ in flat)
+    leaves, structure = flat[0]
+    return Batches(batches, tuple(name or "output" for name, _ in leaves), structure, None, is_cut=False)
 
 
-def _against(context: Context, mine: Predictions, whole: metrics.Score) -> dict[str, Any]:
-    metric, function = context.settings["metric"], context.function("metric")
-    original = metrics.score(metric, function, replace(mine, outputs=mine.reference))
-    drop = intervals.drop_of(metric, function, mine, whole, original, context.settings["seed"])
-    agreement, decibels = metrics.agreement(mine), sqnr_db(mine.outputs, mine.reference)
-    return {
-        "drop": drop.value,
-        "drop_low": drop.low,
-        "drop_high": drop.high,
-        "agreement": None if agreement is None else float(np.mean(agreement)),
-        "sqnr_db": decibels if decibels < LOSSLESS_DB else None,
-    }
-
-
-def _scored(context: Context, predictions: Predictions) -> tuple[metrics.Score, intervals.Interval]:
-    metric, function = context.settings["metric"], context.function("metric")
-    whole = metrics.score(metric, function, predictions)
-    return whole, intervals.interval_of(metric, function, predictions, whole, context.settings["seed"])
-
-
-def _metric_measurements(whole: metrics.Score, interval: intervals.Interval) -> dict[str, Any]:
-    return {"metric": whole.value, "metric_low": interval.low, "metric_high": interval.high}
-
-
-def _as_batches(outputs: Any) -> Batches:
-    leaves, structure = flatten(outputs)
-    whole = Batch([leaf for _, leaf in leaves], [])
-    return Batches((whole,), tuple(name or "output" for name, _ in leaves), structure, None)
-
-
-def _outputs(kept: Batches) -> Any:
-    return unflatten(kept.inputs, list(kept.batches[0].inputs))
+def _outputs(context: Context, reference: dict[str, Any]) -> Iterator[Any]:
+    kept = read_batches(context.store, reference)
+    for batch in kept.batches:
+        yield unflatten(kept.inputs, list(batch.inputs))

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..core.errors import NotFound, QuantTaaSError, StoreError
 from ..core.state import ENDED, Event, StudyState, fold, with_lease
+from ..core.understanding import Understanding
 from ..store.base import MissingKey, Store
 from .lease import read_lease
 from .summaries import summary_of
@@ -164,6 +165,7 @@ def initial_state(record: dict[str, Any]) -> StudyState:
         metric=record["metric"],
         goal=record["recipe"]["goal"],
         notes=tuple(record["notes"]),
+        understanding=Understanding.of(record["understanding"]).heading if "understanding" in record else "",
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.batches import Batches
-from ..bundle.structure import flatten, unflatten
+from ..bundle.structure import flatten, is_one_argument, unflatten
 from ..core.failures import StageError
 
 WHY_NOT = "the model came from another version of Python as an exported program, which cannot be pruned or trained"
@@ -53,7 +53,9 @@ def load(data: bytes, signature: Mapping[str, Any]) -> Any:
             self.program = program
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            inputs = kwargs if isinstance(signature["inputs"], dict) else _nested(args, signature["inputs"])
+            wanted = signature["inputs"]
+            by_name = isinstance(wanted, dict) and not is_one_argument(wanted)
+            inputs = kwargs if by_name else _nested(args, wanted)
             leaves = [leaf for _, leaf in flatten(inputs)[0]]
             return unflatten(signature["outputs"], list(self.program(*leaves)))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from quanttaas_jupyter.client.inspection import Asked
 from quanttaas_jupyter.client.preparation import Prepared, prepare
 from quanttaas_jupyter.client.submission import ignore_progress, read, send
 from quanttaas_jupyter.core.errors import MetricError, ModelError
@@ -34,8 +35,13 @@ class Linear(nn.Module):
 
 
 def prepared(model: Any, data: Any, recipe: Any = None, **given: Any) -> Prepared:
-    options = {"calibration": None, "train": None, "metric": None, "example_inputs": None, "name": None, **given}
+    asked = Asked(**{key: given.pop(key) for key in list(given) if key in Asked.__dataclass_fields__})
+    options = {"calibration": None, "train": None, "asked": asked, "example_inputs": None, "name": None, **given}
     return prepare(model, data, {"prune": [0], "quantize": ["none"], **(recipe or {})}, **options)
+
+
+def class_dim_of(study: Prepared) -> int | None:
+    return study.look.understanding.judging.class_dim
 
 
 def notes(study: Prepared) -> list[str]:
@@ -47,10 +53,10 @@ def notes(study: Prepared) -> list[str]:
 def test_the_dimension_of_classes_is_found_from_labels(class_dim: int, places: int) -> None:
     words = torch.randint(0, 5, (40, places), generator=torch.Generator().manual_seed(0))
     study = prepared(Said(5, class_dim), (words, words))
-    assert study.class_dim == class_dim
-    assert study.draft("local", "tester")["class_dim"] == class_dim
-    reported = [note for note in notes(study) if f"classes in dimension {class_dim}" in note]
-    assert len(reported) == (places == 5)
+    assert class_dim_of(study) == class_dim
+    assert study.draft("local", "tester")["understanding"]["judging"]["class_dim"] == class_dim
+    told = [note for note in notes(study) if f"classes in dimension {class_dim}" in note]
+    assert len(told) == (places == 5)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +72,15 @@ def test_the_dimension_of_classes_is_found_from_labels(class_dim: int, places: i
 def test_only_scores_of_classes_have_a_dimension_of_classes(model: Any, targets: Any, found: int | None) -> None:
     data = (torch.randn(40, 4),) if targets is None else (torch.randn(40, 4), targets)
     study = prepared(model, data, metric="agreement")
-    assert study.class_dim == found
+    assert class_dim_of(study) == found
     assert any("taken for scores" in note for note in study.notes) == (targets is None)
-    assert any("R2 against" in note for note in notes(study)) == (found is None)
+    has_values = study.look.understanding.judging.scores == "values"
+    assert any("R2 against" in note for note in notes(study)) == has_values
 
 
 def test_classes_are_found_from_the_data_where_example_inputs_are_others() -> None:
     words = torch.randint(0, 5, (40, 7))
-    assert prepared(Said(5, 2), (words, words), example_inputs=words[:3, :5]).class_dim == 2
+    assert class_dim_of(prepared(Said(5, 2), (words, words), example_inputs=words[:3, :5])) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
@@ -87,7 +94,7 @@ def test_a_metric_with_one_value_a_class_is_refused_before_anything_is_sent() ->
     def recalls(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.ones(3)
 
-    with pytest.raises(MetricError, match=r"one number, or one a sample \(got 3 for 8\)"):
+    with pytest.raises(MetricError, match=r"one number, or one a sample \(got 3 for 40\)"):
         prepared(Linear(3), (torch.randn(40, 4), torch.randint(0, 3, (40,))), metric=recalls)
 
 

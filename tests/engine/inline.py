@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quanttaas_jupyter import stages
+from quanttaas_jupyter.client.inspection import Asked
 from quanttaas_jupyter.client.preparation import prepare
 from quanttaas_jupyter.client.submission import bundle, ignore_progress
 from quanttaas_jupyter.compute.executors.base import StageCall
@@ -83,7 +84,8 @@ class InlineExecutor:
 def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> tuple[StudyState, dict, InlineExecutor]:
     """Submit a study and drive it to its end; returns its state, its record and the executor that ran it."""
     store = WatchedStore(root)
-    options = {"calibration": None, "train": None, "metric": None, "example_inputs": None, "name": None, **given}
+    asked = Asked(**{key: given.pop(key) for key in list(given) if key in Asked.__dataclass_fields__})
+    options = {"calibration": None, "train": None, "asked": asked, "example_inputs": None, "name": None, **given}
     prepared = prepare(model, data, recipe, **options)
     record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
     records.create_study(store, prepared.id, record)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from quanttaas_jupyter.client.inspection import Asked
 from quanttaas_jupyter.client.preparation import prepare
 from quanttaas_jupyter.client.submission import bundle, ignore_progress
 from quanttaas_jupyter.core.config import EngineConfig
@@ -55,7 +56,7 @@ def test_a_study_outlives_a_store_that_is_out_of_reach_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FailingStore(tmp_path)
-    prepared = prepare(Mlp().eval(), regression_data(), RECIPE, None, None, None, None, None)
+    prepared = prepare(Mlp().eval(), regression_data(), RECIPE, None, None, Asked(), None, None)
     record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
     sha256 = records.create_study(store, prepared.id, record)
     monkeypatch.setattr(service, "open_store", lambda uri: store)

@@ -126,6 +126,9 @@ def kitchen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     shell.history_manager.end_session()
 
 
+NOTHING_SAID = dict.fromkeys(("task", "labels", "output", "batch_dim", "ignore_label", "postprocess"))
+
+
 class TestTheCell:
     def test_it_passes_variables_and_recipe_on_and_shows_the_study(self, kitchen: Kitchen) -> None:
         kitchen.run(
@@ -143,6 +146,7 @@ class TestTheCell:
                 "cluster": "local",
                 "store": None,
                 "name": "digits",
+                **NOTHING_SAID,
             }
         ]
         assert kitchen.shell.user_ns["study"] is kitchen.study

@@ -13,6 +13,9 @@ from quanttaas_jupyter.planning.search import first_plan as make_plan
 GRID = {"search": "grid"}
 
 
+JUDGING = {"task": "classification", "class_dim": 1, "classes": 10, "scores": "logits", "labels": "ids"}
+
+
 def record(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
     reference = {"digest": "d", "shards": ["s"], "samples": 10, "labelled": True}
     return {
@@ -20,7 +23,7 @@ def record(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "model": {"digest": "m", "blob": "b", "class": "Net"},
         "metric": {"kind": "built-in", "name": "accuracy", "digest": "accuracy", "higher_is_better": True},
         "data": {"eval": reference, "calibration": {**reference, "digest": "c"}},
-        "class_dim": 1,
+        "understanding": {"judging": JUDGING},
         **changes,
     }
 
@@ -153,5 +156,12 @@ def test_a_quantization_is_tried_in_the_runtimes_that_take_it() -> None:
 
 
 def test_where_the_classes_lie_is_part_of_the_keys() -> None:
-    first, none, second = (set(make_plan(record(GRID, class_dim=value)).stages) for value in (1, None, 2))
-    assert len({frozenset(first), frozenset(none), frozenset(second)}) == 3
+    judgings = [{**JUDGING, "class_dim": value} for value in (1, None, 2)]
+    keys = [frozenset(make_plan(record(GRID, understanding={"judging": judging})).stages) for judging in judgings]
+    assert len(set(keys)) == 3
+
+
+def test_a_study_of_an_earlier_version_is_planned_no_more_but_told_to_be_submitted_again() -> None:
+    before = {key: value for key, value in record(GRID).items() if key != "understanding"}
+    with pytest.raises(RecipeError, match="submitted by an earlier version.*submit it again"):
+        make_plan(before)

@@ -98,7 +98,8 @@ class Files(Runtime):
 def context_of(store: LocalStore, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> stages.Context:
     monkeypatch.setattr(stages.Context, "runtime", property(lambda self: Files()))
     metric = {"kind": "built-in", "name": "accuracy", "digest": "accuracy", "higher_is_better": True}
-    return stages.Context(store, {"metric": metric, "class_dim": 1}, inputs, 1, lambda line: None)
+    judging = {"task": "classification", "class_dim": 1, "classes": 2, "scores": "logits", "labels": "ids"}
+    return stages.Context(store, {"metric": metric, "judging": judging, "seed": 0}, inputs, 1, lambda line: None)
 
 
 def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_pruned_model(

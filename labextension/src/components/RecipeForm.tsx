@@ -24,7 +24,7 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
       {control}
     </Field>
   );
-  const text = (name: 'metric' | 'store' | 'name' | 'out', placeholder: string) =>
+  const text = (name: 'metric' | 'labels' | 'store' | 'name' | 'out', placeholder: string) =>
     function Text(id: string): JSX.Element {
       return (
         <input
@@ -125,6 +125,16 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
             <option key={name} value={name} />
           ))}
         </datalist>
+        {field('task', 'Task', id => (
+          <Pick
+            id={id}
+            value={form.task}
+            of={options.tasks.map(({ name, help }) => ({ name, words: help }))}
+            none="found out"
+            onChange={task => onChange({ task })}
+          />
+        ))}
+        {field('labels', 'Labels', text('labels', 'found out; keys or positions in a batch'))}
         {field('store', 'Store', text('store', service.stores[0] ?? ''))}
         {field('name', 'Name', text('name', 'the model’s'))}
         {field('out', 'Variable', text('out', 'none'))}

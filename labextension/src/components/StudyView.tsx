@@ -67,6 +67,7 @@ function Page({
       <header className="qt-line qt-apart">
         <span>
           <b className="qt-name">{page.name || page.id}</b> <span className="qt-dim">{page.heading}</span>
+          {page.understanding && <div className="qt-understood qt-dim">{page.understanding}</div>}
         </span>
         <StudyButtons line={page} can={page.can} actions={actions} />
       </header>

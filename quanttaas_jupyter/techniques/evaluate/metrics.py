@@ -1,208 +1,242 @@
-"""Metrics of predictions: the built-in ones, those of TorchMetrics, and functions of the notebook."""
+"""From a metric's description in a study's record to the meter that measures it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ...core.failures import StageError, one_line
-from .predictions import IGNORED_LABEL, Predictions, class_dims, leaves_of, main_output
+from ...core.failures import StageError, explain
+from ...core.understanding import Judging
+from . import losses
+from .estimates import transformed
+from .explained import ExplainedState
+from .meters import BLOCKS_OF_LISTS, BlockMeter, Meter, RatioMeter, UnmergedMeter, WholeMeter
+from .r2 import R2State
+from .tensors import (
+    aligned,
+    classes_last,
+    counted,
+    judged,
+    judged_output,
+    judged_targets,
+    leaves_of,
+    predicted,
+    probabilities,
+)
+from .torchmetrics_state import as_number, holds_lists, is_mergeable, maker
 
-_STEADY = 1e-10
-"""Share of the mean square below which the variation of an output is rounding of a constant; chosen, not tuned."""
+_NOTHING_COUNTS = "every label is an ignored one, so that nothing can be counted"
+_MOST_NATS = 700.0
+"""Cross-entropy, in nats, beyond which a perplexity is no floating-point number any more."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """Value of a metric and, if the metric is a mean over samples, the score of each sample (n)."""
-
-    value: float
-    per_sample: np.ndarray | None = None
-
-
-def score(metric: dict[str, Any], function: Callable[..., Any] | None, answers: Predictions) -> Score:
-    """Compute a metric.
+def meter_of(metric: Mapping[str, Any], function: Any, judging: Judging, samples: int) -> Meter:
+    """Return the meter of a metric.
 
     Args:
-        metric: The reference made by ``bundle.metric``.
-        function: The callable if the metric is one, otherwise None.
-        answers: Outputs and targets of all samples.
+        metric: Its description: ``kind``, ``name``, ``takes``, ``options`` and so on, see ``client.inspection.metric``.
+        function: What travelled as a pickle: a callable, a loss, a metric, or a dict of metrics by name.
+        judging: How outputs are compared with targets.
+        samples: Number of samples that will be seen.
 
     Raises:
-        StageError: The outputs or targets do not fit the metric, or are not finite.
+        StageError: A named metric cannot be made where this runs.
     """
-    _refuse_nan(answers.outputs)
+    kind = metric["kind"]
+    if kind == "built-in":
+        return _BUILT_IN[metric["name"]](judging, samples)
+    if kind == "torchmetrics":
+        return _of_torchmetrics(_made(metric), metric["takes"], judging, samples)
+    if kind == "instance":
+        return _of_torchmetrics(function[metric["name"]], metric["takes"], judging, samples)
+    if kind == "loss":
+        return RatioMeter(losses.sums_of(function, judging), _NOTHING_COUNTS)
+    if metric.get("per_sample"):
+        return RatioMeter(_sums_of(function, metric), _NOTHING_COUNTS)
+    number = _number_of(function, metric)
+    if kind == "sklearn":
+        return WholeMeter(number, metric["name"], feed=lambda o, t: _places(metric["takes"], o, t, judging))
+    return WholeMeter(number, metric["name"], (judging.output_dim, judging.target_dim))
+
+
+def agreement_meter(judging: Judging, samples: int) -> Meter:
+    """Return the meter of how far a model says what the baseline says.
+
+    It is the share of places with the baseline's class; of outputs that are no class scores R2 against the
+    baseline's outputs (0 at worst).
+    """
+    if judging.class_dim is None and judging.scores not in ("classes", "logits", "probabilities"):
+        return BlockMeter(ExplainedState, lambda o, t, r: _both(o, r, judging), samples, judging.is_cut)
+
+    def sums(outputs: Any, targets: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
+        mine, theirs = (predicted(output, judging) for output in _both(outputs, reference, judging))
+        same = mine == theirs
+        labels = judged_targets(targets, judging) if targets is not None and leaves_of(targets) else None
+        # Places that accuracy does not count, such as padding, say nothing of agreement either.
+        if labels is None or labels.shape != same.shape:
+            return _sums(same, same | True)
+        return _sums(same, counted(labels, judging))
+
+    return RatioMeter(sums, _NOTHING_COUNTS)
+
+
+def _both(outputs: Any, reference: Any, judging: Judging) -> tuple[Any, Any]:
+    mine = judged_output(outputs, judging)
+    return mine, mine if reference is None else judged_output(reference, judging)
+
+
+def _accuracy(judging: Judging, samples: int) -> Meter:
+    def sums(outputs: Any, targets: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
+        output, labels = judged(outputs, targets, judging)
+        found, labels = aligned(predicted(output, judging), labels)
+        return _sums(found.long() == labels.long(), counted(labels, judging))
+
+    return RatioMeter(sums, _NOTHING_COUNTS)
+
+
+def _perplexity(judging: Judging, samples: int) -> Meter:
+    return _Exponential(RatioMeter(losses.cross_entropy(judging), _NOTHING_COUNTS))
+
+
+class _Exponential:
+    """Perplexity: the exponential of the mean cross-entropy of a place, in nats."""
+
+    def __init__(self, inner: RatioMeter) -> None:
+        self._inner = inner
+        self.update = inner.update
+
+    def estimate(self) -> Any:
+        entropy = self._inner.estimate()
+        if entropy.value > _MOST_NATS:
+            raise StageError(f"the cross-entropy is {entropy.value:.3g} nats a token, beyond any perplexity")
+        value = float(np.exp(entropy.value))
+        return transformed(entropy, value, value)
+
+
+def _r2(judging: Judging, samples: int) -> Meter:
+    def feed(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any]:
+        output, target = aligned(*judged(outputs, targets, judging))
+        return output.reshape(len(output), -1).double(), target.reshape(len(target), -1).double()
+
+    return BlockMeter(R2State, feed, samples, judging.is_cut)
+
+
+_BUILT_IN: dict[str, Callable[[Judging, int], Meter]] = {
+    "accuracy": _accuracy,
+    "r2": _r2,
+    "perplexity": _perplexity,
+    "agreement": agreement_meter,
+}
+BUILT_IN = tuple(_BUILT_IN)
+
+
+def _made(metric: Mapping[str, Any]) -> Any:
+    module, _, name = str(metric["class"]).rpartition(".")
+    if module.partition(".")[0] != "torchmetrics":
+        raise StageError(f"metric {metric['name']!r} is none of TorchMetrics")
     try:
-        if metric["kind"] == "callable":
-            assert function is not None
-            result = function(answers.outputs, answers.targets)
-        elif metric["kind"] == "torchmetrics":
-            result = _torchmetrics(metric["name"], answers)
-        else:
-            result = _BUILT_IN[metric["name"]](answers)
+        return getattr(importlib.import_module(module), name)(**metric.get("options", {}))
+    except Exception as error:
+        raise StageError(f"metric {metric['name']!r} cannot be made: {explain(error)['reason']}") from error
+
+
+def _of_torchmetrics(metric: Any, takes: str, judging: Judging, samples: int) -> Meter:
+    def feed(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any]:
+        return taken(takes, outputs, targets, judging)
+
+    if not is_mergeable(metric):
+        return UnmergedMeter(maker(metric), feed, samples, judging.is_cut)
+    blocks = {"blocks": BLOCKS_OF_LISTS} if holds_lists(metric) else {}
+    return BlockMeter(maker(metric), feed, samples, judging.is_cut, **blocks)
+
+
+def taken(takes: str, outputs: Any, targets: Any, judging: Judging) -> tuple[Any, Any]:
+    """Return predictions and targets as a metric takes them.
+
+    Args:
+        takes: ``scores`` (probabilities with classes in dimension 1, or class numbers), ``binary`` and ``multilabel``
+            (probabilities of the targets' shape), ``logits`` (classes last), ``aligned`` (values of one shape),
+            ``classes-pair`` (class numbers on both sides) or ``raw`` (as the model and the data give them).
+        outputs: Outputs of a batch.
+        targets: Its targets.
+        judging: How outputs are compared with targets.
+    """
+    if takes == "raw":
+        return outputs, targets
+    output, target = judged(outputs, targets, judging)
+    if takes == "aligned":
+        output, target = aligned(output, target)
+        return output, target if target.is_floating_point() else target.to(output.dtype)
+    if takes == "binary" and judging.class_dim is not None and output.shape[judging.class_dim] == 2:
+        return probabilities(output, judging).select(judging.class_dim, 1), target
+    if takes in ("binary", "multilabel"):
+        output, target = aligned(probabilities(output, judging), target)
+        return output, target.long()
+    if takes == "logits":
+        return classes_last(output, judging), target
+    if takes == "classes-pair":
+        return predicted(output, judging).long(), target
+    if judging.class_dim is None:
+        return aligned(output, target)
+    return probabilities(output, judging).movedim(judging.class_dim, 1), target
+
+
+def _sums_of(function: Callable[..., Any], metric: Mapping[str, Any]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    def sums(outputs: Any, targets: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
+        values = per_sample(_called(function, metric["name"], outputs, targets), metric["name"])
+        return values, np.ones(len(values))
+
+    return sums
+
+
+def _places(takes: str, outputs: Any, targets: Any, judging: Judging) -> tuple[Any, Any]:
+    """Return predictions and labels of the places that count, as scikit-learn takes them."""
+    output, target = taken(takes, outputs, targets, judging)
+    if takes in ("aligned", "multilabel") or judging.labels == "values":
+        return output, target
+    counts = counted(target, judging)
+    if takes == "scores" and output.ndim > target.ndim:
+        return output.movedim(1, -1)[counts], target[counts]
+    return aligned(output, target)[0][counts], target[counts]
+
+
+def _number_of(function: Callable[..., Any], metric: Mapping[str, Any]) -> Callable[[Any, Any], float]:
+    def number(outputs: Any, targets: Any) -> float:
+        arguments = (targets.numpy(), outputs.numpy()) if metric["kind"] == "sklearn" else (outputs, targets)
+        found = _called(function, metric["name"], *arguments)
+        values = np.asarray(found.detach() if hasattr(found, "detach") else found, dtype=float)
+        # A function that gave one number on the first batch may give one a sample where a batch is a single one.
+        return as_number(float(values.mean()), metric["name"])
+
+    return number
+
+
+def per_sample(found: Any, name: str) -> np.ndarray:
+    """Return one finite number a sample (n). Raises StageError for anything else."""
+    values = np.asarray(found.detach() if hasattr(found, "detach") else found, dtype=float)
+    if values.ndim > 1:
+        raise StageError(f"metric {name!r} gave an array of shape {values.shape}", "return one number, or one a sample")
+    if not np.isfinite(values).all():
+        raise StageError(f"metric {name!r} is not a finite number", "check outputs and targets for NaN")
+    return values.reshape(-1)
+
+
+def _called(function: Callable[..., Any], name: str, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
     except StageError:
         raise
     except Exception as error:
         raise StageError(
-            f"metric {metric['name']!r} cannot be computed: {one_line(error)}",
+            f"metric {name!r} cannot be computed: {explain(error)['reason']}",
             "check that outputs and targets are what it expects",
         ) from error
-    return _as_score(result, metric["name"], _sample_counts(answers) if metric["kind"] == "callable" else None)
 
 
-def agreement(answers: Predictions) -> np.ndarray | float | None:
-    """Return the agreement of a model's predictions with those of the baseline.
-
-    Returns:
-        The share of positions with the baseline's class per sample (n). For outputs that are not class scores, R2
-        against the baseline's outputs, 0 at worst. None if the outputs do not vary, or all positions have the ignored
-        label.
-    """
-    mine = main_output(answers.outputs)
-    theirs = mine if answers.reference is None else main_output(answers.reference)
-    dim = answers.class_dim
-    if dim is not None and mine.ndim > dim:
-        same = mine.argmax(dim) == theirs.argmax(dim)
-    elif not mine.is_floating_point():
-        same = mine == theirs
-    else:
-        return _explained(mine.double(), theirs.double())
-    labels = main_output(answers.targets) if answers.targets is not None else None
-    # Positions that accuracy ignores, such as padding, are ignored here too.
-    counted = labels != IGNORED_LABEL if labels is not None and labels.shape == same.shape else same | True
-    shares = _shares(same, counted)
-    return shares if len(shares) else None
-
-
-def _accuracy(answers: Predictions) -> np.ndarray:
-    outputs, targets = main_output(answers.outputs), main_output(answers.targets)
-    dims = class_dims(outputs, targets)
-    if dims:
-        predicted = outputs.argmax(answers.class_dim if answers.class_dim in dims else dims[0])
-    elif outputs.numel() == targets.numel():
-        is_probability = bool((outputs >= 0).all()) and bool((outputs <= 1).all())
-        predicted = (outputs > (0.5 if is_probability else 0.0)).reshape(targets.shape).to(targets.dtype)
-    else:
-        raise StageError(
-            f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}",
-            "accuracy wants one score a class along dimension 1 or the last, and one integer a sample",
-        )
-    shares = _shares(predicted == targets, targets != IGNORED_LABEL)
-    if not len(shares):
-        raise StageError(f"every label is {IGNORED_LABEL}, so that nothing can be counted", "give labels that count")
-    return shares
-
-
-def _shares(right: Any, counted: Any) -> np.ndarray:
-    """Return the share of correct positions of each sample; samples without a counted position are left out."""
-    right, counted = (right & counted).reshape(len(right), -1), counted.reshape(len(counted), -1)
-    places = counted.sum(1)
-    found: np.ndarray = (right.sum(1).double() / places.clamp(min=1))[places > 0].numpy()
-    return found
-
-
-def _agreement_metric(answers: Predictions) -> Any:
-    found = agreement(answers)
-    if found is None:
-        raise StageError("the outputs do not vary between samples, so that there is nothing to agree on")
-    return found
-
-
-def _explained(mine: Any, theirs: Any) -> float | None:
-    """Return the mean R2 of the outputs, each 0 at worst; sequences and images have one R2 over all positions."""
-    mine, theirs, is_table = mine.reshape(len(mine), -1), theirs.reshape(len(theirs), -1), theirs.ndim <= 2
-    error = ((mine - theirs) ** 2).sum(0)
-    spread = ((theirs - theirs.mean(0)) ** 2).sum(0)
-    varies = spread > _STEADY * (theirs**2).sum(0)
-    if not bool(varies.any()):
-        return None
-    error, spread = error[varies], spread[varies]
-    if not is_table:
-        error, spread = error.sum(), spread.sum()
-    return float((1 - error / spread).clamp(min=0).mean())
-
-
-def _r2_of(answers: Predictions) -> float:
-    outputs, targets = main_output(answers.outputs), main_output(answers.targets)
-    if outputs.numel() != targets.numel():
-        raise StageError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
-    return _r2(outputs.reshape(targets.shape).double(), targets.double())
-
-
-def _r2(outputs: Any, targets: Any) -> float:
-    from torchmetrics.functional import r2_score
-
-    return float(r2_score(outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)))
-
-
-_BUILT_IN: dict[str, Callable[[Predictions], Any]] = {
-    "accuracy": _accuracy,
-    "r2": _r2_of,
-    "agreement": _agreement_metric,
-}
-
-
-def _torchmetrics(name: str, answers: Predictions) -> float:
-    import torchmetrics
-
-    outputs, targets = main_output(answers.outputs), main_output(answers.targets)
-    if answers.class_dim in class_dims(outputs, targets):
-        # TorchMetrics looks for classes along dimension 1 only.
-        outputs = outputs.movedim(answers.class_dim, 1)
-    cls = getattr(torchmetrics, name)
-    options: dict[str, Any] = {}
-    if getattr(torchmetrics.classification, f"Multiclass{name}", None) is not None:
-        options = _task(outputs, targets)
-    metric = cls(**options)
-    if not options and outputs.shape != targets.shape and outputs.numel() == targets.numel():
-        outputs = outputs.reshape(targets.shape)
-    return float(metric(outputs, targets))
-
-
-def _task(outputs: Any, targets: Any) -> dict[str, Any]:
-    if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1:
-        averaged = {"average": "macro"}
-        return {"task": "multiclass", "num_classes": outputs.shape[1], **averaged}
-    if outputs.ndim == 2 and outputs.shape == targets.shape and outputs.shape[1] > 1:
-        return {"task": "multilabel", "num_labels": outputs.shape[1]}
-    return {"task": "binary"}
-
-
-def _as_score(result: Any, name: str, samples: Sequence[int] | None) -> Score:
-    """Convert a metric's result; an array must have one value per sample if ``samples`` lists the possible counts."""
-    import torch
-
-    values = result.detach().double().numpy() if isinstance(result, torch.Tensor) else np.asarray(result, dtype=float)
-    is_number = values.size == 1
-    if not is_number and values.ndim != 1:
-        raise StageError(f"metric {name!r} gave an array of shape {values.shape}", "return one number, or one a sample")
-    if not is_number and samples is not None and len(values) not in samples:
-        raise StageError(
-            f"the values of metric {name!r} do not fit the samples",
-            f"return one number, or one a sample (got {len(values)} for {samples[0]})",
-        )
-    if not np.isfinite(values).all():
-        raise StageError(f"metric {name!r} is not a finite number", "check outputs and targets for NaN")
-    return Score(float(values.reshape(-1)[0])) if is_number else Score(float(values.mean()), values)
-
-
-def _sample_counts(answers: Predictions) -> list[int]:
-    """Return the numbers of rows of outputs and targets; they may differ, as for a graph's nodes and its labels."""
-    sides = [side for side in (answers.outputs, answers.targets) if side is not None]
-    leaves = [leaf for side in sides for leaf in leaves_of(side)[:1]]
-    return [len(leaf) for leaf in leaves if leaf.ndim]
-
-
-def _refuse_nan(outputs: Any) -> None:
-    import torch
-
-    for leaf in leaves_of(outputs):
-        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-            share = float((~torch.isfinite(leaf)).double().mean())
-            raise StageError(
-                f"{share:.1%} of the outputs are NaN or infinite",
-                "keep the overflowing layers in higher precision with 'ignore'",
-            )
+def _sums(right: Any, counts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Right places and counted places of every sample (n)."""
+    right, counts = (right & counts).reshape(len(right), -1), counts.reshape(len(counts), -1)
+    return right.sum(1).double().numpy(), counts.sum(1).double().numpy()

@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from .predictions import leaves_of
+from .tensors import leaves_of
 
-_MASKED = 1e8
-"""Magnitude from which a score is a mask ("never this class") instead of a prediction; chosen, not tuned."""
-
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOSSLESS_DB = 120.0
 """Largest SQNR in decibels that is reported, about the rounding of float32; it means no difference."""
+_MASKED = 1e8
+"""Scores at least this large mask a class, such as -1e30; chosen, not tuned. Smaller values may be real scores."""
 
 
-def sqnr_db(outputs: Any, reference: Any) -> float:
-    """Return the SQNR in decibels over all floating-point outputs.
+class SignalToNoise:
+    """Sums of signal and noise over all floating-point outputs, a batch at a time.
 
-    It lies between ``-LOSSLESS_DB``, where an output is not finite, and ``LOSSLESS_DB``, where outputs are equal.
     Positions where the reference is masked (scores of -1e30) are left out, because their squares would outweigh all
     others.
     """
-    signal = noise = 0.0
-    for mine, theirs in zip(leaves_of(outputs), leaves_of(reference), strict=True):
-        if mine.is_floating_point():
-            counted = _unmasked(theirs)
-            kept = theirs[counted].double()
-            signal += float((kept**2).sum())
-            noise += float(((mine[counted].double() - kept) ** 2).sum())
-    if not math.isfinite(noise):
-        return -LOSSLESS_DB
-    if noise == 0 or signal == 0:
-        return LOSSLESS_DB
-    return max(-LOSSLESS_DB, min(10 * math.log10(signal / noise), LOSSLESS_DB))
+
+    def __init__(self) -> None:
+        """Start with no outputs."""
+        self._signal = self._noise = 0.0
+
+    def update(self, outputs: Any, reference: Any) -> None:
+        """Add a batch of outputs, and those of the original model for it."""
+        for mine, theirs in zip(leaves_of(outputs), leaves_of(reference), strict=True):
+            if mine.is_floating_point():
+                counted = _unmasked(theirs)
+                kept = theirs[counted].double()
+                self._signal += float((kept**2).sum())
+                self._noise += float(((mine[counted].double() - kept) ** 2).sum())
+
+    @property
+    def decibels(self) -> float:
+        """SQNR between ``-LOSSLESS_DB``, where an output is not finite, and ``LOSSLESS_DB``, where all are equal."""
+        if not math.isfinite(self._noise):
+            return -LOSSLESS_DB
+        if self._noise == 0 or self._signal == 0:
+            return LOSSLESS_DB
+        return max(-LOSSLESS_DB, min(10 * math.log10(self._signal / self._noise), LOSSLESS_DB))
 
 
-def _unmasked(reference: Any) -> Any:
-    """Return a mask of the positions without masked scores, or of all positions if the others are all zero."""
+def sqnr_db(outputs: Any, reference: Any) -> float:
+    """Return the SQNR of outputs in decibels; see ``SignalToNoise.decibels``."""
+    return sqnr_of_batches([(outputs, reference)])
+
+
+def sqnr_of_batches(pairs: Iterable[tuple[Any, Any]]) -> float:
+    """Return the SQNR over batches of (outputs, reference) in decibels; see ``SignalToNoise.decibels``."""
+    found = SignalToNoise()
+    for outputs, reference in pairs:
+        found.update(outputs, reference)
+    return found.decibels
+
+
+def _unmasked(reference: Tensor) -> Tensor:
+    """Return which positions are not masked; all of them if every value is that large."""
     ordinary = reference.abs() < _MASKED
     return ordinary if bool((reference[ordinary] != 0).any()) else ordinary | True

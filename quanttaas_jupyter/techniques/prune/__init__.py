@@ -30,9 +30,10 @@ class PruneJob:
         report: Called with lines for the log.
         importance: ``magnitude``, ``batchnorm``, ``taylor``, or ``auto`` for the best on this model.
         scope: ``global`` compares channels over all layers, ``layer`` takes the same share of each.
-        spread: How strongly ``ranking`` changes the amounts of single layers; 0 is not at all.
-        ranking: Sensitivity of the layers, made by this technique's ranker; empty if ``spread`` is 0.
-        class_dim: The dimension of the main output that holds one score per class, or None.
+        spread: How strongly ``ranking`` shapes the amounts of single layers; 0 is not at all.
+        ranking: Sensitivity of the layers, made by this technique's ranker; empty where ``spread`` is 0.
+        class_dim: The dimension of the main output that holds one score a class, or None.
+        output: Dotted name of the output that is judged; empty for ``logits`` or the first.
     """
 
     model: Any
@@ -45,6 +46,7 @@ class PruneJob:
     spread: float = 0.0
     ranking: Ranking = ()
     class_dim: int | None = None
+    output: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...bundle.batches import Batch, call
-from ...bundle.structure import flatten
+from ...bundle.outputs import flatten_outputs
 from . import PruneJob
 from .amounts import CutSequence, closest, factors
 from .importance import of_groups
@@ -138,7 +138,7 @@ class Cutter:
         examples = self._job.examples.head(1)
         try:
             with torch.no_grad():
-                outputs, _ = flatten(call(self._job.model, examples.inputs, examples.batches[0].inputs))
+                outputs, _ = flatten_outputs(call(self._job.model, examples.inputs, examples.batches[0].inputs))
         except Exception as error:
             return f"{type(error).__name__}"
         return [tuple(leaf.shape) for _, leaf in outputs if isinstance(leaf, torch.Tensor)]

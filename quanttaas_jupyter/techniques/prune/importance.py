@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from ...bundle.batches import call
-from ...bundle.structure import flatten, unflatten
+from ...bundle.outputs import flatten_outputs, main_output
 from ...core.failures import StageError
-from ..evaluate.predictions import IGNORED_LABEL, class_dims, main_output
+from ..evaluate.tensors import class_dims
 from . import PruneJob
 from .units import Units
 
 KINDS = ("magnitude", "batchnorm", "taylor")
 _SAMPLES, _BATCH = 128, 16
-"""Samples for gradients, and samples of one gradient; chosen, not tuned. More samples cost time in proportion."""
+_IGNORED_LABEL = -100
 _PROJECTIONS = 2
 """Random projections of the outputs per batch without targets; chosen, not tuned. More reduce the variance."""
 _FLATTEST = 1e-3
@@ -121,15 +121,15 @@ def _taylor(job: PruneJob, units: Units) -> np.ndarray:
 def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any) -> list[Any]:
     import torch
 
-    leaves = [leaf for _, leaf in flatten(outputs)[0] if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+    leaves = [leaf for _, leaf in flatten_outputs(outputs)[0] if leaf.requires_grad]
     if not leaves:
         raise StageError("the model's outputs have no gradients", "use importance: magnitude")
-    main = main_output(outputs)
+    main = main_output(outputs, job.output)
     main = main if main.requires_grad else leaves[0]
-    labels = main_output(unflatten(job.examples.targets, list(targets))) if targets else None
+    labels = targets[0] if targets and isinstance(targets[0], torch.Tensor) else None
     dim = job.class_dim
     if labels is not None and dim is not None and _are_labels(main, labels, dim):
-        return [torch.nn.functional.cross_entropy(main.movedim(dim, 1), labels.long(), ignore_index=IGNORED_LABEL)]
+        return [torch.nn.functional.cross_entropy(main.movedim(dim, 1), labels.long(), ignore_index=_IGNORED_LABEL)]
     if labels is not None and dim is None and labels.numel() == main.numel():
         return [(main - labels.reshape(main.shape)).square().mean()]
     scales = [_spread(leaf.detach()) * leaf.numel() ** 0.5 for leaf in leaves]
@@ -145,7 +145,7 @@ def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any)
 def _are_labels(scores: Any, labels: Any, dim: int) -> bool:
     if dim not in class_dims(scores, labels) or labels.is_complex():
         return False
-    counted = labels[labels != IGNORED_LABEL]
+    counted = labels[labels != _IGNORED_LABEL]
     return len(counted) > 0 and int(counted.min()) >= 0 and int(counted.max()) < scores.shape[dim]
 
 

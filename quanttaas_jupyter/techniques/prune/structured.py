@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...bundle.batches import Batch, call
-from ...bundle.structure import flatten, unflatten
+from ...bundle.outputs import flatten_outputs
+from ...bundle.structure import unflatten
 from ...core.catalogue import Technique
 from ...core.failures import StageError
 from ..evaluate.sqnr import LOSSLESS_DB, sqnr_db
@@ -149,7 +150,7 @@ def _outputs(job: PruneJob, sample: Batch) -> Any:
     import torch
 
     with torch.no_grad():
-        leaves, structure = flatten(call(job.model, job.examples.inputs, sample.inputs))
+        leaves, structure = flatten_outputs(call(job.model, job.examples.inputs, sample.inputs))
     return unflatten(structure, [leaf for _, leaf in leaves])
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...bundle.batches import Batch, call
-from ...bundle.structure import Structure, flatten
+from ...bundle.outputs import flatten_outputs
+from ...bundle.structure import Structure
 from ..attention import layer_by_layer
 from .couplings import Couplings, Label, Labels
 from .recurrent import couple_recurrent
@@ -143,7 +144,7 @@ def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[An
         stack.enter_context(layer_by_layer())
         stack.enter_context(torch.no_grad())
         stack.enter_context(Recorder())
-        outputs, _ = flatten(call(model, structure, batch.inputs))
+        outputs, _ = flatten_outputs(call(model, structure, batch.inputs))
     return [leaf for _, leaf in outputs if isinstance(leaf, torch.Tensor)]
 
 

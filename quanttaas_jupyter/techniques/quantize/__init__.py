@@ -53,8 +53,9 @@ class QuantizeJob:
         judge: Evaluates artifacts on calibration data; None if the technique decides nothing.
         targets: GPU architectures to build for, for runtimes with that need; empty for the default.
         module: Loads the module that the source was built from, in eval mode; for techniques with the need ``module``.
-        class_dim: The dimension of the main output that holds one score per class, or None.
-        notes: Measurements that the runtime kept from earlier builds, or None.
+        class_dim: The dimension of the main output that holds one score a class, or None.
+        output: Dotted name of the output that is judged; empty for ``logits`` or the first.
+        notes: What the runtime learned in earlier builds; None where nothing keeps it.
     """
 
     source: Path
@@ -72,6 +73,7 @@ class QuantizeJob:
     module: Callable[[], Any] | None = None
     notes: Notes | None = None
     class_dim: int | None = None
+    output: str = ""
 
 
 @dataclass(frozen=True)

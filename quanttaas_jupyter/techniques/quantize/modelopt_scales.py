@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...bundle.batches import call
+from ...bundle.outputs import main_output
 from ...core.failures import StageError
-from ..evaluate.predictions import main_output
 from ..evaluate.sqnr import LOSSLESS_DB
 from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from ..runtimes.onnx_graph import layers_of
@@ -118,7 +118,9 @@ def ranking(job: QuantizeJob) -> Ranking:
             constraints={"effective_bits": 12.0},
             quantization_formats=[{"quant_cfg": [OFF, WEIGHTS, INPUTS], "algorithm": "max"}],
             data_loader=list(batches.batches),
-            forward_step=lambda model, batch: main_output(call(model, batches.inputs, batch.inputs)).movedim(dim, -1),
+            forward_step=lambda model, batch: main_output(
+                call(model, batches.inputs, batch.inputs), job.output
+            ).movedim(dim, -1),
             num_calib_steps=len(batches.batches),
             num_score_steps=len(batches.batches),
             method="kl_div",

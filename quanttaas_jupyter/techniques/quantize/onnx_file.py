@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..runtimes.onnx_compaction import load_prepared, save
+from ..runtimes.onnx_graph import names_read_by
 
 __all__ = ["load_prepared", "plain_biases", "save", "split_gemms", "without_bias"]
 
@@ -95,7 +96,7 @@ def split_gemms(model: Any) -> None:
             graph.initializer.append(numpy_helper.from_array(turned, weight))
         _, *added = without_bias(node)
         nodes += [helper.make_node("MatMul", [node.input[0], weight], [node.output[0]], node.name), *added]
-    read = {name for node in nodes for name in node.input} | {item.name for item in graph.output}
+    read = {name for node in nodes for name in names_read_by(node)} | {item.name for item in graph.output}
     kept_constants = [item for item in graph.initializer if item.name in read]
     for repeated, items in ((graph.node, nodes), (graph.initializer, kept_constants)):
         del repeated[:]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...core.catalogue import Technique
-from ..runtimes.onnx_graph import ignored_nodes, layers_of
+from ..runtimes.onnx_graph import ignored_nodes, layers_of, names_read_by
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import COMPARED, Reference, observe
 from .onnx_file import load_prepared, save
@@ -100,7 +100,7 @@ def _drop_round_trips(graph: Any) -> None:
     for node in graph.node:
         for position, name in enumerate(node.input):
             node.input[position] = shorter.get(name, name)
-    read = {name for node in graph.node for name in node.input} | outputs
+    read = {name for node in graph.node for name in names_read_by(node)} | outputs
     nodes = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in read]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.catalogue import Technique
 from ...core.failures import StageError
-from ..runtimes.onnx_graph import ignored_nodes, layers_of
+from ..runtimes.onnx_graph import ignored_nodes, layers_of, names_read_by
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .modelopt_scales import by_awq, scaled
 from .onnx_file import load_prepared, save, split_gemms
@@ -134,6 +134,6 @@ def _pack(graph: Any, kept: Collection[str], limits: Mapping[str, Any]) -> None:
             accuracy_level=_INT8_ARITHMETIC,
         )
         node.CopyFrom(made)
-    read = {name for node in graph.node for name in node.input}
+    read = {name for node in graph.node for name in names_read_by(node)}
     for item in [item for item in graph.initializer if item.name not in read]:
         graph.initializer.remove(item)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ..runtimes.onnx_graph import layers_of
+from ..runtimes.onnx_graph import layers_of, names_read_by
 from .onnx_calibration import Ranges
 from .onnx_file import without_bias
 
@@ -133,7 +133,7 @@ def split_biases(graph: Any) -> None:
 def _drop_unread(graph: Any) -> None:
     outputs = {item.name for item in graph.output}
     while True:
-        read = {name for node in graph.node for name in node.input} | outputs
+        read = {name for node in graph.node for name in names_read_by(node)} | outputs
         nodes = [node for node in graph.node if read.intersection(node.output)]
         if len(nodes) == len(graph.node):
             return

@@ -8,10 +8,10 @@ integers flow on. Weights have one scale per output channel in int8 and a single
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ..runtimes.onnx_graph import layers_of
+from ..runtimes.onnx_graph import layers_of, names_read_by
 from .onnx_calibration import Ranges
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -130,22 +130,12 @@ def _in_blocks(weight: Any, block: int, limits: Any, name: str, scale: str) -> l
 
 def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
     """Replace the nodes of a graph, and drop the constants that no node reads."""
-    read = {name for node in nodes for name in _read_by(node)} | {item.name for item in graph.output}
+    read = {name for node in nodes for name in names_read_by(node)} | {item.name for item in graph.output}
     kept_constants = [item for item in graph.initializer if item.name in read]
     for repeated, items in ((graph.node, nodes), (graph.initializer, kept_constants)):
         held = [type(item).FromString(item.SerializeToString()) for item in items]
         del repeated[:]
         repeated.extend(held)
-
-
-def _read_by(node: Any) -> Iterator[str]:
-    """Yield the names that a node reads, including those of its subgraphs."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _read_by(inner)
-            yield from (item.name for item in graph.output)
 
 
 def _narrowed(graph: Any, weight: Any, axis: int, kind: str) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...core.catalogue import Technique
-from ..runtimes.onnx_graph import ignored_nodes, layers_of
+from ..runtimes.onnx_graph import ignored_nodes, layers_of, names_read_by
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_file import load_prepared, save
 
@@ -157,7 +157,7 @@ class _Writer:
         for node in self.graph.node:
             nodes += [node, *self.following.get(node.output[0], [])]
         _replace(self.graph.node, nodes)
-        read = {name for node in nodes for name in node.input} | {item.name for item in self.graph.output}
+        read = {name for node in nodes for name in names_read_by(node)} | {item.name for item in self.graph.output}
         _replace(self.graph.initializer, [item for item in self.graph.initializer if item.name in read])
 
     def _array(self, name: str) -> np.ndarray:

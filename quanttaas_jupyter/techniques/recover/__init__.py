@@ -22,8 +22,9 @@ class RecoverJob:
         model: The pruned module.
         teacher: The original module, in eval mode.
         data: Training or calibration batches; targets may be missing.
-        class_dim: The dimension of the main output that holds one score per class, or None.
-        epochs: Passes over the data, or None for a default that depends on its size.
+        class_dim: The dimension of the main output that holds one score a class, or None.
+        output: Dotted name of the output that is judged; empty for ``logits`` or the first.
+        epochs: Passes over the data, or None for a default by the size of the data.
         lr: Peak learning rate, or None for the default.
         seed: Seed of shuffling and dropout.
         report: Called with lines for the log.
@@ -47,6 +48,7 @@ class RecoverJob:
     precision: str = ""
     ignore: tuple[Any, ...] = ()
     function: Callable[..., Any] | None = None
+    output: str = ""
 
 
 RECOVERIES: Registry[Callable[[RecoverJob], dict[str, Any]]] = Registry("recover")

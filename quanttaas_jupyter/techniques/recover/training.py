@@ -16,9 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...bundle.batches import Batch, Batches, call
-from ...bundle.structure import flatten
+from ...bundle.outputs import flatten_outputs, main_output
 from ...core.failures import StageError
-from ..evaluate.predictions import main_output
 from . import RecoverJob
 from .batchnorm import NOTHING_TO_LEARN, layers_of, learnable
 
@@ -194,8 +193,8 @@ def _answers_alike(model: Any, probed: Batches) -> bool:
             layer.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                leaves, structure = flatten(call(model, probed.inputs, probed.batches[0].inputs))
-            found.append((structure, [getattr(leaf, "shape", None) for _, leaf in leaves]))
+                leaves, structure = flatten_outputs(call(model, probed.inputs, probed.batches[0].inputs))
+            found.append((structure, [leaf.shape for _, leaf in leaves]))
         except Exception:
             # A model that fails in training mode, for example because it needs targets, is trained in eval mode.
             found.append((None, []))
@@ -212,10 +211,10 @@ class _Lesson:
         self._pass, self._class_dim = forward_and_back, job.class_dim
         self.batches = data.batches
         self._inputs, self._teacher = data.inputs, job.teacher
-        self._can_shuffle_samples = data.is_sliceable()
+        self._can_cut = data.is_sliceable() and not any(data.dims)
         with torch.no_grad():
             self._answers = [self._outputs(job.teacher, batch.inputs) for batch in data.batches]
-            main = main_output(call(job.teacher, data.inputs, self._there(data.batches[0].inputs)))
+            main = main_output(call(job.teacher, data.inputs, self._there(data.batches[0].inputs)), job.output)
         if not self._answers or not self._answers[0]:
             raise StageError("the model has no floating-point outputs to distil from", "use 'recover: batchnorm'")
         self._classes = 0 if job.class_dim is None else main.shape[job.class_dim]
@@ -257,7 +256,7 @@ class _Lesson:
 
         pairs = list(zip(self.batches, self._answers, strict=True))
         shapes = {tuple(leaf.shape[1:] for leaf in (*batch.inputs, *answers)) for batch, answers in pairs}
-        uniform = self._can_shuffle_samples and len(shapes) == 1
+        uniform = self._can_cut and len(shapes) == 1
         if not uniform:
             return [pairs[i] for i in torch.randperm(len(pairs)).tolist()]
         inputs = [torch.cat(column) for column in zip(*(b.inputs for b, _ in pairs), strict=True)]
@@ -274,7 +273,7 @@ class _Lesson:
         batch, answers = pair
         half = batch.samples // 2
         rows = [leaf.shape[0] == batch.samples if leaf.ndim else False for leaf in (*batch.inputs, *answers)]
-        if half < 2 or not all(rows) or not all(leaf.is_floating_point() for leaf in batch.inputs):
+        if not self._can_cut or half < 2 or not all(rows) or not all(leaf.is_floating_point() for leaf in batch.inputs):
             return pair
         weight, partner = torch.rand(half), torch.randperm(half)
         mixed = []
@@ -325,5 +324,5 @@ def _scale(answers: list[Any]) -> float:
 
 
 def _float_leaves(outputs: Any) -> list[Any]:
-    leaves, _ = flatten(outputs)
-    return [leaf for _, leaf in leaves if hasattr(leaf, "is_floating_point") and leaf.is_floating_point()]
+    leaves, _ = flatten_outputs(outputs)
+    return [leaf for _, leaf in leaves if leaf.is_floating_point()]

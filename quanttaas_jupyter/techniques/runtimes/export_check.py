@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...bundle.batches import Batch, Batches, call
-from ...bundle.structure import Structure, flatten
+from ...bundle.outputs import flatten_outputs
+from ...bundle.structure import Structure
 from ...core.failures import StageError, one_line
+from . import Session
 
 _RELATIVE = 1e-3
 """Largest difference of an exported file, relative to the largest output; chosen, not tuned. Smaller refuses more."""
@@ -51,9 +55,49 @@ def probes_of(examples: Batches) -> list[Batch]:
     first = head.batches[0]
     size = max(2, min(first.samples, 16))
     whole = examples.head(size).rebatched(size).batches[0]
-    small = Batch([leaf[:1] for leaf in whole.inputs], [])
+    small = examples.cut(whole, slice(0, 1))
     others = list(head.batches[1:3])
-    return [Batch(whole.inputs, []), small, *others]
+    return [dataclasses.replace(whole, targets=[]), small, *others]
+
+
+def all_probes(flat: Any, examples: Batches) -> list[Batch]:
+    """Return ``probes_of`` and batches of the other sizes that the study's data has, where the module takes them."""
+    probes = probes_of(examples)
+    for other in resized(probes[0], examples):
+        # A module that cannot run at a size is told so where the data of that size is judged.
+        with contextlib.suppress(Exception):
+            flat(*other.inputs)
+            probes.append(other)
+    return probes
+
+
+def one_by_one(session: Callable[[Sequence[Any]], list[Any]]) -> Callable[[Sequence[Any]], list[Any]]:
+    """Return a session that runs a file of batch one sample after sample, and joins the outputs."""
+
+    def run(arrays: Sequence[Any]) -> list[Any]:
+        parts = [session([array[row : row + 1] for array in arrays]) for row in range(len(arrays[0]))]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    return run
+
+
+def as_built(session: Session, about: Mapping[str, Any]) -> Session:
+    """Return a session that takes every batch size, whatever its file takes; ``about`` is what building reported."""
+    return one_by_one(session) if about.get("fixed_batch") else session
+
+
+def resized(batch: Batch, examples: Batches) -> list[Batch]:
+    """Batches of the smallest and the largest sizes that any data of the study has, filled with repeated samples."""
+    found = []
+    for end in (0, 1):
+        leaves = []
+        for leaf, sizes in zip(batch.inputs, examples.sizes or ({},) * len(batch.inputs), strict=True):
+            for dim, ends in sizes.items():
+                leaf = leaf.index_select(dim, _positions(ends[end]) % leaf.shape[dim])
+            leaves.append(leaf)
+        found.append(dataclasses.replace(batch, inputs=leaves, targets=[]))
+    seen = {tuple(leaf.shape for leaf in other.inputs) for other in examples.batches}
+    return [other for other in found if tuple(leaf.shape for leaf in other.inputs) not in seen]
 
 
 def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...]:
@@ -61,9 +105,13 @@ def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...
     is_sliceable = examples.is_sliceable()
     dynamic: list[dict[int, str]] = []
     for position, leaf in enumerate(probes[0].inputs):
-        dims = {0: "batch"} if is_sliceable and leaf.ndim else {}
-        for dim in range(1 if is_sliceable else 0, leaf.ndim):
-            if len({batch.inputs[position].shape[dim] for batch in examples.batches}) > 1:
+        rows = examples.dims[position] if examples.dims else 0
+        dims = {rows: "batch"} if is_sliceable and leaf.ndim else {}
+        for dim in range(leaf.ndim):
+            is_known = bool(examples.sizes) and dim in examples.sizes[position]
+            if dim not in dims and (
+                is_known or len({batch.inputs[position].shape[dim] for batch in examples.batches}) > 1
+            ):
                 dims[dim] = f"dim_{dim}"
         dynamic.append(dims)
     return tuple(dynamic)
@@ -82,19 +130,24 @@ def flattened(model: Any, inputs: Structure) -> Any:
 
         def forward(self, *leaves: Any) -> tuple[Any, ...]:
             outputs = call(self.model, inputs, leaves)
-            named_leaves, self.structure = flatten(outputs)
-            wrong = [name or "output" for name, leaf in named_leaves if not isinstance(leaf, torch.Tensor)]
-            if wrong:
+            found, self.structure = flatten_outputs(outputs)
+            if not found:
                 raise StageError(
-                    f"the model returns something that is no tensor at {wrong[0]}",
+                    f"the model returns no tensor but a {type(outputs).__name__}",
                     "return tensors, or tuples, lists or dicts of them",
                 )
-            return tuple(leaf for _, leaf in named_leaves)
+            return tuple(leaf for _, leaf in found)
 
     flat = Flat().eval()
     for parameter in flat.parameters():
         parameter.requires_grad_(False)
     return flat
+
+
+def _positions(count: int) -> Any:
+    import torch
+
+    return torch.arange(count)
 
 
 def arrays_of(outputs: tuple[Any, ...]) -> list[Any]:

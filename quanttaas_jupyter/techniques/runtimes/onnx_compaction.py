@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...core.failures import StageError, one_line
-from .onnx_graph import layers_of, module_of, name_layers, scope_of
+from .onnx_graph import layers_of, module_of, name_layers, names_read_by, scope_of
 
 _FLOAT16 = 10
 """Float16 as a ``TensorProto`` type."""
@@ -183,7 +183,7 @@ def _drop_zero_points(graph: Any) -> None:
 
 
 def _drop_repeated_constants(graph: Any) -> None:
-    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    read = {name for node in graph.node for name in names_read_by(node)} | {output.name for output in graph.output}
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     kept = []

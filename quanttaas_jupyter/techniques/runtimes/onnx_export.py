@@ -7,6 +7,8 @@ that it froze a decision, or its file does not reproduce the module, the exporte
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import io
 import logging
 import re
@@ -21,10 +23,13 @@ import numpy as np
 from ...bundle.batches import Batches
 from ...core.failures import StageError
 from ..attention import layer_by_layer
-from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
+from .export_check import Mismatch, all_probes, arrays_of, difference, flattened, named, one_by_one, varying
 
 _OPSET = 17
 """Opset of traced files: the first with LayerNormalization."""
+
+_CHECKS_ARGUMENTS = str(Path("torch/nn/modules/rnn.py"))
+"""Torch's recurrent layers compare sizes and decide nothing by them but whether to raise."""
 
 Runner = Callable[[Path, "tuple[str, ...]"], Callable[[Sequence[Any]], "list[Any]"]]
 
@@ -38,6 +43,12 @@ class _Plan:
     names: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic: tuple[dict[int, str], ...]
+
+    def of_one_sample(self) -> _Plan:
+        """Return the plan of a file that takes a batch of one."""
+        inputs = tuple(leaf[:1] for leaf in self.inputs)
+        dynamic = tuple({dim: name for dim, name in dims.items() if name != "batch"} for dims in self.dynamic)
+        return dataclasses.replace(self, inputs=inputs, dynamic=dynamic)
 
 
 def export(
@@ -58,8 +69,8 @@ def export(
     Raises:
         StageError: Neither exporter can express the module; the message names the operator or line.
     """
-    probes = probes_of(examples)
     flat = flattened(model, examples.inputs)
+    probes = all_probes(flat, examples)
     answers = [arrays_of(flat(*batch.inputs)) for batch in probes]
     structure = flat.structure
     if any(not np.isfinite(array).all() for answer in answers for array in answer if array.dtype.kind == "f"):
@@ -72,14 +83,23 @@ def export(
     def compare(file: Path = path) -> float:
         return difference(run(file, names), probes, answers)
 
-    first = _attempt(lambda: _trace(plan, path), compare)
-    if first.error is not None:
-        return _leaner(first.error, path, compare, report), signature
-    report(f"tracing does not reproduce the model ({first.problem}); trying torch.export")
-    second = _attempt(lambda: _torch_export(plan, path), compare)
-    if second.error is not None:
-        return _leaner(second.error, path, compare, report), signature
-    raise StageError(f"ONNX cannot express this model: {_clearest(first, second)}", _hint(first, second))
+    def compare_one_by_one(file: Path = path) -> float:
+        return difference(one_by_one(run(file, names)), probes, answers)
+
+    attempts = []
+    for name, write in (("tracing", _trace), ("torch.export", _torch_export), ("strict torch.export", _strict_export)):
+        attempts.append(_attempt(functools.partial(write, plan, path), compare))
+        if attempts[-1].error is not None:
+            return _leaner(attempts[-1].error, path, compare, report), signature
+        report(f"{name} does not reproduce the model: {attempts[-1].problem}")
+    if examples.is_sliceable() and not any(examples.dims):
+        for write in (_trace, _torch_export):
+            found = _attempt(functools.partial(write, plan.of_one_sample(), path), compare_one_by_one)
+            if found.error is not None:
+                reason = _clearest(attempts)
+                signature |= {"fixed_batch": 1, "why_fixed": f"{FIXED}: {reason}"}
+                return _leaner(found.error, path, compare_one_by_one, report), signature
+    raise StageError(f"ONNX cannot express this model: {_reasons(attempts)}", _hint(attempts))
 
 
 def _leaner(error: float, path: Path, compare: Callable[[Path], float], report: Callable[[str], None]) -> float:
@@ -104,6 +124,9 @@ def _identifier(name: str) -> str:
     return found if found and not found[0].isdigit() else f"input_{found}".rstrip("_")
 
 
+FIXED = "the file takes one sample at a time, since neither exporter lets its batch vary"
+
+
 @dataclass(frozen=True)
 class _Attempt:
     error: float | None
@@ -125,10 +148,11 @@ def _trace(plan: _Plan, path: Path) -> None:
     import torch
 
     axes = {
-        name: {dim: f"{name}_{dim}" if dim else label for dim, label in dims.items()}
+        name: {dim: label if label == "batch" else f"{name}_{dim}" for dim, label in dims.items()}
         for name, dims in zip(plan.names, plan.dynamic, strict=True)
     }
-    axes.update({name: {0: "batch"} for name in plan.outputs})
+    if any(dims.get(0) == "batch" for dims in plan.dynamic):
+        axes.update({name: {0: "batch"} for name in plan.outputs})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.onnx.export(
@@ -143,7 +167,7 @@ def _trace(plan: _Plan, path: Path) -> None:
         )
     # If no values are read from tensors, only sizes can be frozen, which the comparison at several sizes finds.
     for warning in caught if _reads_values(plan) else ():
-        if "Python boolean" in str(warning.message):
+        if "Python boolean" in str(warning.message) and not warning.filename.endswith(_CHECKS_ARGUMENTS):
             where = f"{Path(warning.filename).name}:{warning.lineno}"
             raise Mismatch(f"forward() decides by the values of a tensor at {where}")
 
@@ -182,6 +206,24 @@ def _torch_export(plan: _Plan, path: Path) -> None:
     )
 
 
+def _strict_export(plan: _Plan, path: Path) -> None:
+    """Export through Dynamo, which follows Python such as ``len(x)`` that the other way takes for a constant."""
+    import torch
+
+    shapes = tuple(dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for dims in plan.dynamic)
+    program = torch.export.export(plan.module, plan.inputs, dynamic_shapes=(shapes,), strict=True)
+    torch.onnx.export(
+        program,
+        (),
+        str(path),
+        input_names=list(plan.names),
+        output_names=list(plan.outputs),
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     level = logging.getLogger("torch.onnx").level
@@ -193,15 +235,24 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
-def _clearest(first: _Attempt, second: _Attempt) -> str:
-    for attempt in (first, second):
-        if "operator" in attempt.problem or "decides by" in attempt.problem:
-            return attempt.problem
-    return second.problem
+def _clearest(attempts: Sequence[_Attempt]) -> str:
+    """Return the problem that names an operator or a line of the person's, or that of the newer exporter."""
+    for sign in ("operator", "decides by", ".py:", "<ipython"):
+        for attempt in attempts:
+            if sign in attempt.problem:
+                return attempt.problem
+    return attempts[1].problem
 
 
-def _hint(first: _Attempt, second: _Attempt) -> str:
-    problem = _clearest(first, second)
+def _reasons(attempts: Sequence[_Attempt]) -> str:
+    """Return what each exporter says, the clearest first."""
+    first = _clearest(attempts)
+    others = list(dict.fromkeys(attempt.problem for attempt in attempts if attempt.problem != first))
+    return "; also: ".join([first, *others])
+
+
+def _hint(attempts: Sequence[_Attempt]) -> str:
+    problem = _clearest(attempts)
     if "decides by" in problem:
         return "write it without a branch, for example with torch.where"
     if "operator" in problem:

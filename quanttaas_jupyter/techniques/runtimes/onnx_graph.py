@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ _FLOAT = 1
 _NARROW = (2, 3, 10, 16, 17, 18, 19, 20, 21, 22)  # uint8, int8, float16, bfloat16, the float8 kinds, (u)int4
 _INTEGERS = (2, 3, 21, 22)
 """``TensorProto`` types uint8, int8, uint4 and int4."""
+
+
+def names_read_by(node: Any) -> Iterator[str]:
+    """Yield the names that a node reads, including those that its subgraphs (Loop, If, Scan) take from outside."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from names_read_by(inner)
+            yield from (item.name for item in graph.output)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+"""Judges a model's outputs a batch at a time: metric, paired drop, agreement and signal to noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.failures import StageError
+from ...core.understanding import Judging
+from . import intervals
+from .estimates import Estimate
+from .meters import Meter
+from .metrics import agreement_meter, meter_of
+from .sqnr import LOSSLESS_DB, SignalToNoise
+from .tensors import leaves_of
+
+Batch = tuple[Any, Any, Any]
+"""Outputs, targets (None without labels), and outputs of the baseline (None where there is none)."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What to measure, as a study's record says it.
+
+    Attributes:
+        metric: Description of the metric; under ``others`` those of further ones.
+        function: What travelled with it as a pickle, if anything did.
+        judging: How outputs are compared with targets.
+        postprocess: Turns raw outputs into what the metric takes; None where nothing stands between.
+        seed: Seed of resampling.
+    """
+
+    metric: Mapping[str, Any]
+    function: Any
+    judging: Judging
+    postprocess: Any = None
+    seed: int = 0
+
+    def metrics(self) -> list[Mapping[str, Any]]:
+        """Return the metric that leads, then the others."""
+        return [self.metric, *self.metric.get("others", [])]
+
+    def processed(self, outputs: Any) -> Any:
+        """Return outputs as metrics take them. Raises StageError where the person's function fails."""
+        if self.postprocess is None or outputs is None:
+            return outputs
+        try:
+            return self.postprocess(outputs)
+        except Exception as error:
+            name = getattr(self.postprocess, "__name__", "postprocess")
+            raise StageError(f"postprocess {name} fails: {type(error).__name__}: {error}") from error
+
+
+class Judge:
+    """Takes batches; ``measurements`` are the numbers of a trial."""
+
+    def __init__(self, measure: Measure, samples: int, is_compared: bool) -> None:
+        """Judge ``samples`` samples; with ``is_compared`` against the baseline's outputs."""
+        self._measure, self._is_compared = measure, is_compared
+        self._mine = [self._meter(metric, samples) for metric in measure.metrics()]
+        self._theirs = [self._meter(metric, samples) for metric in measure.metrics()] if is_compared else []
+        self._agreement = agreement_meter(measure.judging, samples)
+        self._noise = SignalToNoise()
+        self._can_agree = True
+
+    def update(self, outputs: Any, targets: Any, reference: Any = None) -> None:
+        """Take a batch. Raises StageError where outputs are not finite or do not fit the metric."""
+        refuse_nan(outputs)
+        mine, theirs = self._measure.processed(outputs), self._measure.processed(reference)
+        for meter in self._mine:
+            meter.update(mine, targets, theirs)
+        for meter in self._theirs:
+            meter.update(theirs, targets, None)
+        if self._is_compared:
+            self._noise.update(outputs, reference)
+            self._agree(mine, targets, theirs)
+
+    def measurements(self) -> dict[str, Any]:
+        """Return the numbers of a trial under their public names."""
+        seed = self._measure.seed
+        estimates = [meter.estimate() for meter in self._mine]
+        whole = intervals.interval_of(estimates[0], seed)
+        found: dict[str, Any] = {"metric": whole.value, "metric_low": whole.low, "metric_high": whole.high}
+        names = [metric["name"] for metric in self._measure.metrics()]
+        if len(names) > 1:
+            found["others"] = {name: other.value for name, other in zip(names[1:], estimates[1:], strict=True)}
+        if not self._is_compared:
+            return found | {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
+        higher = bool(self._measure.metric["higher_is_better"])
+        decibels = self._noise.decibels
+        drop = intervals.drop_of(estimates[0], self._theirs[0].estimate(), higher, seed)
+        return found | {
+            "drop": drop.value,
+            "drop_low": drop.low,
+            "drop_high": drop.high,
+            "agreement": self._agreed(),
+            "sqnr_db": decibels if decibels < LOSSLESS_DB else None,
+        }
+
+    def value(self) -> Estimate:
+        """Return the metric that leads."""
+        return self._mine[0].estimate()
+
+    def _meter(self, metric: Mapping[str, Any], samples: int) -> Meter:
+        return meter_of(metric, self._measure.function, self._measure.judging, samples)
+
+    def _agree(self, mine: Any, targets: Any, theirs: Any) -> None:
+        if self._can_agree:
+            try:
+                self._agreement.update(mine, targets, theirs)
+            except (StageError, AttributeError):
+                # Results of a postprocess need not be tensors.
+                self._can_agree = False
+
+    def _agreed(self) -> float | None:
+        if not self._can_agree:
+            return None
+        try:
+            return self._agreement.estimate().value
+        except StageError:
+            return None
+
+
+def drop_between(measure: Measure, batches: Iterable[Batch], samples: int) -> float:
+    """Return how much worse outputs are than their reference, in the metric's unit; 1 - agreement without targets."""
+    parts = list(batches)
+    if measure.metric["name"] == "agreement" or all(targets is None for _, targets, _ in parts):
+        meter = agreement_meter(measure.judging, samples)
+        for outputs, targets, reference in parts:
+            meter.update(measure.processed(outputs), targets, measure.processed(reference))
+        return 1.0 - meter.estimate().value
+    sides = [meter_of(measure.metric, measure.function, measure.judging, samples) for _ in range(2)]
+    for outputs, targets, reference in parts:
+        refuse_nan(outputs)
+        sides[0].update(measure.processed(outputs), targets, None)
+        sides[1].update(measure.processed(reference), targets, None)
+    mine, theirs = (side.estimate().value for side in sides)
+    return (theirs - mine) * (1.0 if measure.metric["higher_is_better"] else -1.0)
+
+
+def refuse_nan(outputs: Any) -> None:
+    """Raise StageError where outputs are NaN or infinite, with their share."""
+    import torch
+
+    for leaf in leaves_of(outputs):
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            share = float((~torch.isfinite(leaf)).double().mean())
+            raise StageError(
+                f"{share:.1%} of the outputs are NaN or infinite",
+                "keep the overflowing layers in higher precision with 'ignore'",
+            )

@@ -1,0 +1,45 @@
+"""A study that an earlier version wrote opens and shows what was measured; it is not measured on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import quanttaas_jupyter as qt
+from quanttaas_jupyter.notebook import still_view
+from quanttaas_jupyter.planning.plan import Planner
+from tests.engine.inline import WatchedStore, drive, resume
+from tests.networks import Mlp, regression_data
+
+RECIPE = {"prune": [0], "quantize": ["none", "int8"], "latency": {"threads": 1}}
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> tuple[Path, dict]:
+    """A finished study whose record says nothing of how outputs were compared, as before that was recorded."""
+    _, record, _ = drive(tmp_path, Mlp().eval(), regression_data(), RECIPE)
+    before = {**{key: value for key, value in record.items() if key != "understanding"}, "class_dim": None}
+    (tmp_path / "studies" / record["id"] / "study.json").write_text(json.dumps(before))
+    return tmp_path, before
+
+
+def test_it_opens_with_its_numbers(earlier: tuple[Path, dict]) -> None:
+    root, record = earlier
+    study = qt.open(record["id"], store=root)
+    assert study.status == "finished"
+    assert study.understanding is None
+    assert study["int8"].metrics["size_ratio"] < 1
+    assert len(study.frame()) == 2
+    assert "int8" in still_view.html(study.state)
+
+
+def test_its_stages_miss_the_cache_and_it_asks_to_be_submitted_again(earlier: tuple[Path, dict]) -> None:
+    root, record = earlier
+    store = WatchedStore(root)
+    with pytest.raises(qt.QuantTaaSError, match="submitted by an earlier version.*submit it again"):
+        Planner(record).add({"prune": None, "quantize": "int8", "runtime": "onnxruntime"})
+    state, _, executor = resume(store, record)
+    assert state.status == "failed"
+    assert "submit it again" in state.error
+    assert executor.ran == []
+    assert state.trials["int8"].metrics["metric"] is not None
