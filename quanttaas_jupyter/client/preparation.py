@@ -16,11 +16,11 @@ from ..bundle.data import Source, open_source
 from ..bundle.function import Function
 from ..bundle.structure import flatten
 from ..core.errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError, did_you_mean
-from ..core.failures import first_line
+from ..core.failures import first_line, one_line
 from ..core.recipe import Recipe, recover_function
 from ..core.versions import versions
 from ..techniques.availability import refuse_unavailable
-from .inspection import Asked, Look, inspect
+from .inspection import Asked, Inspection, inspect
 
 _CHECK_SAMPLES = 8
 """Samples on which model and metric are tried before submission; chosen, not tuned, to return fast."""
@@ -45,7 +45,7 @@ class Prepared:
     name: str
     snapshot: models.ModelSnapshot
     sources: dict[str, Source]
-    look: Look
+    inspection: Inspection
     postprocess: Function | None
     recovery: Function | None
     example: Batch | None
@@ -65,8 +65,8 @@ class Prepared:
             "versions": {key: value for key, value in versions().items() if key in ("python", "torch", "quanttaas")},
             "recipe": self.recipe.model_dump(mode="json"),
             "model": {**self.snapshot.description, "digest": self.snapshot.digest},
-            "metric": self.look.metric,
-            "understanding": self.look.understanding.stored(),
+            "metric": self.inspection.metric,
+            "understanding": self.inspection.understanding.stored(),
             "notes": [],
         }
 
@@ -103,42 +103,41 @@ def prepare(
         if value is not None
     }
     snapshot = models.snapshot(module)
-    look = _looked_at(_loaded(snapshot), sources["eval"], asked)
+    inspection = _inspected(_loaded(snapshot), sources["eval"], asked)
     for key in sources.keys() - {"eval"}:
-        _understand(sources[key], look, sources["eval"])
+        _understand(sources[key], inspection, sources["eval"])
     if "train" in sources:
         sources["train"] = _with_more(sources["train"], train, parsed)
-        _understand(sources["train"], look, sources["eval"])
+        _understand(sources["train"], inspection, sources["eval"])
     first = sources["eval"].first()
     return Prepared(
         recipe=parsed,
         name=_checked_name(name or type(module).__name__),
         snapshot=snapshot,
         sources=sources,
-        look=look,
+        inspection=inspection,
         postprocess=_postprocess(asked.postprocess),
         recovery=_recovery(recipe),
         example=_example(example_inputs, first) if example_inputs is not None else None,
         created=created,
-        notes=list(look.understanding.notes),
+        notes=list(inspection.understanding.notes),
     )
 
 
-def _looked_at(model: Any, source: Source, asked: Asked) -> Look:
+def _inspected(model: Any, source: Source, asked: Asked) -> Inspection:
     try:
         return inspect(model, source, asked)
     except QuantTaaSError:
         raise
     except Exception as error:
         # Models and data do things that nobody foresaw; the cause stays attached.
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"model and --data cannot be run together: {reason}") from error
+        raise ModelError(f"model and --data cannot be run together: {one_line(error)}") from error
 
 
-def _understand(source: Source, look: Look, evaluation: Source) -> None:
+def _understand(source: Source, inspection: Inspection, evaluation: Source) -> None:
     """Read other data as the evaluation data is read."""
-    source.unpack_by(look.unpacking, look.is_narrowed)
-    source.lay_out(evaluation.dims, look.layout.is_cut)
+    source.unpack_by(inspection.unpacking, inspection.is_narrowed)
+    source.lay_out(evaluation.dims, inspection.layout.is_cut)
 
 
 def _with_more(source: Source, train: Any, recipe: Recipe) -> Source:

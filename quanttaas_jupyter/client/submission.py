@@ -26,7 +26,7 @@ from ..study_store import records, stage_cache
 from ..techniques import portable_model
 from ..techniques.evaluate.tensors import raw_targets
 from ..views import format as fmt
-from .inspection import Look, answering
+from .inspection import Inspection, answering
 from .inspection.metric_check import refuse_uneven
 from .inspection.tasks import refuse_strange_labels
 from .preparation import Prepared
@@ -120,7 +120,7 @@ def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches]
             report(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
 
         data_sets[key] = source.read(progress)
-    _refuse_strange_labels(data_sets["eval"], prepared.look.understanding.judging)
+    _refuse_strange_labels(data_sets["eval"], prepared.inspection.understanding.judging)
     _refuse_uneven(prepared, data_sets["eval"])
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
     notes += _set_calibration_aside(data_sets, prepared.recipe.seed)
@@ -168,7 +168,7 @@ def send(
         **draft,
         "recipe": recipe,
         "model": {**draft["model"], **model},
-        "metric": _stored_metric(store, prepared.look),
+        "metric": _stored_metric(store, prepared.inspection),
         **({"postprocess": prepared.postprocess.stored(store)} if prepared.postprocess else {}),
         **({"recover": prepared.recovery.stored(store)} if prepared.recovery else {}),
         "data": references,
@@ -176,11 +176,11 @@ def send(
     }
 
 
-def _stored_metric(store: Store, look: Look) -> dict[str, Any]:
+def _stored_metric(store: Store, inspection: Inspection) -> dict[str, Any]:
     """Return the metric's description, with the blob of what travels with it."""
-    if look.metric_pickle is None:
-        return look.metric
-    return {**look.metric, "blob": blobs.put_bytes(store, look.metric_pickle)}
+    if inspection.metric_pickle is None:
+        return inspection.metric
+    return {**inspection.metric, "blob": blobs.put_bytes(store, inspection.metric_pickle)}
 
 
 def _refuse_strange_labels(evaluation: Batches, judging: Judging) -> None:
@@ -200,7 +200,7 @@ def _refuse_uneven(prepared: Prepared, evaluation: Batches) -> None:
             model[:] = model or [models.loads(prepared.snapshot.data)]
             return answering(model[0], evaluation)(batch)
 
-        refuse_uneven(prepared.look.measure, answer, evaluation)
+        refuse_uneven(prepared.inspection.measure, answer, evaluation)
 
 
 def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: str) -> bool:
@@ -220,7 +220,7 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     pythons = f"Python is {minor(here['python'])} here and {minor(there['python'])} on cluster {cluster!r}"
     own = {
         "recovery": prepared.recovery,
-        "metric": prepared.look.metric_pickle,
+        "metric": prepared.inspection.metric_pickle,
         "postprocessing": prepared.postprocess,
     }
     if what := next((name for name, travels in own.items() if travels), None):

@@ -41,7 +41,7 @@ def prepared(model: Any, data: Any, recipe: Any = None, **given: Any) -> Prepare
 
 
 def class_dim_of(study: Prepared) -> int | None:
-    return study.look.understanding.judging.class_dim
+    return study.inspection.understanding.judging.class_dim
 
 
 def notes(study: Prepared) -> list[str]:
@@ -74,7 +74,7 @@ def test_only_scores_of_classes_have_a_dimension_of_classes(model: Any, targets:
     study = prepared(model, data, metric="agreement")
     assert class_dim_of(study) == found
     assert any("taken for scores" in note for note in study.notes) == (targets is None)
-    has_values = study.look.understanding.judging.scores == "values"
+    has_values = study.inspection.understanding.judging.scores == "values"
     assert any("R2 against" in note for note in notes(study)) == has_values
 
 

@@ -389,4 +389,4 @@ def test_all_classes_of_a_small_first_look_may_be_zero_and_one(tmp_path: Path) -
     y = torch.cat([torch.arange(100) % 2, torch.arange(100) % 9]).reshape(-1, 1)
     with pytest.raises(DataError, match="--task regression"):
         tried(tmp_path, nn.Linear(1, 1), (x, y))
-    assert looked(nn.Linear(1, 1), (x, y), task="regression").look.understanding.metric == "r2"
+    assert looked(nn.Linear(1, 1), (x, y), task="regression").inspection.understanding.metric == "r2"

@@ -55,8 +55,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the look found.
+class Inspection:
+    """What the inspection found.
 
     Attributes:
         understanding: What is told, and what every stage knows.
@@ -77,7 +77,7 @@ class Look:
     measure: Measure
 
 
-def inspect(model: Any, source: Source, asked: Asked) -> Look:
+def inspect(model: Any, source: Source, asked: Asked) -> Inspection:
     """Look at a model and its evaluation data.
 
     Args:
@@ -123,7 +123,7 @@ def inspect(model: Any, source: Source, asked: Asked) -> Look:
         higher_is_better=bool(found["higher_is_better"]),
         notes=tuple(notes),
     )
-    return Look(understanding, unpacking, is_narrowed, layout, found, pickled, measure)
+    return Inspection(understanding, unpacking, is_narrowed, layout, found, pickled, measure)
 
 
 def answering(model: Any, data: Batches) -> Callable[[Batch], Any]:

@@ -7,7 +7,6 @@ A description is JSON: ``name``, ``kind`` (built-in, torchmetrics, instance, los
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -18,7 +17,8 @@ from typing import Any
 
 from ...bundle.digest import digest
 from ...bundle.local_code import dumps
-from ...core.errors import MetricError, MissingDependency
+from ...core.errors import MetricError, MissingDependency, did_you_mean
+from ...core.failures import first_line
 from ...core.understanding import Judging
 
 _OF_TASK = {
@@ -155,8 +155,7 @@ def named(name: str, judging: Judging, targets: Any = None, output: Any = None) 
         raise MissingDependency(f"metric {name!r} needs torchvision: pip install 'quanttaas-jupyter[detection]'")
     if cls is None:
         known = {key: found.__name__.lstrip("_") for key, found in _classes().items()} | {key: key for key in _HIGHER}
-        near = difflib.get_close_matches(normal, known, n=1)
-        hint = f"did you mean {known[near[0]]!r}?" if near else "see torchmetrics for names"
+        hint = did_you_mean(normal, known, "see torchmetrics for names.", titles=known)
         raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
     _refuse_other_arguments(cls)
     cls, takes, options = _for_task(cls, judging, targets, output)
@@ -437,7 +436,7 @@ def pickled(item: Any) -> bytes:
     try:
         return dumps(item)
     except Exception as error:
-        raise MetricError(f"the metric cannot be sent: {str(error).splitlines()[0]}") from None
+        raise MetricError(f"the metric cannot be sent: {first_line(error)}") from None
 
 
 def _with_others(found: list[dict[str, Any]]) -> dict[str, Any]:

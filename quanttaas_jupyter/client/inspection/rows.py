@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...bundle.batches import Batch
+from ...core.failures import first_line
 
 _RELATIVE = 1e-3
 """Share of the largest output by which rows may differ: kernels round differently at other batch sizes."""
@@ -96,8 +97,7 @@ def _tried(run: Run, leaves: Sequence[Any], dims: tuple[int, ...]) -> Layout | N
     try:
         one, other = rows(0), rows(1)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Layout(dims, (), False, f"forward fails for one sample alone: {lines[0][:120]}")
+        return Layout(dims, (), False, f"forward fails for one sample alone: {first_line(error)}")
     if any(a.ndim < b.ndim for a, b in zip(one, both, strict=True)):
         a, b = next((a, b) for a, b in zip(one, both, strict=True) if a.ndim < b.ndim)
         raise Collapsed(tuple(a.shape), tuple(b.shape))

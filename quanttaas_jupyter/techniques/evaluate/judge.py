@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.failures import StageError
+from ...core.failures import StageError, one_line
 from ...core.understanding import Judging
 from . import intervals
 from .estimates import Estimate
@@ -49,7 +49,7 @@ class Measure:
             return self.postprocess(outputs)
         except Exception as error:
             name = getattr(self.postprocess, "__name__", "postprocess")
-            raise StageError(f"postprocess {name} fails: {type(error).__name__}: {error}") from error
+            raise StageError(f"postprocess {name} fails: {one_line(error)}") from error
 
 
 class Judge:
