@@ -46,15 +46,15 @@ lint: $(VENV)/.installed labextension/node_modules
 # For every change: what is fast.
 check: lint
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadgroup -m "not slow and not browser"
 
-# Two workers share the tests: one has those on a Ray cluster, which wait more than they compute. The browser has the
-# machine to itself.
+# Two workers share the tests: one has those on a Ray cluster, which wait more than they compute. With a thread each they
+# leave each other's core alone. The browser has the machine to itself.
 # The browser tests need Chromium: a system's own, else the one that Playwright brings.
 test: lint $(PANEL)
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	$(BIN)/python -m pytest tests -n 2 --dist loadgroup -m "not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadgroup -m "not browser"
 	$(BIN)/python -m pytest tests -m browser
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
