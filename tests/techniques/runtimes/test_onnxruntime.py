@@ -91,12 +91,19 @@ def test_a_branch_on_data_is_refused_with_its_line_and_the_way_out(tmp_path: Pat
 
 class Texty(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
-        return x, "words"
+        return x * 2, "words"
 
 
-def test_outputs_that_are_no_tensors_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no tensor at 1"):
-        build(Texty(), (torch.randn(4, 2), torch.zeros(4)), tmp_path / "m.onnx")
+class Wordy(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return "words"
+
+
+def test_outputs_that_are_no_tensors_leave_the_file_and_none_at_all_is_refused(tmp_path: Path) -> None:
+    data = (torch.randn(4, 2), torch.zeros(4))
+    assert build(Texty(), data, tmp_path / "m.onnx").signature["outputs"] == ["tuple", "tensor", None]
+    with pytest.raises(StageError, match="returns no tensor but a str"):
+        build(Wordy(), data, tmp_path / "n.onnx")
 
 
 class Sum(nn.Module):
