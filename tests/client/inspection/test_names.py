@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quanttaas_jupyter.bundle.batches import Batch, Batches
-from quanttaas_jupyter.client.inspection import metric as metrics
+from quanttaas_jupyter.client.inspection import metric_names as names_of
 from quanttaas_jupyter.client.inspection.metric_check import tried
 from quanttaas_jupyter.core.errors import QuantTaaSError
 from quanttaas_jupyter.core.understanding import Judging
@@ -52,7 +52,7 @@ def works(name: str, task: str) -> bool:
     outputs, targets, judging = TASKS[task]
     batches = Batches((Batch([torch.zeros(SAMPLES, 1)], [targets]),), ("x",), "tensor", "tensor")
     try:
-        found = metrics.named(name, judging, targets, outputs)
+        found = names_of.named(name, judging, targets, outputs)
         return bool(tried(Measure(found, None, judging), outputs, batches))
     except QuantTaaSError:
         return False
@@ -61,7 +61,7 @@ def works(name: str, task: str) -> bool:
 @pytest.mark.slow
 def test_names_of_torchmetrics_work_or_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    names = sorted({metrics.torchmetrics_name(name) for name in metrics._classes()})
+    names = sorted({names_of.torchmetrics_name(name) for name in names_of.known_classes()})
     found = {name: [task for task in TASKS if works(name, task)] for name in names}
     assert sum(bool(tasks) for tasks in found.values()) >= 100
     assert not [name for name in NO_NUMBER if found[name]]
@@ -92,4 +92,4 @@ def test_names_of_torchmetrics_work_or_are_refused_in_one_sentence(monkeypatch: 
 def test_a_name_of_another_task_says_so(name: str, task: str, sentence: str) -> None:
     outputs, targets, judging = TASKS[task]
     with pytest.raises(QuantTaaSError, match=sentence):
-        metrics.named(name, judging, targets, outputs)
+        names_of.named(name, judging, targets, outputs)
