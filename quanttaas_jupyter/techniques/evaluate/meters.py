@@ -99,7 +99,9 @@ class BlockMeter:
 
     def update(self, outputs: Any, targets: Any, reference: Any) -> None:
         """Take a batch."""
-        arguments = self._feed(outputs, targets, reference)
+        self._take(self._feed(outputs, targets, reference))
+
+    def _take(self, arguments: tuple[Any, ...]) -> None:
         size = _rows(arguments)
         for block, rows in self._blocks_of(size):
             if block not in self._states:
@@ -148,23 +150,18 @@ class BlockMeter:
 
 
 class UnmergedMeter(BlockMeter):
-    """A metric whose states cannot be merged: one state of everything, and one of each block."""
+    """A metric whose states cannot be merged: one state of everything, and one of each of ten blocks."""
 
     def __init__(
-        self,
-        make: Callable[[], State],
-        feed: Callable[[Any, Any, Any], tuple[Any, ...]],
-        samples: int,
-        is_cut: bool,
+        self, make: Callable[[], State], feed: Callable[[Any, Any, Any], tuple[Any, ...]], samples: int, is_cut: bool
     ) -> None:
         """Measure over ``samples`` samples; see ``BlockMeter``."""
         super().__init__(make, feed, samples, is_cut, _BLOCKS_OF_CALLS)
         self._whole = make()
 
-    def update(self, outputs: Any, targets: Any, reference: Any) -> None:
-        """Take a batch."""
-        super().update(outputs, targets, reference)
-        self._whole.update(*self._feed(outputs, targets, reference))
+    def _take(self, arguments: tuple[Any, ...]) -> None:
+        super()._take(arguments)
+        self._whole.update(*arguments)
 
     def estimate(self) -> Estimate:
         """Return the metric of everything, with that of each block."""
