@@ -20,10 +20,12 @@ _STARTS_RAY = {"test_clusters.py"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of a file on one worker of pytest-xdist, and on one all that see the Ray nodes of this machine."""
+    """Keep the tests of a file on one worker of pytest-xdist; mark those that see the Ray nodes of this machine."""
     names = set(getattr(item, "fixturenames", ()))
-    is_on_ray = names & _ON_RAY or item.path.name in _STARTS_RAY
+    is_on_ray = bool(names & _ON_RAY) or item.path.name in _STARTS_RAY
     item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else str(item.path)))
+    if is_on_ray:
+        item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from pathlib import Path
 
 _PACKAGE = __name__.partition(".")[0]
 _ROOT = Path(__file__).resolve().parents[1]
+_PARSING = threading.Lock()
 _IMPORTING_CALLS = ("import_module", "optional")
 """Functions that import the module that their first argument names."""
 
@@ -72,13 +74,23 @@ def imports_of(module: str, root: Path = _ROOT) -> Imports:
     own: set[str] = set()
     libraries: set[str] = set()
     home = module.partition(".")[0]
-    for name in _imported_names(ast.parse(file.read_bytes()), _package_of(module, file)):
+    for name in _imported_names(_tree_of(file), _package_of(module, file)):
         top = name.partition(".")[0]
         if top in (_PACKAGE, home):
             own.add(_longest_module(name, root))
         elif top not in sys.stdlib_module_names:
             libraries.add(top)
     return Imports(frozenset(own - {_PACKAGE, home, module}), frozenset(libraries))
+
+
+def _tree_of(file: Path) -> ast.AST:
+    # CPython 3.11 counts the depth of its tree builder once for a process: it raises SystemError where another thread,
+    # or a finalizer of the garbage collector, parses in between.
+    with _PARSING:
+        try:
+            return ast.parse(file.read_bytes())
+        except SystemError:
+            return ast.parse(file.read_bytes())
 
 
 @lru_cache(maxsize=256)
