@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["prune", "recover", "quantize", "runtime"]
 
@@ -95,3 +95,9 @@ def names(kind: Kind) -> tuple[str, ...]:
 def find(kind: Kind, name: str) -> Technique | None:
     """Return the description of a technique, or None if the catalogue has no such name."""
     return techniques(kind).get(name)
+
+
+def follows_pattern(method: Any) -> bool:
+    """Return whether a value names a pruning method that zeroes weights by a pattern, which fixes its amount."""
+    known = find("prune", method) if isinstance(method, str) else None
+    return known is not None and not known.has_amounts

@@ -24,12 +24,6 @@ CALLABLE = "callable"
 CALIBRATORS = ("auto", "minmax", "entropy", "percentile")
 
 
-def follows_pattern(method: Any) -> bool:
-    """Return whether a prune method zeroes weights by a pattern, which fixes its amount."""
-    known = catalogue.find("prune", method) if isinstance(method, str) else None
-    return known is not None and not known.has_amounts
-
-
 def _listed(value: Any) -> list[Any]:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     if not items:
@@ -84,7 +78,7 @@ class Prune(_Part):
     @model_validator(mode="before")
     @classmethod
     def _two_of_four(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and follows_pattern(method := values.get("method")):
+        if isinstance(values, Mapping) and catalogue.follows_pattern(method := values.get("method")):
             if values.get("amount", 0.5) != 0.5:
                 raise ValueError(f"{method} zeroes two weights of every four, so its amount is 0.5; leave it out")
             return {"amount": 0.5, **values}
@@ -118,7 +112,7 @@ class Prune(_Part):
         """The part of a trial's name that describes this pruning; empty if nothing is pruned."""
         if self.amount == 0:
             return ""
-        if follows_pattern(self.method):
+        if catalogue.follows_pattern(self.method):
             return self.method
         prefix = "prune" if self.method == "structured" else self.method
         return f"{prefix}{round(self.amount * 100, 4):g}"
@@ -318,13 +312,13 @@ def recover_function(source: Any) -> Callable[..., Any] | None:
 def _pruning(item: Any) -> Any:
     if isinstance(item, (Prune, Mapping)):
         return item
-    return {"method": item} if follows_pattern(item) else {"amount": item}
+    return {"method": item} if catalogue.follows_pattern(item) else {"amount": item}
 
 
 def _short_pruning(item: Prune) -> Any:
     if item == Prune(amount=item.amount):
         return item.amount
-    return item.method if follows_pattern(item.method) else item.model_dump(exclude_defaults=True)
+    return item.method if catalogue.follows_pattern(item.method) else item.model_dump(exclude_defaults=True)
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,9 +11,10 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..compute.clusters import open_cluster, store_for
+from ..core import catalogue
 from ..core.config import load_config
 from ..core.errors import QuantTaaSError, RecipeError
-from ..core.recipe import Goal, Recipe, complaints, follows_pattern, inline
+from ..core.recipe import Goal, Recipe, complaints, inline
 from ..core.understanding import TASKS
 from ..core.variable_names import check_variable, parse
 from ..store import open_store
@@ -138,7 +139,7 @@ def cell(form: Form, policy: AccessPolicy) -> str:
 
 def _prunings(form: Form) -> list[Any]:
     amounts = [round(amount, 6) for amount in form.amounts]
-    if follows_pattern(form.method):
+    if catalogue.follows_pattern(form.method):
         # A pattern has a fixed amount.
         return [0, form.method]
     if form.method == "structured":

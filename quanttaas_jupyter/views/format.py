@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..core import catalogue
-from ..core.recipe import follows_pattern
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -41,7 +40,7 @@ def method(config: Mapping[str, Any]) -> str:
     """Return the pruning method of a configuration, or an empty string if it does not prune."""
     prune = config.get("prune") or {}
     name = str(prune.get("method", "structured"))
-    return name if prune.get("amount") or follows_pattern(name) else ""
+    return name if prune.get("amount") or catalogue.follows_pattern(name) else ""
 
 
 def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
@@ -59,7 +58,7 @@ def configuration(config: Mapping[str, Any]) -> str:
     amount = (config.get("prune") or {}).get("amount")
     if not name:
         pruned = "not pruned"
-    elif follows_pattern(name) or amount is None:
+    elif catalogue.follows_pattern(name) or amount is None:
         pruned = f"{name} pruned"
     else:
         pruned = f"{name} {100 * amount:.4g} %"
