@@ -75,7 +75,7 @@ def fill(folder: Path, count: int, trials: int, whole: int) -> None:
         }
         events = [{"seq": seq, "time": time.time(), **event} for seq, event in enumerate(events_of(record, trials), 1)]
         summary = records.summary_of(record, fold(events, records.initial_state(record)))
-        files = {"study.json": record, "summary.json": summary}
+        files = {"study.json": record, "summary.json": summary.stored()}
         kept = events if number < whole else events[:1]
         files |= {f"events/{event['seq']:08d}.json": event for event in kept}
         place = folder / "studies" / study

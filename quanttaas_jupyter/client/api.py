@@ -132,7 +132,7 @@ def studies(store: str | Path | None = None) -> StudyList:
         except (StoreError, TimeoutError):
             silent.append(uri)
     fields = StudyInfo.__dataclass_fields__
-    infos = [StudyInfo(**{key: item[key] for key in fields}) for item in summaries]
+    infos = [StudyInfo(**{key: getattr(item, key) for key in fields}) for item in summaries]
     return StudyList(sorted(infos, key=lambda info: -info.created), silent)
 
 

@@ -180,6 +180,6 @@ def _running_studies(clusters: Mapping[str, ClusterConfig]) -> dict[str, int]:
         except QuantTaaSError:
             continue
         for summary in summaries:
-            if summary["status"] == "running":
-                counts[summary["cluster"]] = counts.get(summary["cluster"], 0) + 1
+            if summary.status == "running":
+                counts[summary.cluster] = counts.get(summary.cluster, 0) + 1
     return counts

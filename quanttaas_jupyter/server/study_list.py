@@ -6,26 +6,26 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..core.records.summary import StudySummary
 from ..core.state import ENDED
 from ..views import format as fmt
 
 
-def line(store: str, summary: dict[str, Any], now: float) -> dict[str, Any]:
+def line(store: str, summary: StudySummary, now: float) -> dict[str, Any]:
     """Return a line of the list."""
-    total, done = int(summary["total"]), int(summary["done"])
-    over = done + int(summary["failed"]) + int(summary["cut"])
-    status = str(summary["status"])
+    status, total = summary.status, summary.total
+    over = summary.done + summary.failed + summary.cut
     return {
         "store": store,
-        "id": summary["id"],
-        "name": summary["name"],
-        "model": summary["model"],
-        "cluster": summary["cluster"],
+        "id": summary.id,
+        "name": summary.name,
+        "model": summary.model,
+        "cluster": summary.cluster,
         "status": status,
         "progress": 1.0 if status == "finished" else over / total if total else 0.0,
         "words": _words(summary, now),
         "best": _best(summary),
-        "frontier": square(summary["frontier"], bool(summary["metric"]["higher_is_better"])),
+        "frontier": square(summary.frontier, summary.higher_is_better),
         "can": actions(status),
     }
 
@@ -53,22 +53,22 @@ def _spread(values: list[float]) -> list[float]:
     return [round((value - low) / (high - low), 3) if high > low else 0.5 for value in values]
 
 
-def _words(summary: dict[str, Any], now: float) -> str:
-    status, total = str(summary["status"]), int(summary["total"])
+def _words(summary: StudySummary, now: float) -> str:
+    status, total = summary.status, summary.total
     if status == "queued":
         return "waiting for an engine"
     if status in ENDED:
-        told = f"{status} {fmt.ago(now - float(summary['ended']))}" if summary["ended"] else status
-        reason = str(summary["reason"]) if status == "failed" else ""
+        told = f"{status} {fmt.ago(now - summary.ended)}" if summary.ended else status
+        reason = summary.reason if status == "failed" else ""
         return f"{told}: {reason}" if reason else told
-    counts = [f"{summary['done']} of {total} trials" if total else "starting"]
-    counts += [f"{summary['failed']} failed"] if summary["failed"] else []
+    counts = [f"{summary.done} of {total} trials" if total else "starting"]
+    counts += [f"{summary.failed} failed"] if summary.failed else []
     return ", ".join([*(["interrupted"] if status == "interrupted" else []), *counts])
 
 
-def _best(summary: dict[str, Any]) -> str:
-    best = summary["recommended"]
+def _best(summary: StudySummary) -> str:
+    best = summary.recommended
     if best is None:
         return ""
-    smaller, faster = fmt.smaller(best["size_ratio"]), fmt.faster(best["speedup"])
-    return (faster or smaller) if summary["minimize"] == "latency" else smaller
+    smaller, faster = fmt.smaller(best.size_ratio), fmt.faster(best.speedup)
+    return (faster or smaller) if summary.minimize == "latency" else smaller

@@ -7,10 +7,11 @@ import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..client.study import Study
 from ..core.errors import NotFound, StoreError
+from ..core.records.summary import StudySummary
 from ..store import Store
 from ..study_store import deletion, records
 from ..study_store.index import StudyIndex
@@ -34,7 +35,7 @@ _LONG_PATIENCE = 120.0
 class Listed(NamedTuple):
     """Summaries with the URIs of their stores, and sentences about stores that did not answer."""
 
-    summaries: list[tuple[str, dict[str, Any]]]
+    summaries: list[tuple[str, StudySummary]]
     silent: list[str]
 
 
@@ -44,7 +45,7 @@ class StudyReader:
     def __init__(self, policy: AccessPolicy, workers: Workers) -> None:
         self.policy, self.workers, self.cluster_statuses = policy, workers, ClusterStatuses(workers)
         self._indexes: dict[str, StudyIndex] = {}
-        self._last: dict[str, list[dict[str, Any]]] = {}
+        self._last: dict[str, list[StudySummary]] = {}
         self._slow: set[str] = set()
         self._open: OrderedDict[tuple[str, str], Study] = OrderedDict()
 
@@ -68,12 +69,12 @@ class StudyReader:
                 before = "its studies stand as they were last seen" if uri in self._last else "its studies are missing"
                 silent.append(f"{why}; {before}")
         listed = [(uri, summary) for uri, summaries in self._last.items() for summary in summaries]
-        return Listed(sorted(listed, key=lambda item: -float(item[1]["created"])), silent)
+        return Listed(sorted(listed, key=lambda item: -item[1].created), silent)
 
     def running(self) -> Counter[str]:
         """Return the number of running studies by cluster, as of the last call of ``lists``."""
         summaries = (summary for listed in self._last.values() for summary in listed)
-        return Counter(str(summary["cluster"]) for summary in summaries if summary["status"] == "running")
+        return Counter(summary.cluster for summary in summaries if summary.status == "running")
 
     async def open(self, study_id: str, store: str = "") -> Study:
         """Open a study by its id; without a store, in the first store that has it.
@@ -137,7 +138,7 @@ class StudyReader:
 
     def _close_deleted(self, uri: str) -> None:
         """Close open studies that were deleted elsewhere, so that they are not shown from memory."""
-        known = {summary["id"] for summary in self._last[uri]}
+        known = {summary.id for summary in self._last[uri]}
         for key in [key for key in self._open if key[0] == uri and key[1] not in known]:
             del self._open[key]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
+from ..core.records.summary import StudySummary
 from ..core.state import ENDED
 from ..store.base import Store
 from .records import read_summary, resolve_summary_status
@@ -20,19 +20,19 @@ _SUSPECT_SECONDS = 60.0
 class _Entry:
     """Known state of a study: its summary as written, its summary as lease and queue correct it, and its stamp."""
 
-    written: dict[str, Any] | None
-    present: dict[str, Any] | None
+    written: StudySummary | None
+    present: StudySummary | None
     stamp: str | None
 
     @property
     def is_live(self) -> bool:
         """Whether the study is queued or running, so that its summary may change at any time."""
-        return self.present is not None and self.present["status"] in ("queued", "running")
+        return self.present is not None and self.present.status in ("queued", "running")
 
     @property
     def has_ended(self) -> bool:
         """Whether the written summary says that the study has ended."""
-        return self.written is not None and self.written["status"] in ENDED
+        return self.written is not None and self.written.status in ENDED
 
 
 class StudyIndex:
@@ -48,7 +48,7 @@ class StudyIndex:
         self._suspects: dict[str, float] = {}
         self._turn = 0
 
-    def look(self) -> list[dict[str, Any]]:
+    def look(self) -> list[StudySummary]:
         """Return the current summaries of all studies, newest first.
 
         Raises:
@@ -64,7 +64,7 @@ class StudyIndex:
         entries = self._store.each(lambda name: self._seen(name, name in due), names)
         self._entries = dict(zip(names, entries, strict=True))
         present = [entry.present for entry in self._entries.values() if entry.present]
-        return sorted(present, key=lambda summary: -float(summary["created"]))
+        return sorted(present, key=lambda summary: -summary.created)
 
     def suspect(self, study_id: str) -> None:
         """Read a study at each update for a while, because it was just submitted, resumed or cancelled."""

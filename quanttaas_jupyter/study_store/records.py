@@ -12,6 +12,7 @@ Layout::
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from itertools import islice
 from typing import Any
 
 from ..core.errors import NotFound, QuantTaaSError, StoreError
+from ..core.records.summary import StudySummary
 from ..core.state import ENDED, Event, StudyState, fold, with_lease
 from ..core.understanding import Understanding
 from ..store.base import MissingKey, Store
@@ -136,7 +138,7 @@ class EventWriter:
 
     def write_summary(self, record: dict[str, Any]) -> None:
         """Replace the summary that lists of studies read."""
-        self._store.replace(f"studies/{self._study_id}/summary.json", _dump(summary_of(record, self.state)))
+        self._store.replace(f"studies/{self._study_id}/summary.json", _dump(summary_of(record, self.state).stored()))
 
 
 def read_events(store: Store, study_id: str, after: int = 0, most: int | None = None) -> Iterator[Event]:
@@ -176,18 +178,18 @@ def resolve_status(store: Store, state: StudyState) -> StudyState:
     return with_lease(state, lease.until if lease else None, queued, time.time())
 
 
-def list_summaries(store: Store) -> list[dict[str, Any]]:
+def list_summaries(store: Store) -> list[StudySummary]:
     """Return the current summaries of all studies, newest first; a missing one is rebuilt from the events."""
     written = store.each(lambda study_id: _present_summary(store, study_id), store.list("studies"))
-    return sorted(filter(None, written), key=lambda summary: -float(summary["created"]))
+    return sorted(filter(None, written), key=lambda summary: -summary.created)
 
 
-def _present_summary(store: Store, study_id: str) -> dict[str, Any] | None:
+def _present_summary(store: Store, study_id: str) -> StudySummary | None:
     summary = read_summary(store, study_id)
     return summary and resolve_summary_status(store, summary)
 
 
-def read_summary(store: Store, study_id: str) -> dict[str, Any] | None:
+def read_summary(store: Store, study_id: str) -> StudySummary | None:
     """Return the summary as last written, or rebuilt from the events; None if the record is missing or broken.
 
     Raises:
@@ -195,8 +197,8 @@ def read_summary(store: Store, study_id: str) -> dict[str, Any] | None:
     """
     try:
         try:
-            return dict(json.loads(store.read(f"studies/{study_id}/summary.json")))
-        except (MissingKey, ValueError):
+            return StudySummary.of(dict(json.loads(store.read(f"studies/{study_id}/summary.json"))))
+        except (MissingKey, ValueError, LookupError):
             record = read_study(store, study_id)
             return summary_of(record, fold(read_events(store, study_id), initial_state(record)))
     except StoreError:
@@ -205,7 +207,7 @@ def read_summary(store: Store, study_id: str) -> dict[str, Any] | None:
         return None
 
 
-def resolve_summary_status(store: Store, summary: dict[str, Any], is_resting: bool = True) -> dict[str, Any]:
+def resolve_summary_status(store: Store, summary: StudySummary, is_resting: bool = True) -> StudySummary:
     """Return the summary with the status that the study's lease and queue entry give it.
 
     Args:
@@ -213,10 +215,10 @@ def resolve_summary_status(store: Store, summary: dict[str, Any], is_resting: bo
         summary: The summary as written.
         is_resting: Whether to trust the summary of an ended study without reading its lease and queue entry.
     """
-    if summary["status"] in ENDED and is_resting:
+    if summary.status in ENDED and is_resting:
         return summary
-    state = StudyState(id=summary["id"], status=summary["status"], seq=summary["seq"], cluster=summary["cluster"])
-    return {**summary, "status": resolve_status(store, state).status}
+    state = StudyState(id=summary.id, status=summary.status, seq=summary.seq, cluster=summary.cluster)
+    return dataclasses.replace(summary, status=resolve_status(store, state).status)
 
 
 def _event_key(study_id: str, seq: int) -> str:

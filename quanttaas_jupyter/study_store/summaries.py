@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.frontier import pareto, recommended_trial
+from ..core.records.summary import Recommended, StudySummary
 from ..core.state import StudyState
 from ..views import format as fmt
 
@@ -14,44 +16,43 @@ _REASON_LENGTH = 200
 """Most characters of a failure's reason in a summary; chosen, not tuned."""
 
 
-def summary_of(record: dict[str, Any], state: StudyState) -> dict[str, Any]:
+def summary_of(record: Mapping[str, Any], state: StudyState) -> StudySummary:
     """Return the summary of a study, which can be rebuilt from its record and events at any time."""
     sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
     higher = bool(state.metric.get("higher_is_better", True))
-    return {
-        "id": record["id"],
-        "name": record["name"],
-        "created": record["created"],
-        "cluster": record["cluster"],
-        "model": record["model"]["class"],
-        "status": state.status,
-        "seq": state.seq,
-        "total": len(state.trials),
-        "done": state.done,
-        "failed": state.failed,
-        "cut": state.cut,
-        "best": state.recommendation or fmt.smaller(min(filter(None, sizes), default=None)),
-        "ended": state.ended,
-        "reason": (state.error or state.message)[:_REASON_LENGTH],
-        "metric": {"name": state.metric.get("name", "metric"), "higher_is_better": higher},
-        "minimize": state.goal.get("minimize", "size"),
-        "recommended": _recommended(state),
-        "frontier": _frontier(state, higher),
-    }
+    return StudySummary(
+        id=record["id"],
+        name=record["name"],
+        created=record["created"],
+        cluster=record["cluster"],
+        model=record["model"]["class"],
+        status=state.status,
+        seq=state.seq,
+        total=len(state.trials),
+        done=state.done,
+        failed=state.failed,
+        cut=state.cut,
+        best=state.recommendation or fmt.smaller(min(filter(None, sizes), default=None)),
+        ended=state.ended,
+        reason=(state.error or state.message)[:_REASON_LENGTH],
+        metric=state.metric.get("name", "metric"),
+        higher_is_better=higher,
+        minimize=state.goal.get("minimize", "size"),
+        recommended=_recommended(state),
+        frontier=_frontier(state, higher),
+    )
 
 
-def _recommended(state: StudyState) -> dict[str, Any] | None:
-    """Return the name and ratios of the best trial under the goal so far, or None if only the baseline meets it."""
+def _recommended(state: StudyState) -> Recommended | None:
+    """Return the best trial under the goal so far, or None if only the baseline meets it."""
     best = recommended_trial(state)
-    if best is None:
-        return None
-    return {"trial": best.name, **{key: best.metrics.get(key) for key in ("size_ratio", "speedup")}}
+    return Recommended(best.name, best.metrics.get("size_ratio"), best.metrics.get("speedup")) if best else None
 
 
-def _frontier(state: StudyState, higher_is_better: bool) -> list[list[float]]:
+def _frontier(state: StudyState, higher_is_better: bool) -> tuple[tuple[float, float], ...]:
     """Return size and metric of the trials on the Pareto frontier; of many, an even selection with both ends."""
     trials = pareto(state.trials.values(), higher_is_better=higher_is_better)
     if len(trials) > _FRONTIER_POINTS:
         step = (len(trials) - 1) / (_FRONTIER_POINTS - 1)
         trials = [trials[round(index * step)] for index in range(_FRONTIER_POINTS)]
-    return [[float(trial.metrics[key] or 0) for key in ("size_bytes", "metric")] for trial in trials]
+    return tuple((float(trial.metrics["size_bytes"] or 0), float(trial.metrics["metric"] or 0)) for trial in trials)

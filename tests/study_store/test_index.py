@@ -32,7 +32,7 @@ def make(store: Store, study: str, end: str | None = "finished", **values: Any) 
 
 
 def statuses(index: StudyIndex) -> dict[str, str]:
-    return {summary["id"]: summary["status"] for summary in index.look()}
+    return {summary.id: summary.status for summary in index.look()}
 
 
 def test_new_studies_appear_and_deleted_ones_vanish_at_once(store: Store) -> None:
@@ -40,7 +40,7 @@ def test_new_studies_appear_and_deleted_ones_vanish_at_once(store: Store) -> Non
     assert index.look() == []
     make(store, "abcd1234", created=1.0)
     make(store, "abcd5678", created=2.0)
-    assert [summary["id"] for summary in index.look()] == ["abcd5678", "abcd1234"]
+    assert [summary.id for summary in index.look()] == ["abcd5678", "abcd1234"]
     deletion.remove_study(store, "abcd5678")
     assert list(statuses(index)) == ["abcd1234"]
 
@@ -113,6 +113,6 @@ def test_of_many_points_a_summary_keeps_a_few_of_the_frontier_with_both_ends(tmp
         config = {"prune": {"amount": 0.5}, "quantize": "none"}
         writer.append("trial_finished", trial=f"t{number}", config=config, metrics=metrics)
     summary = records.summary_of(record(), writer.state)
-    assert len(summary["frontier"]) == 24
-    assert summary["frontier"][0] == [1000.0, 0.01]
-    assert summary["frontier"][-1] == [60000.0, 0.6]
+    assert len(summary.frontier) == 24
+    assert summary.frontier[0] == (1000.0, 0.01)
+    assert summary.frontier[-1] == (60000.0, 0.6)

@@ -110,8 +110,8 @@ def test_a_lost_summary_is_rebuilt_from_the_events(store: Store) -> None:
     before = records.list_summaries(store)
     store.delete("studies/abcd1234/summary.json")
     assert records.list_summaries(store) == before
-    assert before[0]["status"] == "finished"
-    assert before[0]["seq"] == 2
+    assert before[0].status == "finished"
+    assert before[0].seq == 2
 
 
 def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
