@@ -24,8 +24,10 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from quanttaas_jupyter.client.study import whoami
+from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.core.state import fold
 from quanttaas_jupyter.study_store import records
+from quanttaas_jupyter.study_store.summaries import summary_of
 from tests.cloud import emulator
 from tests.server.running import Answer, Client, server
 
@@ -62,20 +64,19 @@ def fill(folder: Path, count: int, trials: int, whole: int) -> None:
     """Write finished studies, so many of them with all the events that an engine writes for each trial."""
     for number in range(count):
         study = f"study{number:06d}"
-        record = {
-            "id": study,
-            "name": f"study {number}",
-            "created": time.time() - number,
-            "who": whoami(),
-            "cluster": "local",
-            "model": {"class": "Net"},
-            "metric": {"name": "accuracy", "higher_is_better": True, "percent": True},
-            "recipe": {"goal": {"minimize": "size", "max_drop": 0.01}},
-            "notes": [],
-        }
+        record = StudyRecord(
+            id=study,
+            name=f"study {number}",
+            created=time.time() - number,
+            cluster="local",
+            recipe={"goal": {"minimize": "size", "max_drop": 0.01}},
+            model={"class": "Net"},
+            metric={"name": "accuracy", "higher_is_better": True, "percent": True},
+            who=whoami(),
+        )
         events = [{"seq": seq, "time": time.time(), **event} for seq, event in enumerate(events_of(record, trials), 1)]
-        summary = records.summary_of(record, fold(events, records.initial_state(record)))
-        files = {"study.json": record, "summary.json": summary.stored()}
+        summary = summary_of(record, fold(events, records.initial_state(record)))
+        files: dict[str, Any] = {"study.json": record.stored(), "summary.json": summary.stored()}
         kept = events if number < whole else events[:1]
         files |= {f"events/{event['seq']:08d}.json": event for event in kept}
         place = folder / "studies" / study
@@ -85,16 +86,15 @@ def fill(folder: Path, count: int, trials: int, whole: int) -> None:
             (place / name).write_text(json.dumps(values))
 
 
-def events_of(record: dict[str, Any], trials: int) -> list[dict[str, Any]]:
+def events_of(record: StudyRecord, trials: int) -> list[dict[str, Any]]:
     """The events of a study with so many trials."""
     configs = {"baseline": {"prune": None, "quantize": "none", "runtime": "onnxruntime"}}
     for number in range(1, trials):
         prune = {"method": "structured", "amount": number / trials}
         configs[f"prune{number}-int8"] = {"prune": prune, "quantize": "int8", "runtime": "onnxruntime"}
     announced = [{"name": name, "config": config} for name, config in configs.items()]
-    goal = record["recipe"]["goal"]
     events: list[dict[str, Any]] = [
-        {"type": "started", "trials": announced, "slots": 2, "metric": record["metric"], "goal": goal}
+        {"type": "started", "trials": announced, "slots": 2, "metric": record.metric, "goal": record.goal}
     ]
     for number, name in enumerate(configs):
         share = 1 - number / trials

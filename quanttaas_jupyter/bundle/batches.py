@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -254,7 +254,7 @@ def write_batches(store: Store, batches: Batches, upload: Callable[[], Progress]
     }
 
 
-def read_batches(store: Store, reference: dict[str, Any]) -> Batches:
+def read_batches(store: Store, reference: Mapping[str, Any]) -> Batches:
     """Load batches that ``write`` stored.
 
     Raises:

@@ -181,7 +181,7 @@ def plan(
         stages=len(made.stages),
         cached=len(cached),
         understanding=str(prepared.inspection.understanding.heading),
-        notes=(*record["notes"], *((GOES_ON,) if prepared.recipe.search == "auto" else ())),
+        notes=(*record.notes, *((GOES_ON,) if prepared.recipe.search == "auto" else ())),
     )
 
 

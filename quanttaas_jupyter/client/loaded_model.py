@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.structure import TENSOR, flatten, is_one_argument, unflatten
 from ..core.errors import DataError
 
 if TYPE_CHECKING:
+    from ..core.records.artifact import Signature
     from ..techniques.runtimes import Session
 
 
 class LoadedModel:
     """Compressed model that is called like the original module, and returns torch tensors in the same structure."""
 
-    def __init__(self, session: Session, signature: Mapping[str, Any], name: str) -> None:
+    def __init__(self, session: Session, signature: Signature, name: str) -> None:
         self._session, self._signature, self._name = session, signature, name
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self.__signature__ = inspect.Signature(
-            [inspect.Parameter(_argument(name, index), kind) for index, name in enumerate(signature["input_names"])]
+            [inspect.Parameter(_argument(name, index), kind) for index, name in enumerate(signature.input_names)]
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -32,24 +32,22 @@ class LoadedModel:
         """
         import torch
 
-        wanted = self._signature["inputs"]
+        wanted = self._signature.inputs
         given = self._arranged(args, kwargs)
         if _is_each(wanted):
             leaves, structure = [("input", torch.stack(list(given)))], wanted["argument"]
         else:
             leaves, structure = flatten(given)
         if structure != (wanted["argument"] if is_one_argument(wanted) else wanted):
-            names = ", ".join(self._signature["input_names"])
-            raise DataError(
-                f"{self._name} takes {len(self._signature['input_names'])} inputs ({names}), like the model"
-            )
+            names = ", ".join(self._signature.input_names)
+            raise DataError(f"{self._name} takes {len(self._signature.input_names)} inputs ({names}), like the model")
         arrays = [torch.as_tensor(leaf).detach().cpu().numpy() for _, leaf in leaves]
         outputs = [torch.from_numpy(array) for array in self._session(arrays)]
-        return unflatten(self._signature["outputs"], outputs)
+        return unflatten(self._signature.outputs, outputs)
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments nested like the study's inputs."""
-        wanted = self._signature["inputs"]
+        wanted = self._signature.inputs
         if is_one_argument(wanted) and len(args) == 1:
             return args[0]
         if isinstance(wanted, dict) and "dict" in wanted:
@@ -66,7 +64,7 @@ class LoadedModel:
         return self
 
     def __repr__(self) -> str:
-        return f"<{self._name}: call it with {', '.join(self._signature['input_names'])}>"
+        return f"<{self._name}: call it with {', '.join(self._signature.input_names)}>"
 
 
 def _is_each(structure: Any) -> bool:

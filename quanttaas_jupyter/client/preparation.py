@@ -18,6 +18,7 @@ from ..bundle.structure import flatten
 from ..core.errors import DataError, MetricError, ModelError, QuantTaaSError, RecipeError, did_you_mean
 from ..core.failures import first_line, one_line
 from ..core.recipe import Recipe, recover_function
+from ..core.records.study import StudyRecord
 from ..core.versions import versions
 from ..techniques.availability import refuse_unavailable
 from .inspection import Asked, Inspection, inspect
@@ -33,8 +34,6 @@ _TRAIN_BYTES = 1 << 30
 _QUANTIZED_HOMES = r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.|bitsandbytes\."
 """Modules of Python that hold layers of integers."""
 _GIVE_FLOATS = "give the float32 model that it was made from"
-_FORMAT = 1
-"""Version of the study record, for later readers; nothing reads it yet."""
 
 
 @dataclass
@@ -53,22 +52,20 @@ class Prepared:
     notes: list[str]
     id: str = field(default_factory=lambda: secrets.token_hex(4))
 
-    def draft(self, cluster: str, who: str) -> dict[str, Any]:
+    def draft(self, cluster: str, who: str) -> StudyRecord:
         """Return the study's record as far as it is known before the data is read."""
-        return {
-            "format": _FORMAT,
-            "id": self.id,
-            "name": self.name,
-            "created": self.created,
-            "who": who,
-            "cluster": cluster,
-            "versions": {key: value for key, value in versions().items() if key in ("python", "torch", "quanttaas")},
-            "recipe": self.recipe.model_dump(mode="json"),
-            "model": {**self.snapshot.description, "digest": self.snapshot.digest},
-            "metric": self.inspection.metric,
-            "understanding": self.inspection.understanding.stored(),
-            "notes": [],
-        }
+        return StudyRecord(
+            id=self.id,
+            name=self.name,
+            created=self.created,
+            cluster=cluster,
+            recipe=self.recipe.model_dump(mode="json"),
+            model={**self.snapshot.description, "digest": self.snapshot.digest},
+            metric=self.inspection.metric,
+            who=who,
+            versions={key: value for key, value in versions().items() if key in ("python", "torch", "quanttaas")},
+            understanding=self.inspection.understanding,
+        )
 
 
 def prepare(

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, Stud
 from ..core.failures import StageError, one_line
 from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
+from ..core.records.artifact import Artifact
+from ..core.records.study import StudyRecord
 from ..core.state import StudyState, TrialState, fold
 from ..core.understanding import Understanding
 from ..store import MissingKey, Store, blobs
@@ -50,7 +52,7 @@ class Trial:
     @property
     def config(self) -> dict[str, Any]:
         """Configuration: ``prune`` ({method, amount} or None), ``quantize`` and ``runtime``."""
-        return dict(self._state.config)
+        return self._state.config.stored()
 
     @property
     def status(self) -> str:
@@ -77,7 +79,7 @@ class Trial:
     def artifact(self) -> dict[str, Any] | None:
         """Artifact: ``blob`` (SHA-256), ``size`` in bytes and ``filename``; None before it is built."""
         artifact = self._state.artifact
-        return {key: artifact[key] for key in ("blob", "size", "filename")} if artifact else None
+        return {"blob": artifact.blob, "size": artifact.size, "filename": artifact.filename} if artifact else None
 
     def load(self, threads: int | None = None) -> Callable[..., Any]:
         """Return the compressed model as a callable that takes and returns torch tensors like the original.
@@ -94,13 +96,13 @@ class Trial:
         from .loaded_model import LoadedModel
 
         artifact = self._artifact()
-        runtime, names = RUNTIMES.get(artifact["runtime"]), artifact["about"]["input_names"]
+        runtime, signature = RUNTIMES.get(artifact.runtime), artifact.signature
         try:
             with self._file(artifact) as path:
-                session = as_built(runtime.open(path, threads or physical_cores(), names), artifact["about"])
+                session = as_built(runtime.open(path, threads or physical_cores(), signature.input_names), signature)
         except StageError as error:
             raise QuantTaaSError(f"trial {self.name} cannot be loaded: {error}") from error
-        return LoadedModel(session, artifact["about"], f"{self.name} of study {self._study.id}")
+        return LoadedModel(session, signature, f"{self.name} of study {self._study.id}")
 
     def export(self, path: str | Path) -> Path:
         """Write the artifact to ``path``: a file, or a folder for a file with the trial's name.
@@ -114,7 +116,7 @@ class Trial:
         artifact = self._artifact()
         target = Path(path).expanduser()
         if target.is_dir():
-            target = target / artifact["filename"]
+            target = target / artifact.filename
         with self._file(artifact) as source:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,15 +125,15 @@ class Trial:
                 raise StoreError(f"cannot write {target}: {error.strerror or error}") from None
         return target
 
-    def _artifact(self) -> Mapping[str, Any]:
+    def _artifact(self) -> Artifact:
         if self._state.artifact is None:
             reason = self.error or f"it is {self.status}"
             raise QuantTaaSError(f"trial {self.name} has no file: {reason}")
         return self._state.artifact
 
-    def _file(self, artifact: Mapping[str, Any]) -> Any:
+    def _file(self, artifact: Artifact) -> Any:
         try:
-            return blobs.blob_file(self._study._store, artifact["blob"])
+            return blobs.blob_file(self._study._store, artifact.blob)
         except MissingKey:
             raise NotFound(
                 f"the file of trial {self.name} was deleted from the store; resume() of the study makes it again"
@@ -149,14 +151,12 @@ class Study:
     ``study["prune50-int8"]`` is a trial, ``study.trials`` are all of them, the baseline first.
     """
 
-    def __init__(
-        self, store: Store, study_id: str, record: Mapping[str, Any], submission: Submission | None = None
-    ) -> None:
+    def __init__(self, store: Store, study_id: str, record: StudyRecord, submission: Submission | None = None) -> None:
         """Read a study; use ``quanttaas_jupyter.open`` or ``compress`` to get one."""
         self._store, self.id = store, study_id
         self._submission = submission
-        self._record: Mapping[str, Any] = record
-        self._state = records.initial_state(dict(record))
+        self._record = record
+        self._state = records.initial_state(record)
         self._reading = threading.Lock()
         self._read_at = 0.0
         self._queued_since = time.monotonic()
@@ -176,13 +176,12 @@ class Study:
     @property
     def understanding(self) -> Understanding | None:
         """What the study understood of its model and data; None for studies of versions that did not look."""
-        stored = self._record.get("understanding")
-        return Understanding.of(stored) if stored else None
+        return self._record.understanding
 
     @property
     def recipe(self) -> Recipe:
         """The study's recipe."""
-        return Recipe.parse(self._record["recipe"])
+        return Recipe.parse(self._record.recipe)
 
     @property
     def status(self) -> str:
@@ -192,7 +191,7 @@ class Study:
     @property
     def who(self) -> str:
         """User who submitted the study."""
-        return str(self._record["who"])
+        return self._record.who
 
     @property
     def state(self) -> StudyState:
@@ -252,15 +251,15 @@ class Study:
 
         rows = []
         for trial in self.state.trials.values():
-            prune = trial.config.get("prune") or {}
+            config = trial.config
             rows.append(
                 {
                     "trial": trial.name,
                     "status": trial.status,
-                    "prune": prune.get("amount", 0.0),
-                    "method": prune.get("method"),
-                    "quantize": trial.config.get("quantize"),
-                    "runtime": trial.config.get("runtime"),
+                    "prune": config.amount,
+                    "method": config.prune.method if config.prune else None,
+                    "quantize": config.quantize,
+                    "runtime": config.runtime,
                     **trial.metrics,
                     "error": trial.error["reason"] if trial.error else None,
                 }
@@ -334,9 +333,9 @@ class Study:
             NotTrusted: Another user submitted the study.
             StudyIsBusy: The study is running or queued.
         """
-        if self._record["who"] != whoami() and not trusted:
+        if self._record.who != whoami() and not trusted:
             raise NotTrusted(
-                f"study {self.id} was submitted by {self._record['who']}; resuming runs its code here. "
+                f"study {self.id} was submitted by {self._record.who}; resuming runs its code here. "
                 "If you trust it: study.resume(trusted=True)"
             )
         status, cluster = self.status, open_cluster(self._state.cluster)
@@ -385,7 +384,7 @@ class Study:
             if not self._submission.is_done:
                 return
             self._record = self._submission.record
-            self._state = records.initial_state(dict(self._record))
+            self._state = records.initial_state(self._record)
             self._submission = None
         try:
             self._state = self._read()

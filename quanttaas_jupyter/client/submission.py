@@ -17,6 +17,7 @@ from ..compute.clusters import Cluster
 from ..core.errors import ClusterError, DataError, ModelError, QuantTaaSError
 from ..core.failures import StageError, one_line
 from ..core.recipe import Prune
+from ..core.records.study import StudyRecord
 from ..core.state import StudyState
 from ..core.understanding import Judging
 from ..core.versions import differences, minor, versions
@@ -53,7 +54,7 @@ class Submission:
 
     def __init__(self, prepared: Prepared, store: Store, cluster: Cluster, who: str) -> None:
         self._prepared, self._store, self._cluster = prepared, store, cluster
-        self.record: dict[str, Any] = prepared.draft(cluster.name, who)
+        self.record = prepared.draft(cluster.name, who)
         self._reported: tuple[str, float | None] = ("reading the data", None)
         self._error: str | None = None
         self._done = threading.Event()
@@ -88,7 +89,7 @@ class Submission:
             self._cluster.refuse_store(self._store.uri, there)
             is_portable = _has_to_be_portable(self._prepared, there, self._cluster.name)
             self.record = send(self._prepared, self._store, self.record, data_sets, notes, self._report, is_portable)
-            sha256 = records.create_study(self._store, self._prepared.id, self.record)
+            sha256 = records.create_study(self._store, self.record)
             self._cluster.submit(self._store, self._prepared.id, sha256)
             self._done.set()
             # From here on, the state of the study itself says what it waits for.
@@ -105,7 +106,7 @@ class Submission:
         self._reported = message, sent
 
 
-def bundle(prepared: Prepared, store: Store, draft: dict[str, Any], report: ReportProgress) -> dict[str, Any]:
+def bundle(prepared: Prepared, store: Store, draft: StudyRecord, report: ReportProgress) -> StudyRecord:
     """Read the data and upload all blobs that the store lacks; return the complete record."""
     return send(prepared, store, draft, *read(prepared, report), report)
 
@@ -136,12 +137,12 @@ def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches]
 def send(
     prepared: Prepared,
     store: Store,
-    draft: dict[str, Any],
+    draft: StudyRecord,
     data_sets: Mapping[str, Batches],
     notes: list[str],
     report: ReportProgress,
     is_portable: bool = False,
-) -> dict[str, Any]:
+) -> StudyRecord:
     """Upload all blobs that the store lacks, several at a time, and return the complete record."""
     program, signature = _portable(prepared, data_sets, report) if is_portable else (prepared.snapshot.data, {})
     what = f"sending the model and {sum(batches.samples for batches in data_sets.values())} samples"
@@ -160,20 +161,20 @@ def send(
         references = {key: reference.result() for key, reference in written.items()}
     if is_portable:
         notes = [*notes, f"{portable_model.WHY_NOT}; {portable_model.WHAT_INSTEAD}"]
-    recipe = draft["recipe"]
+    recipe = draft.recipe
     if is_portable and prepared.recipe.search == "auto":
         # A search would propose prunings that all fail.
         recipe = {**recipe, "prune": [Prune(amount=0).model_dump(mode="json")]}
-    return {
-        **draft,
-        "recipe": recipe,
-        "model": {**draft["model"], **model},
-        "metric": _stored_metric(store, prepared.inspection),
-        **({"postprocess": prepared.postprocess.stored(store)} if prepared.postprocess else {}),
-        **({"recover": prepared.recovery.stored(store)} if prepared.recovery else {}),
-        "data": references,
-        "notes": notes,
-    }
+    return dataclasses.replace(
+        draft,
+        recipe=recipe,
+        model={**draft.model, **model},
+        metric=_stored_metric(store, prepared.inspection),
+        postprocess=prepared.postprocess.stored(store) if prepared.postprocess else None,
+        recover=prepared.recovery.stored(store) if prepared.recovery else None,
+        data=references,
+        notes=tuple(notes),
+    )
 
 
 def _stored_metric(store: Store, inspection: Inspection) -> dict[str, Any]:
@@ -243,13 +244,13 @@ def _portable(
 def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progress) -> str:
     """Store a model and return its blob; a pickle of the same model from another kernel is reused."""
     key = hashlib.sha256(f"model {snapshot.digest}".encode()).hexdigest()
-    known = stage_cache.find(store, key)
+    known = stage_cache.find_model(store, key)
     if known is not None:
-        store.touch(f"blobs/{known['blobs']['model']}")
+        store.touch(f"blobs/{known}")
         progress(len(snapshot.data), len(snapshot.data))
-        return str(known["blobs"]["model"])
+        return known
     sha = blobs.put_bytes(store, snapshot.data, progress)
-    stage_cache.keep(store, key, {"blobs": {"model": sha}})
+    stage_cache.keep_model(store, key, sha)
     return sha
 
 

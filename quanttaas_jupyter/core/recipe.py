@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from . import catalogue
 from .errors import RecipeError, did_you_mean
+from .records.trial import Pruning
 
 IMPORTANCES = ("auto", "magnitude", "batchnorm", "taylor")
 CALLABLE = "callable"
@@ -108,14 +109,9 @@ class Prune(_Part):
         return _share_of_parameters(value)
 
     @property
-    def name(self) -> str:
-        """The part of a trial's name that describes this pruning; empty if nothing is pruned."""
-        if self.amount == 0:
-            return ""
-        if catalogue.follows_pattern(self.method):
-            return self.method
-        prefix = "prune" if self.method == "structured" else self.method
-        return f"{prefix}{round(self.amount * 100, 4):g}"
+    def pruning(self) -> Pruning | None:
+        """The pruning of the trials that try it; None if its amount is 0."""
+        return Pruning(self.method, self.amount, self.importance, self.scope, self.spread) if self.amount else None
 
 
 class Recover(_Part):

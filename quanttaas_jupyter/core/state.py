@@ -33,6 +33,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .records.artifact import Artifact
+from .records.trial import TrialConfig
+
 Event = Mapping[str, Any]
 Metrics = Mapping[str, "float | int | None"]
 
@@ -41,27 +44,22 @@ LOG_LINES = 200
 ENDED = ("finished", "cancelled", "failed")
 
 
-def is_baseline(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration changes nothing: the unchanged model in its runtime."""
-    return not config.get("prune") and config.get("quantize") == "none"
-
-
 @dataclass(frozen=True)
 class TrialState:
     """One trial; ``status`` is waiting, measured, finished, failed, cut (stopped early by a search) or cancelled."""
 
     name: str
-    config: Mapping[str, Any]
+    config: TrialConfig
     status: str = "waiting"
     metrics: Metrics = field(default_factory=dict)
-    artifact: Mapping[str, Any] | None = None
+    artifact: Artifact | None = None
     error: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
     def is_baseline(self) -> bool:
         """Whether this trial is the baseline: the unchanged model in its runtime."""
-        return is_baseline(self.config)
+        return self.config.is_baseline
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ def _started(state: StudyState, event: Event) -> StudyState:
     for item in event["trials"]:
         known = trials.get(item["name"])
         if known is None or known.status not in ("finished", "cut"):
-            trials[item["name"]] = TrialState(item["name"], item["config"])
+            trials[item["name"]] = TrialState(item["name"], TrialConfig.of(item["config"]))
     return replace(
         state,
         status="running",
@@ -236,7 +234,7 @@ def _trial_proposed(state: StudyState, event: Event) -> StudyState:
     left = dict(state.stages_left)
     for kind, count in event.get("stages", {}).items():
         left[kind] = left.get(kind, 0) + count
-    trials = {**state.trials, name: TrialState(name, event["config"])}
+    trials = {**state.trials, name: TrialState(name, TrialConfig.of(event["config"]))}
     return _log(replace(state, trials=trials, stages_left=left), event, f"{name} proposed")
 
 
@@ -276,25 +274,33 @@ def _trial_finished(state: StudyState, event: Event) -> StudyState:
 
 
 def _trial(state: StudyState, event: Event, **changes: Any) -> StudyState:
+    artifact = event.get("artifact")
+    trial = replace(
+        _trial_of(state, event),
+        metrics=dict(event["metrics"]),
+        artifact=Artifact.of(artifact) if artifact else None,
+        **changes,
+    )
+    return replace(state, trials={**state.trials, trial.name: trial})
+
+
+def _trial_of(state: StudyState, event: Event) -> TrialState:
+    """Return the trial of an event; a search may have added it without a proposal."""
     name = event["trial"]
-    trial = state.trials.get(name) or TrialState(name, event.get("config", {}))
-    changed = replace(trial, metrics=dict(event["metrics"]), artifact=event.get("artifact"), **changes)
-    return replace(state, trials={**state.trials, name: changed})
+    return state.trials.get(name) or TrialState(name, TrialConfig.of(event.get("config", {})))
 
 
 def _trial_failed(state: StudyState, event: Event) -> StudyState:
-    name, error = event["trial"], event["error"]
-    trial = state.trials.get(name) or TrialState(name, event.get("config", {}))
+    trial, error = _trial_of(state, event), event["error"]
     failed = replace(trial, status="failed", error=dict(error))
-    state = replace(state, trials={**state.trials, name: failed})
-    return _log(state, event, f"{name} failed: {error['reason']}", "error")
+    state = replace(state, trials={**state.trials, trial.name: failed})
+    return _log(state, event, f"{trial.name} failed: {error['reason']}", "error")
 
 
 def _trial_cut(state: StudyState, event: Event) -> StudyState:
-    name, error = event["trial"], event["error"]
-    trial = state.trials.get(name) or TrialState(name, event.get("config", {}))
+    trial, error = _trial_of(state, event), event["error"]
     cut = replace(trial, status="cut", error=dict(error))
-    return _log(replace(state, trials={**state.trials, name: cut}), event, f"{name}: {error['reason']}")
+    return _log(replace(state, trials={**state.trials, trial.name: cut}), event, f"{trial.name}: {error['reason']}")
 
 
 def _waiting(state: StudyState, event: Event) -> StudyState:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
@@ -16,6 +16,10 @@ from ..core.config import EngineConfig
 from ..core.errors import StoreError
 from ..core.failures import explain
 from ..core.frontier import best_trial
+from ..core.records.artifact import Artifact
+from ..core.records.stage import StageResult
+from ..core.records.study import StudyRecord
+from ..core.records.trial import TrialConfig
 from ..core.state import StudyState, TrialState
 from ..planning.plan import Planner, TrialPlan
 from ..planning.search import Observations, Outcome, make_search
@@ -33,6 +37,8 @@ _COST_EVERY = 15.0
 """Seconds between two events with the cost; chosen, not tuned. Smaller makes the event log longer."""
 _INTERVAL = 3.92
 """Width of a 95 % interval in standard errors, twice 1.96."""
+_MOST_KEPT = 50
+"""Names of kept layers in an event; chosen, not tuned. Views show a few of them."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +69,7 @@ class Driver:
     def __init__(
         self,
         store: Store,
-        record: Mapping[str, Any],
+        record: StudyRecord,
         lease: Lease,
         executor: Executor,
         config: EngineConfig,
@@ -73,7 +79,7 @@ class Driver:
         self._store, self._record, self._lease = store, record, lease
         self._executor, self._config, self._engine = executor, config, engine
         self._is_stopping = is_stopping
-        self._events = records.EventWriter(store, record["id"])
+        self._events = records.EventWriter(store, record.id)
         self._open: dict[str, TrialPlan] = {}
         self._errors: dict[str, dict[str, str]] = {}
         self._cancel_checked = 0.0
@@ -150,7 +156,7 @@ class Driver:
         now = time.monotonic()
         if now - self._cancel_checked >= _CANCEL_EVERY:
             self._cancel_checked = now
-            if records.is_cancelled(self._store, self._record["id"]):
+            if records.is_cancelled(self._store, self._record.id):
                 raise Cancelled
         waiting = self._executor.waits_for()
         if waiting != self._reported_waiting:
@@ -202,12 +208,12 @@ class Driver:
             "started",
             engine=self._engine,
             slots=self._executor.slots,
-            trials=[{"name": trial.name, "config": dict(trial.config)} for trial in self._plan.trials.values()],
+            trials=[{"name": trial.name, "config": trial.config.stored()} for trial in self._plan.trials.values()],
             stages=self._counts(schedule.wanted),
             cached=len(self._plan.stages) - len(schedule.wanted),
-            metric={key: self._record["metric"][key] for key in ("name", "higher_is_better", "percent")},
-            goal=self._record["recipe"]["goal"],
-            notes=list(self._record["notes"]),
+            metric={key: self._record.metric[key] for key in ("name", "higher_is_better", "percent")},
+            goal=self._record.goal,
+            notes=self._record.notes,
         )
 
     def _record_failure(self, schedule: Schedule, ended: Ended) -> None:
@@ -221,7 +227,7 @@ class Driver:
             if lost & set(trial.targets):
                 del self._open[trial.name]
                 where = {} if stage.key in trial.targets else {"reason": f"{stage.label} failed: {reason['reason']}"}
-                self._append("trial_failed", trial=trial.name, config=dict(trial.config), error={**reason, **where})
+                self._append("trial_failed", trial=trial.name, config=trial.config.stored(), error={**reason, **where})
         self._forget_unneeded(schedule)
 
     def _forget_unneeded(self, schedule: Schedule) -> None:
@@ -234,12 +240,12 @@ class Driver:
 
     def _report_preview(self, schedule: Schedule) -> None:
         if self._plan.preview in schedule.results and not self._events.state.preview:
-            self._append("preview", metrics=schedule.results[self._plan.preview]["facts"])
+            self._append("preview", metrics=schedule.results[self._plan.preview].measurements)
 
     def _report_rankings(self, schedule: Schedule) -> None:
         for of, key in self._plan.rankings.items():
             if key in schedule.results and of not in self._events.state.sensitivity:
-                self._append("sensitivity", of=of, ranking=schedule.results[key]["ranking"])
+                self._append("sensitivity", of=of, ranking=schedule.results[key].ranking)
 
     def _propose(self, schedule: Schedule) -> None:
         proposed = self._search.propose(self._observations(schedule), self._executor.slots)
@@ -247,7 +253,7 @@ class Driver:
         for trial in fresh:
             self._open[trial.name] = trial
             stages = self._counts(schedule.want(trial.targets))
-            self._append("trial_proposed", trial=trial.name, config=dict(trial.config), stages=stages)
+            self._append("trial_proposed", trial=trial.name, config=trial.config.stored(), stages=stages)
         if fresh:
             self._report_trials(schedule)
 
@@ -260,15 +266,15 @@ class Driver:
             if (reason := self._search.why_hopeless(observations, outcome)) is not None:
                 del self._open[trial.name]
                 error = {"reason": reason, "hint": ""}
-                self._append("trial_cut", trial=trial.name, config=dict(trial.config), error=error)
+                self._append("trial_cut", trial=trial.name, config=trial.config.stored(), error=error)
         self._forget_unneeded(schedule)
 
     def _observations(self, schedule: Schedule) -> Observations:
         results = schedule.results
         outcomes = [self._outcome(schedule, trial) for trial in self._plan.trials.values()]
-        rankings = {of: results[key]["ranking"] for of, key in self._plan.rankings.items() if key in results}
+        rankings = {of: results[key].ranking or () for of, key in self._plan.rankings.items() if key in results}
         baselines = [trial for trial in self._plan.trials.values() if trial.is_baseline]
-        weights = next((results[t.build]["about"]["weights"] for t in baselines if t.build in results), None)
+        weights = next((results[t.build].weights for t in baselines if t.build in results), None)
         return Observations(tuple(outcomes), rankings, weights)
 
     def _outcome(self, schedule: Schedule, trial: TrialPlan) -> Outcome:
@@ -281,12 +287,12 @@ class Driver:
             name=trial.name,
             config=trial.config,
             is_lost=status in ("failed", "cut"),
-            drop=judged["facts"]["drop"] if judged else None,
-            standard_error=(judged["facts"]["drop_high"] - judged["facts"]["drop_low"]) / _INTERVAL if judged else 0.0,
-            size_ratio=built["facts"]["size_bytes"] / original["facts"]["size_bytes"] if built and original else None,
+            drop=judged.measurements["drop"] if judged else None,
+            standard_error=_standard_error(judged) if judged else 0.0,
+            size_ratio=_size(built) / _size(original) if built and original else None,
             # An artifact that cannot run here counts as neither faster nor slower; a search must not wait for it.
-            latency_ratio=1 / (timed["facts"]["speedup"] or 1.0) if timed else None,
-            screen=screened["facts"]["screen_drop"] if screened else None,
+            latency_ratio=1 / (timed.measurements["speedup"] or 1.0) if timed else None,
+            screen=screened.measurements["screen_drop"] if screened else None,
         )
 
     def _report_trials(self, schedule: Schedule) -> None:
@@ -310,21 +316,21 @@ class Driver:
 
     def _is_current(self, schedule: Schedule, trial: TrialPlan, known: TrialState) -> bool:
         """Return whether a trial's reported artifact is the present one; one that was built again may differ."""
-        blob = schedule.results[trial.build]["blobs"]["artifact"]
-        return known.artifact is not None and known.artifact["blob"] == blob
+        blob = schedule.results[trial.build].blobs["artifact"]
+        return known.artifact is not None and known.artifact.blob == blob
 
     def _append_trial(self, schedule: Schedule, trial: TrialPlan, is_timed: bool) -> None:
         results = schedule.results
         built = results[trial.build]
-        artifact = {
-            "blob": built["blobs"]["artifact"],
-            "size": built["facts"]["size_bytes"],
-            "filename": f"{trial.name.replace(':', '-').replace('@', '-')}{built['suffix']}",
-            "runtime": trial.config["runtime"],
-            "kept": built["kept"][:50],
-            "choices": built["choices"],
-            "about": {key: built["about"][key] for key in ("inputs", "input_names", "outputs")},
-        }
+        artifact = Artifact(
+            blob=built.blobs["artifact"],
+            size=_size(built),
+            filename=f"{trial.name.replace(':', '-').replace('@', '-')}{built.suffix}",
+            runtime=trial.config.runtime,
+            kept=built.kept[:_MOST_KEPT],
+            choices=built.choices,
+            signature=built.signature,
+        )
         metrics = metrics_of(
             built,
             results[trial.evaluate],
@@ -336,9 +342,9 @@ class Driver:
         self._append(
             "trial_finished" if is_timed else "trial_measured",
             trial=trial.name,
-            config=dict(trial.config),
+            config=trial.config.stored(),
             metrics=metrics,
-            artifact=artifact,
+            artifact=artifact.stored(),
             warnings=warnings_of(built, results[trial.evaluate], metrics, trial.config),
         )
 
@@ -349,8 +355,8 @@ class Driver:
             self._append("failed", reason="; ".join(filter(None, (first["reason"], first["hint"]))))
             return
         if self._search.is_adaptive:
-            proposals = [dict(trial.config) for trial in self._plan.trials.values()]
-            stage_cache.keep(self._store, self._search_key(), {"blobs": {}, "proposals": proposals})
+            proposals = [trial.config for trial in self._plan.trials.values()]
+            stage_cache.keep_proposals(self._store, self._search_key(), proposals)
         seconds, cpu = time.time() - self._begun, _cpu_seconds() - self._cpu_begun
         cores = psutil.cpu_count(logical=False) or 1
         usage = {"seconds": seconds, "cpu_seconds": cpu, "cores": cores, "busy": cpu / (cores * seconds)}
@@ -358,18 +364,18 @@ class Driver:
             usage["cost"] = self._cost
         self._append("finished", recommendation=self._recommendation(state), usage=usage)
 
-    def _proposals_of_before(self) -> list[dict[str, Any]] | None:
+    def _proposals_of_before(self) -> list[TrialConfig] | None:
         """Return the proposals of an earlier study with the same recipe, model, data and metric, or None.
 
         Their results are cached. Proposals depend on what was known at the time, so that a new search would try other
         trials.
         """
-        cached = stage_cache.find(self._store, self._search_key())
-        return list(cached["proposals"]) if cached else None
+        return stage_cache.find_proposals(self._store, self._search_key())
 
     def _search_key(self) -> str:
-        data = {name: reference["digest"] for name, reference in self._record["data"].items()}
-        question = [self._record["recipe"], self._record["model"]["digest"], data, self._record["metric"]["digest"]]
+        record = self._record
+        data = {name: reference["digest"] for name, reference in record.data.items()}
+        question = [record.recipe, record.model["digest"], data, record.metric["digest"]]
         return hashlib.sha256(json.dumps(["search", *question], sort_keys=True).encode()).hexdigest()
 
     def _recommendation(self, state: StudyState) -> str:
@@ -383,7 +389,7 @@ class Driver:
         return counts
 
     def _is_out_of_time(self) -> bool:
-        minutes = self._record["recipe"]["budget"]["minutes"]
+        minutes = self._planner.recipe.budget.minutes
         return minutes is not None and time.time() - self._begun > minutes * 60
 
     def _stop(self) -> None:
@@ -391,13 +397,23 @@ class Driver:
             self._schedule.stop()
 
     def _summarize(self) -> None:
-        self._events.write_summary(dict(self._record))
+        self._events.write_summary(self._record)
 
     def _append(self, type_: str, **values: Any) -> None:
         self._events.append(type_, **values)
         named = {name: values[name] for name in ("trial", "stage") if isinstance(values.get(name), str)}
         details = [str(values[name]) for name in ("label", "message", "reason") if values.get(name)]
         log.log(_LEVELS.get(type_, logging.INFO), ": ".join([type_, *details]), extra=named)
+
+
+def _size(built: StageResult) -> int:
+    """Return the size of an artifact in bytes."""
+    return int(built.measurements["size_bytes"])
+
+
+def _standard_error(judged: StageResult) -> float:
+    """Return the standard error of a drop, from its 95 % interval."""
+    return float(judged.measurements["drop_high"] - judged.measurements["drop_low"]) / _INTERVAL
 
 
 def _cpu_seconds() -> float:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.frontier import is_uncertain
-from ..core.state import TrialState, is_baseline
+from ..core.records.stage import StageResult
+from ..core.records.trial import TrialConfig
+from ..core.state import Metrics, TrialState
 from ..views import format as fmt
 
 _METRICS = (
@@ -38,11 +40,11 @@ _METRICS = (
 
 
 def metrics_of(
-    built: Mapping[str, Any],
-    judged: Mapping[str, Any],
-    timed: Mapping[str, Any] | None,
-    baseline: Mapping[str, Any],
-    guide: Mapping[str, Any] | None,
+    built: StageResult,
+    judged: StageResult,
+    timed: StageResult | None,
+    baseline: StageResult,
+    guide: StageResult | None,
     seconds: float,
 ) -> dict[str, Any]:
     """Return the flat metrics of a trial; missing measurements are None.
@@ -55,21 +57,20 @@ def metrics_of(
         guide: Result of its evaluation on the guiding half, or None without a search.
         seconds: Time spent on all its stages.
     """
-    measurements = {**built["facts"], **judged["facts"], **(timed["facts"] if timed else {}), "seconds": seconds}
-    measurements["guide_drop"] = guide["facts"]["drop"] if guide else None
-    measurements["size_ratio"] = built["facts"]["size_bytes"] / baseline["facts"]["size_bytes"]
-    return {**{name: measurements.get(name) for name in _METRICS}, **judged["facts"].get("others", {})}
+    measurements = {**built.measurements, **judged.measurements, **(timed.measurements if timed else {})}
+    measurements["guide_drop"] = guide.measurements["drop"] if guide else None
+    measurements["size_ratio"] = built.measurements["size_bytes"] / baseline.measurements["size_bytes"]
+    measurements["seconds"] = seconds
+    return {**{name: measurements.get(name) for name in _METRICS}, **judged.measurements.get("others", {})}
 
 
-def warnings_of(
-    built: Mapping[str, Any], judged: Mapping[str, Any], metrics: Mapping[str, Any], config: Mapping[str, Any]
-) -> list[str]:
+def warnings_of(built: StageResult, judged: StageResult, metrics: Metrics, config: TrialConfig) -> list[str]:
     """Return sentences that a user should know before trusting a trial."""
-    warnings = [*built["warnings"], *judged["warnings"]]
+    warnings = [*built.warnings, *judged.warnings]
     speedup = metrics.get("speedup")
-    if speedup is not None and speedup < 0.95 and not is_baseline(config):
+    if speedup is not None and speedup < 0.95 and not config.is_baseline:
         warnings.append(f"{fmt.faster(speedup)} than the baseline on this machine")
-    if config["prune"] and config["prune"]["method"] == "unstructured":
+    if config.prune and config.prune.method == "unstructured":
         warnings.append("zeros make no smaller file and no faster model; they help only where the file is compressed")
     return warnings
 

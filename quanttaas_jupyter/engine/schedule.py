@@ -16,6 +16,7 @@ from typing import Any
 from ..compute.executors.base import Executor, NodeLost, StageCall, WorkerDied
 from ..core.config import EngineConfig
 from ..core.failures import explain
+from ..core.records.stage import StageResult
 from ..planning.plan import Plan, Stage
 from ..store.base import Store
 from ..study_store import stage_cache
@@ -65,7 +66,7 @@ class Schedule:
         self._append = append
         self._running: dict[Future[dict[str, Any]], _Running] = {}
         self._begun = time.time()
-        self.results: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, StageResult] = {}
         self.wanted: set[str] = set()
 
     @property
@@ -142,7 +143,7 @@ class Schedule:
         chain = {stage.key for key in targets for stage in self._plan.chain(key)}
         known = {key: self.results[key] for key in chain & self.results.keys()}
         cached = stage_cache.find_all(self._store, chain - known.keys())
-        return float(sum(result["seconds"] for result in (*known.values(), *cached.values()) if result))
+        return float(sum(result.seconds for result in (*known.values(), *cached.values()) if result))
 
     def _trainings_now(self) -> float:
         """Return how many trainings may run: one slot stays free while trials without training are still to come."""
@@ -165,7 +166,7 @@ class Schedule:
             job={
                 "kind": stage.kind,
                 "settings": dict(stage.settings),
-                "inputs": {role: self.results[key] for role, key in stage.inputs.items()},
+                "inputs": {role: self.results[key].stored() for role, key in stage.inputs.items()},
                 "store": self._store.uri,
                 "key": stage.key,
             },
@@ -182,29 +183,30 @@ class Schedule:
         stage = running.stage
         self._drain(running, force=True)
         try:
-            result = future.result()
+            answer = future.result()
         except WorkerDied as error:
             if running.attempt < error.attempts:
                 self._append("stage_retried", stage=stage.key, label=stage.label, reason=str(error))
                 self._submit(stage, running.attempt + 1)
                 return None
-            result = {"error": {"reason": f"{error}, {running.attempt} times", "hint": error.hint}}
+            answer = {"error": {"reason": f"{error}, {running.attempt} times", "hint": error.hint}}
         except (Exception, CancelledError) as error:
-            result = {"error": explain(error)}
-        if result.get("is_passing") and running.attempt < NodeLost.attempts:
-            self._append("stage_retried", stage=stage.key, label=stage.label, reason=result["error"]["reason"])
+            answer = {"error": explain(error)}
+        failure = answer.get("error")
+        if failure is None:
+            self._keep(stage, StageResult.of(answer))
+            return Ended(stage)
+        if answer.get("is_passing") and running.attempt < NodeLost.attempts:
+            self._append("stage_retried", stage=stage.key, label=stage.label, reason=failure["reason"])
             self._submit(stage, running.attempt + 1)
             return None
-        if "error" in result:
-            return Ended(stage, self._fail(stage, result["error"]))
-        self._keep(stage, result)
-        return Ended(stage)
+        return Ended(stage, self._fail(stage, failure))
 
-    def _keep(self, stage: Stage, result: dict[str, Any]) -> None:
+    def _keep(self, stage: Stage, result: StageResult) -> None:
         self.results[stage.key] = result
         self.wanted.discard(stage.key)
         names = {"stage": stage.key, "kind": stage.kind, "label": stage.label}
-        self._append("stage_finished", **names, began=result["began"], seconds=result["seconds"])
+        self._append("stage_finished", **names, began=result.began, seconds=result.seconds)
 
     def _fail(self, stage: Stage, error: dict[str, str]) -> dict[str, str]:
         if error.get("traceback"):

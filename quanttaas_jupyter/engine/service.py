@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 import psutil
 from filelock import Timeout
@@ -28,6 +27,7 @@ from ..compute.executors.local import LocalExecutor
 from ..core.config import Config, EngineConfig
 from ..core.device import physical_cores
 from ..core.errors import QuantTaaSError, StoreError
+from ..core.records.study import StudyRecord
 from ..store import open_store
 from ..store.base import Store
 from ..study_store import records
@@ -125,13 +125,13 @@ class Resident:
         data = records.read_study_bytes(store, study_id)
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
             raise QuantTaaSError("its study.json is not the one that was handed over")
-        record = json.loads(data)
+        record = StudyRecord.of(json.loads(data))
         lease = Lease(store, study_id, uuid.uuid4().hex, self._name, self._config.lease_seconds)
         if not lease.take():
             holder = read_lease(store, study_id)
             log.info("study %s is driven by %s", study_id, holder.engine if holder else "another engine")
             return False
-        records.dequeue(store, record["cluster"], study_id)
+        records.dequeue(store, record.cluster, study_id)
         if ticket.is_resume:
             records.clear_cancel(store, study_id)
         thread = threading.Thread(
@@ -141,9 +141,9 @@ class Resident:
         thread.start()
         return True
 
-    def _drive(self, store: Store, record: dict[str, Any], lease: Lease) -> None:
+    def _drive(self, store: Store, record: StudyRecord, lease: Lease) -> None:
         """Drive a study to its end, and continue after times in which the store cannot be reached."""
-        STUDY.set(record["id"])
+        STUDY.set(record.id)
         is_ours = True
         while is_ours:
             stop = self._stopping.is_set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from ..core.errors import StoreError
 from ..core.failures import explain
+from ..core.records.stage import StageResult
 from ..store import open_store
 from ..study_store import stage_cache
 
@@ -48,13 +50,13 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
     """Run a stage, and cache its result.
 
     Args:
-        job: ``kind``, ``settings``, ``inputs`` (results of stages by role), ``store`` (its URI) and ``key``.
+        job: ``kind``, ``settings``, ``inputs`` (stored results of stages by role), ``store`` (its URI) and ``key``.
         threads: Threads the stage may use.
         report: Called with lines for the log.
 
     Returns:
-        The result with ``began`` (seconds since the epoch) and ``seconds``, or ``{"error": {"reason", "hint",
-        "traceback"}}``, with ``is_passing`` if the store could not be reached.
+        The stored result, or ``{"error": {"reason", "hint", "traceback"}}``, with ``is_passing`` if the store could not
+        be reached.
     """
     import torch
 
@@ -68,19 +70,19 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
         context = stages.Context(
             store=open_store(job["store"]),
             settings=job["settings"],
-            inputs=job["inputs"],
+            inputs={role: StageResult.of(stored) for role, stored in job["inputs"].items()},
             threads=threads,
             report=report,
         )
-        result = {**stages.run(job["kind"], context), "began": began}
-        result["seconds"] = time.perf_counter() - begun
+        made = stages.run(job["kind"], context)
+        result = dataclasses.replace(made, began=began, seconds=time.perf_counter() - begun)
         # Cached before it is reported, so that later requests find it.
         stage_cache.keep(context.store, job["key"], result)
     except StoreError as error:
         return {"error": explain(error), "is_passing": True}
     except Exception as error:
         return {"error": {**explain(error), "traceback": traceback.format_exc(limit=20)}}
-    return result
+    return result.stored()
 
 
 def _end_with(parent: int) -> None:

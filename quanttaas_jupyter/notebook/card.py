@@ -119,16 +119,16 @@ def hint(state: StudyState) -> str:
 
 def narrowed(recipe: Recipe, trial: TrialState) -> Recipe | None:
     """Return a recipe for this one trial, or None if its pruning is unknown here, as from a newer engine."""
-    prune = trial.config.get("prune") or {"amount": 0.0}
+    prune = trial.config.prune
     try:
-        pruning = Prune(**{key: prune[key] for key in ("method", "amount") if key in prune})
+        pruning = Prune(method=prune.method, amount=prune.amount) if prune else Prune(amount=0.0)
     except ValidationError:
         return None
     return recipe.model_copy(
         update={
             "prune": (pruning,),
-            "quantize": (str(trial.config.get("quantize", "none")),),
-            "runtime": (str(trial.config.get("runtime", recipe.runtime[0])),),
+            "quantize": (trial.config.quantize or "none",),
+            "runtime": (trial.config.runtime or recipe.runtime[0],),
             "search": "grid",
             "budget": Budget(),
         }

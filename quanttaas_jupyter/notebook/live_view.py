@@ -281,7 +281,7 @@ class StudyView(ipywidgets.VBox):
             self._try(lambda: self._export(trial))
 
     def _export(self, trial: TrialState) -> str:
-        suffix = "".join(Path(str((trial.artifact or {}).get("filename", ""))).suffixes[-1:])
+        suffix = Path(trial.artifact.filename).suffix if trial.artifact else ""
         here = Path.cwd()
         taken = {path.name for path in here.iterdir()}
         name = fmt.filename(self._state.name or "study", trial.name, suffix, taken)

@@ -216,7 +216,7 @@ def _draw_points(axes: Any, scene: Scene) -> None:
 
 
 def _draw_legend(axes: Any, state: StudyState, scene: Scene) -> None:
-    quantizations = dict.fromkeys(str(t.config.get("quantize", "none")) for t in shown(state))
+    quantizations = dict.fromkeys(t.config.quantize for t in shown(state))
     handles = [_handle("o", fmt.color_of(name), fmt.precision(name)) for name in quantizations]
     handles += [_handle(_MARKERS[key.value], INK, key.words) for key in shapes(state)]
     if scene.preview:

@@ -17,8 +17,9 @@ from .. import stages
 from ..core import catalogue
 from ..core.device import Device, this_device
 from ..core.errors import RecipeError
-from ..core.recipe import CALLABLE, Prune, Recipe, Recover
-from ..core.state import is_baseline
+from ..core.recipe import CALLABLE, Recipe, Recover
+from ..core.records.study import StudyRecord
+from ..core.records.trial import Pruning, TrialConfig
 from ..core.understanding import Judging
 from ..techniques.availability import refuse_unavailable
 from ..techniques.prune import PRUNERS
@@ -31,8 +32,6 @@ from ..techniques.runtimes import RUNTIMES
 
 _SCREENED_FROM = 0.3
 """Amount from which a pruning is screened before its full recovery; chosen, not tuned. Mild prunings rarely fail."""
-
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class TrialPlan:
 
     Attributes:
         name: Name that describes the configuration.
-        config: ``prune``, ``quantize``, ``runtime`` and, if a search chose them, ``recover``, ``effort``, ``keep``.
+        config: What it does to the model.
         build: Key of the stage that writes its artifact.
         evaluate: Key of the stage that evaluates it for the user.
         latency: Key of the stage that measures its latency.
@@ -80,7 +79,7 @@ class TrialPlan:
     """
 
     name: str
-    config: Config
+    config: TrialConfig
     build: str
     evaluate: str
     latency: str
@@ -95,7 +94,7 @@ class TrialPlan:
     @property
     def is_baseline(self) -> bool:
         """Whether this trial is the baseline: the unchanged model in its runtime."""
-        return is_baseline(self.config)
+        return self.config.is_baseline
 
 
 @dataclass(frozen=True)
@@ -123,22 +122,16 @@ class Plan:
 
     def baseline_of(self, trial: TrialPlan) -> TrialPlan:
         """Return the baseline in the trial's runtime."""
-        runtime = trial.config["runtime"]
-        return next(t for t in self.trials.values() if t.is_baseline and t.config["runtime"] == runtime)
+        runtime = trial.config.runtime
+        return next(t for t in self.trials.values() if t.is_baseline and t.config.runtime == runtime)
 
 
-def baseline_config(runtime: str) -> dict[str, Any]:
-    """Return the configuration of the baseline in a runtime."""
-    return {"prune": None, "quantize": "none", "runtime": runtime}
-
-
-def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -> str:
+def name_of(config: TrialConfig, several_runtimes: bool, taken: Iterable[str] = ()) -> str:
     """Return a trial's name: its configuration, ``@runtime`` if there are several, and a number if it is taken."""
-    prune = Prune(**config["prune"]) if config["prune"] else None
-    quantization = "" if config["quantize"] == "none" else config["quantize"]
-    trained = "qat" if config.get("recover") == "qat" else ""
+    prune, quantization = config.prune, "" if config.quantize == "none" else config.quantize
+    trained = "qat" if config.recover == "qat" else ""
     base = "-".join(filter(None, (prune.name if prune else "", quantization, trained))) or "baseline"
-    suffix = f"@{config['runtime']}" if several_runtimes else ""
+    suffix = f"@{config.runtime}" if several_runtimes else ""
     used = set(taken)
     number = 1
     while (name := f"{base}{f'-{number}' if number > 1 else ''}{suffix}") in used:
@@ -149,25 +142,25 @@ def name_of(config: Config, several_runtimes: bool, taken: Iterable[str] = ()) -
 class Planner:
     """Turns configurations into stages; ``plan`` holds the result so far."""
 
-    def __init__(self, record: Mapping[str, Any], device: Device | None = None) -> None:
-        """Plan for a study, given its ``study.json``, and for measurements on a device, by default this machine's.
+    def __init__(self, record: StudyRecord, device: Device | None = None) -> None:
+        """Plan for a study, and for measurements on a device, by default this machine's.
 
         Raises:
             RecipeError: No technique implements a value of the recipe.
         """
-        self.recipe = Recipe.parse(record["recipe"])
+        self.recipe = Recipe.parse(record.recipe)
         refuse_unavailable(self.recipe)
         self._record = record
         self._device = device or this_device()
         self._stages: dict[str, Stage] = {}
         self.plan = Plan(stages=self._stages, preview=self._preview())
 
-    def add(self, config: Config, name: str = "") -> TrialPlan:
+    def add(self, config: TrialConfig, name: str = "") -> TrialPlan:
         """Plan a trial and return its plan; its baseline must be planned already."""
         name = name or name_of(config, len(self.recipe.runtime) > 1, self.plan.trials)
-        runtime = config["runtime"]
+        runtime, prune = config.runtime, config.prune
         artifact = self._artifact(config)
-        baseline = None if is_baseline(config) else self._artifact(baseline_config(runtime))
+        baseline = None if config.is_baseline else self._artifact(TrialConfig.baseline(runtime))
         trial = TrialPlan(
             name=name,
             config=config,
@@ -175,7 +168,7 @@ class Planner:
             evaluate=self._evaluate(name, artifact, baseline, runtime, "eval"),
             latency=self._latency(name, artifact, baseline, runtime),
             guide=self._evaluate(name, artifact, baseline, runtime, "guide") if self._is_guided else "",
-            screen=self._screened(Prune(**config["prune"])) if self._is_screened(config) else "",
+            screen=self._screened(prune) if prune and self._is_screened(prune) else "",
         )
         self.plan.trials[name] = trial
         return trial
@@ -190,17 +183,11 @@ class Planner:
 
     @property
     def _is_guided(self) -> bool:
-        return "guide" in self._record["data"]
+        return "guide" in self._record.data
 
-    def _is_screened(self, config: Config) -> bool:
-        prune = config["prune"]
-        return (
-            self._is_guided
-            and prune is not None
-            and prune["method"] == "structured"
-            and prune["amount"] >= _SCREENED_FROM
-            and self._recover.method == "distill"
-        )
+    def _is_screened(self, prune: Pruning) -> bool:
+        is_harsh = prune.method == "structured" and prune.amount >= _SCREENED_FROM
+        return self._is_guided and is_harsh and self._recover.method == "distill"
 
     @property
     def _recover(self) -> Recover:
@@ -210,19 +197,19 @@ class Planner:
         settings = {**self._model(), **self._data("eval"), **self._metric()}
         return self._add("preview", "measuring the model in eager PyTorch", settings, {}, [], is_measurement=True)
 
-    def _artifact(self, config: Config) -> str:
-        prune = Prune(**config["prune"]) if config["prune"] else None
-        quantization, runtime = config["quantize"], config["runtime"]
+    def _artifact(self, config: TrialConfig) -> str:
+        prune, quantization, runtime = config.prune, config.quantize, config.runtime
         label = "-".join(filter(None, (prune.name if prune else "", quantization.replace("none", "")))) or "baseline"
-        trained = self._trained(prune, config) if prune else None
-        if config.get("recover", self._recover.method) == "qat" and self._is_trainable(quantization):
+        trained = self._trained(prune, config.effort) if prune else None
+        if (config.recover or self._recover.method) == "qat" and self._is_trainable(quantization):
             trained = self._quantization_aware(trained, label, config)
         source = self._export(trained, prune.name if prune else "baseline", runtime)
         if quantization == "none":
             return source
         entry = QUANTIZERS.find((quantization, runtime))
         needs = entry.needs if entry else ()
-        keep = config.get("keep", None if "goal" in needs else 0)
+        # Techniques that know the goal decide by themselves how many layers to keep.
+        keep = 0 if config.keep is None and "goal" not in needs else config.keep
         settings = {
             **self._data("calibration"),
             "quantization": quantization,
@@ -251,34 +238,33 @@ class Planner:
         known = catalogue.find("quantize", quantization)
         return known is not None and known.is_trainable
 
-    def _trained(self, prune: Prune, config: Config) -> str:
+    def _trained(self, prune: Pruning, effort: float) -> str:
         method = self._recover.method
         if method == "qat":
             method = "distill"
         if method == "none":
             return self._pruned(prune)
-        effort = config.get("effort", 1.0)
         if effort > 1:
             # A longer recovery continues from the usual one, which is mostly cached already.
-            source, effort = self._trained(prune, {**config, "effort": 1.0}), effort - 1
+            source, effort = self._trained(prune, 1.0), effort - 1
         else:
-            source = self._screened(prune) if self._is_screened(config) else self._pruned(prune)
+            source = self._screened(prune) if self._is_screened(prune) else self._pruned(prune)
         settings = {**self._lesson(method), "effort": effort, "keep_zeros": _has_zeros(prune)}
         entries = [RECOVERIES.find(method)]
         return self._add("recover", f"{prune.name}: recovering", settings, {"pruned": source}, entries, trains=True)
 
-    def _pruned(self, prune: Prune) -> str:
+    def _pruned(self, prune: Pruning) -> str:
         settings = {
             **self._model(),
             **self._data("calibration"),
-            **prune.model_dump(),
+            **prune.stored(),
             "ignore": list(self.recipe.ignore),
             **self._head(),
         }
         inputs = {"ranking": self._prune_ranking()} if prune.spread else {}
         return self._add("prune", f"{prune.name}: pruning", settings, inputs, [PRUNERS.find(prune.method)])
 
-    def _screened(self, prune: Prune) -> str:
+    def _screened(self, prune: Pruning) -> str:
         """Plan a short recovery, evaluated on the guiding half, from which the full recovery continues."""
         settings = {
             **self._lesson("distill"),
@@ -291,12 +277,12 @@ class Planner:
         inputs = {"pruned": self._pruned(prune)}
         return self._add("screen", f"{prune.name}: a first look", settings, inputs, entries, trains=True)
 
-    def _quantization_aware(self, trained: str | None, label: str, config: Config) -> str:
+    def _quantization_aware(self, trained: str | None, label: str, config: TrialConfig) -> str:
         settings = {
             **self._lesson("qat"),
             "effort": 0.5,
-            "precision": config["quantize"],
-            "keep_zeros": config["prune"] is not None and _has_zeros(Prune(**config["prune"])),
+            "precision": config.quantize,
+            "keep_zeros": config.prune is not None and _has_zeros(config.prune),
             "ignore": list(self.recipe.ignore),
         }
         inputs = {"pruned": trained} if trained else {}
@@ -304,7 +290,7 @@ class Planner:
         return self._add("recover", f"{label}: training with quantizers", settings, inputs, entries, trains=True)
 
     def _lesson(self, method: str) -> dict[str, Any]:
-        taught_on = "train" if "train" in self._record["data"] else "calibration"
+        taught_on = "train" if "train" in self._record.data else "calibration"
         settings = {
             **self._model(),
             **self._data(taught_on),
@@ -316,7 +302,7 @@ class Planner:
             **self._head(),
         }
         if method == CALLABLE:
-            settings["function"] = self._record["recover"]
+            settings["function"] = self._record.recover
         return settings
 
     def _prune_ranking(self) -> str:
@@ -404,17 +390,17 @@ class Planner:
         return {"wants_gpu": True, "gpu": self._device.gpu} if entry and "gpu" in entry.needs else {}
 
     def _model(self) -> dict[str, Any]:
-        return {"model": self._record["model"]}
+        return {"model": self._record.model}
 
     def _data(self, name: str) -> dict[str, Any]:
-        return {"data": {name: self._record["data"][name]}}
+        return {"data": {name: self._record.data[name]}}
 
     def _metric(self) -> dict[str, Any]:
         """Return the settings of a measurement beside its files and data."""
         record = self._record
-        postprocess = {"postprocess": record["postprocess"]} if "postprocess" in record else {}
+        postprocess = {"postprocess": record.postprocess} if record.postprocess else {}
         judging = self._judging.stored()
-        return {"metric": record["metric"], "seed": self.recipe.seed, "judging": judging, **postprocess, **self._head()}
+        return {"metric": record.metric, "seed": self.recipe.seed, "judging": judging, **postprocess, **self._head()}
 
     def _head(self) -> dict[str, Any]:
         """Where the judged output lies, and the classes in it."""
@@ -422,12 +408,12 @@ class Planner:
 
     @property
     def _judging(self) -> Judging:
-        if "understanding" not in self._record:
+        if self._record.understanding is None:
             raise RecipeError(
                 "this study was submitted by an earlier version, which did not record how outputs are compared with "
                 "targets; submit it again"
             )
-        return Judging.of(self._record["understanding"]["judging"])
+        return self._record.understanding.judging
 
     def _add(
         self,
@@ -457,7 +443,7 @@ class Planner:
         return key
 
 
-def _has_zeros(prune: Prune) -> bool:
+def _has_zeros(prune: Pruning) -> bool:
     return prune.method != "structured"
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..core.errors import RecipeError
 from ..core.recipe import Recipe
-from ..core.understanding import Judging
+from ..core.records.study import StudyRecord
+from ..core.understanding import Judging, Understanding
 from ..planning.search import GOES_ON, first_plan
 from .recipe_form import Form, recipe_problems, recipe_values
 
@@ -25,14 +26,18 @@ def plan(form: Form) -> dict[str, Any]:
     is_search = recipe.search == "auto"
     names = ["eval", "calibration", *(["train"] if form.train else []), *(["guide"] if is_search else [])]
     made = first_plan(
-        {
-            "recipe": recipe.model_dump(mode="json"),
-            "model": {"digest": ""},
-            "metric": _METRIC,
-            "understanding": {"judging": Judging("classification").stored()},
+        StudyRecord(
+            id="",
+            name="",
+            created=0.0,
+            cluster="",
+            recipe=recipe.model_dump(mode="json"),
+            model={"digest": ""},
+            metric=_METRIC,
+            understanding=Understanding(Judging("classification")),
             # Data sets get different digests, since equal ones would merge their stages.
-            "data": {name: {"digest": name} for name in names},
-        }
+            data={name: {"digest": name} for name in names},
+        )
     )
     trials, stages = len(made.trials), len(made.stages)
     words = f"{trials} trial{'s' * (trials != 1)}, {stages} stage{'s' * (stages != 1)}"

@@ -55,7 +55,7 @@ def file_name(state: StudyState, trial: TrialState) -> str:
     """Return a safe file name for a trial's artifact, or an empty string if it has none."""
     if not trial.artifact:
         return ""
-    suffix = PurePath(str(trial.artifact["filename"])).suffix
+    suffix = PurePath(trial.artifact.filename).suffix
     return fmt.filename(state.name or state.id, trial.name, suffix)
 
 
@@ -112,8 +112,8 @@ def _trial(state: StudyState, trial: TrialState, is_recommended: bool) -> dict[s
     return {
         "name": trial.name,
         "status": trial.status,
-        "runtime": str(trial.config.get("runtime", "")),
-        "precision": fmt.precision(str(trial.config.get("quantize", "none"))),
+        "runtime": trial.config.runtime,
+        "precision": fmt.precision(trial.config.quantize),
         "color": fmt.color(trial.config),
         "marker": fmt.marker(trial.config, runtimes(state)),
         "words": fmt.configuration(trial.config),

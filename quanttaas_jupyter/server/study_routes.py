@@ -155,7 +155,7 @@ class ArtifactHandler(Handler):
         store, workers = self.reader.policy.store(opened.store), self.reader.workers
         with contextlib.ExitStack() as stack:
             try:
-                file = blobs.blob_file(store, trial.artifact["blob"])
+                file = blobs.blob_file(store, trial.artifact.blob)
                 path = await workers.run(store.uri, lambda: stack.enter_context(file))
             except MissingKey:
                 raise NotFound(

@@ -1,15 +1,12 @@
-"""Kinds of stages: small JSON in, small JSON out; bytes pass through the store.
-
-A stage is run by ``run(kind, context) -> dict``. The result holds ``blobs`` {name: sha} of what it made, ``facts`` for
-metrics and later stages, ``warnings`` for the user, and ``choices`` that techniques made.
-"""
+"""Kinds of stages: small records in, a small record out; bytes pass through the store."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from typing import Any
 
 from ..core.fingerprint import fingerprint
+from ..core.records.stage import StageResult
 from .context import Context
 
 __all__ = ["Context", "fingerprint_of", "run"]
@@ -33,11 +30,10 @@ def fingerprint_of(kind: str) -> str:
     return fingerprint(f"{__name__}.{_HOMES[kind]}")
 
 
-def run(kind: str, context: Context) -> dict[str, Any]:
+def run(kind: str, context: Context) -> StageResult:
     """Run one stage, and return its result with the warnings and choices of the stages it builds on."""
-    stage = getattr(importlib.import_module(f"{__name__}.{_HOMES[kind]}"), kind)
-    made = {"blobs": {}, "facts": {}, "warnings": [], "choices": {}, **stage(context)}
+    made: StageResult = getattr(importlib.import_module(f"{__name__}.{_HOMES[kind]}"), kind)(context)
     builds_on = [context.inputs[role] for role in ("pruned", "trained", "source") if role in context.inputs]
-    warnings = [*(line for stage in builds_on for line in stage["warnings"]), *made["warnings"]]
-    choices = {key: value for stage in (*builds_on, made) for key, value in stage["choices"].items()}
-    return {**made, "warnings": list(dict.fromkeys(warnings)), "choices": choices}
+    warnings = dict.fromkeys(line for result in (*builds_on, made) for line in result.warnings)
+    choices = {key: value for result in (*builds_on, made) for key, value in result.choices.items()}
+    return dataclasses.replace(made, warnings=tuple(warnings), choices=choices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ..bundle import model as models
 from ..bundle.batches import Batches
 from ..core import catalogue
 from ..core.failures import StageError
+from ..core.records.stage import StageResult
 from ..store import blobs
 from ..techniques import portable_model
 from ..techniques.evaluate.judge import drop_between
@@ -36,7 +37,7 @@ _SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
 """Share of the training data, most samples and most epochs of a screen; chosen, not tuned. Larger screens cost more."""
 
 
-def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str]:
+def ignored_modules(names: tuple[str, ...], classes: Mapping[str, str]) -> list[str]:
     """Return the paths of the modules that names or class names mean; a module includes its submodules.
 
     A name that no module has is the class of the model itself, since unknown names were refused at submission. Then the
@@ -51,17 +52,17 @@ def ignored_modules(names: tuple[str, ...], classes: dict[str, str]) -> list[str
     return whole + [path for path, cls in classes.items() if path and (path in names or cls in names)]
 
 
-def sensitivity(context: Context) -> dict[str, Any]:
+def sensitivity(context: Context) -> StageResult:
     """Rank layers by the damage that pruning or quantizing each alone does to the outputs on calibration data."""
     if context.settings["of"] == "prune":
         ranking = PRUNE_RANKERS.get("structured")(_prune_job(context, amount=0.5))
     else:
         with context.folder() as folder, context.file("source", graph=True) as path:
             ranking = QUANTIZE_RANKERS.get(context.settings["runtime"])(_quantize_job(context, path, folder))
-    return {"ranking": [[layer, float(decibels)] for layer, decibels in ranking]}
+    return StageResult(ranking=tuple((layer, float(decibels)) for layer, decibels in ranking))
 
 
-def prune(context: Context) -> dict[str, Any]:
+def prune(context: Context) -> StageResult:
     """Prune the model, and count the share of parameters that was removed.
 
     Raises:
@@ -77,14 +78,11 @@ def prune(context: Context) -> dict[str, Any]:
     share = (before - left) / whole
     if share <= 0:
         raise StageError("pruning removed nothing", "ask for a larger amount, or ignore fewer modules")
-    return {
-        **_model(context, made.model, {"pruned_share": share}),
-        "warnings": list(made.warnings),
-        "choices": made.choices,
-    }
+    pruned = _model(context, made.model, {"pruned_share": share})
+    return dataclasses.replace(pruned, warnings=made.warnings, choices=made.choices)
 
 
-def screen(context: Context) -> dict[str, Any]:
+def screen(context: Context) -> StageResult:
     """Recover for a short time on a part of the data, and evaluate the drop on a part of the guiding half."""
     pruned, teacher = context.model("pruned"), context.model()
     lesson = context.data(context.settings["recover_on"])
@@ -96,10 +94,10 @@ def screen(context: Context) -> dict[str, Any]:
     mine, theirs = (inference.of_module(model, samples) for model in (recovered, teacher))
     targets = (inference.targets_of(samples, batch) for batch in samples.batches)
     drop = drop_between(context.measure, zip(mine, targets, theirs, strict=True), samples.samples)
-    return _model(context, recovered, {**context.inputs["pruned"]["facts"], "screen_drop": drop})
+    return _model(context, recovered, {**context.inputs["pruned"].measurements, "screen_drop": drop})
 
 
-def recover(context: Context) -> dict[str, Any]:
+def recover(context: Context) -> StageResult:
     """Run a recovery on a pruned model, or on the original one if the trial does not prune."""
     portable_model.refuse(context.settings["model"])
     before = context.inputs.get("pruned")
@@ -107,29 +105,31 @@ def recover(context: Context) -> dict[str, Any]:
     warnings: list[str] = []
     lesson, epochs = context.data(context.settings["recover_on"]), context.settings["epochs"]
     recovered, summary = _taught(context, model, context.model(), lesson, epochs, warnings.append)
-    made = _model(context, recovered, {**(before["facts"] if before else {}), "recover": summary})
-    return {**made, "warnings": warnings}
+    made = _model(context, recovered, {**(before.measurements if before else {}), "recover": summary})
+    return dataclasses.replace(made, warnings=tuple(warnings))
 
 
-def export(context: Context) -> dict[str, Any]:
+def export(context: Context) -> StageResult:
     """Build the unquantized artifact of a module."""
     runtime = context.runtime
     model, examples = context.model("trained"), context.data("calibration")
     measurements: dict[str, Any] = {"params": parameters_of(model), "macs": macs_of(model, examples)}
     before = context.inputs.get("trained")
-    measurements["pruned_share"] = before["facts"].get("pruned_share", 0.0) if before else 0.0
+    measurements["pruned_share"] = before.measurements.get("pruned_share", 0.0) if before else 0.0
     with context.folder() as folder:
         path = folder / f"model{runtime.suffix}"
         built = runtime.build(model, examples, path, context.report)
         measurements |= {"export_error": built.export_error}
-        return {
-            **_artifact(context, runtime, path, measurements, built.graph),
-            "about": {**built.signature, "modules": classes_of(model), "weights": weights_by_kind(model)},
-            "warnings": [*built.warnings, *filter(None, [built.signature.get("why_fixed")])],
-        }
+        return dataclasses.replace(
+            _artifact(context, runtime, path, measurements, built.graph),
+            warnings=(*built.warnings, *filter(None, [built.signature.why_fixed])),
+            signature=built.signature,
+            modules=classes_of(model),
+            weights=weights_by_kind(model),
+        )
 
 
-def quantize(context: Context) -> dict[str, Any]:
+def quantize(context: Context) -> StageResult:
     """Quantize an artifact.
 
     Raises:
@@ -139,15 +139,17 @@ def quantize(context: Context) -> dict[str, Any]:
     with context.folder() as folder, context.file("source", graph=True) as path:
         job = _quantize_job(context, path, folder)
         done = QUANTIZERS.get((settings["quantization"], settings["runtime"]))(job)
-        made = _artifact(context, runtime, job.target, source["facts"], done.graph)
-        warnings = _quantization_warnings(settings["quantization"], made["facts"], source["facts"])
+        made = _artifact(context, runtime, job.target, source.measurements, done.graph)
+        warnings = _quantization_warnings(settings["quantization"], made.measurements, source.measurements)
         warnings += _broken_by(settings["quantization"], settings["runtime"], context, job, done.graph)
-    return {
-        **made,
-        "about": source["about"],
-        "warnings": [*done.warnings, *warnings],
-        "choices": done.choices,
-    }
+    return dataclasses.replace(
+        made,
+        warnings=(*done.warnings, *warnings),
+        choices=done.choices,
+        signature=source.signature,
+        modules=source.modules,
+        weights=source.weights,
+    )
 
 
 class CalibrationJudge:
@@ -158,6 +160,7 @@ class CalibrationJudge:
 
     def __init__(self, context: Context, samples: Batches) -> None:
         self._context, self._samples = context, samples
+        self._signature = context.inputs["source"].signature
 
     def drop(self, path: Path) -> float:
         """Return the drop from the original, unpruned model, in the metric's unit."""
@@ -180,7 +183,7 @@ class CalibrationJudge:
     @cached_property
     def _original(self) -> list[Any]:
         inputs = self._context.inputs
-        if "original" not in inputs or inputs["original"]["blobs"] == inputs["source"]["blobs"]:
+        if "original" not in inputs or inputs["original"].blobs == inputs["source"].blobs:
             return self._reference
         with self._context.opened("original") as session:
             return self._said(session)
@@ -190,19 +193,18 @@ class CalibrationJudge:
         return [inference.targets_of(self._samples, batch) for batch in self._samples.batches]
 
     def _opened(self, path: Path) -> Session:
-        about, runtime = self._context.inputs["source"]["about"], self._context.runtime
+        runtime = self._context.runtime
         open_ = runtime.open_graph if runtime.why_not_run() else runtime.open
-        return as_built(open_(path, self._context.threads, about["input_names"]), about)
+        return as_built(open_(path, self._context.threads, self._signature.input_names), self._signature)
 
     def _said(self, session: Session) -> list[Any]:
-        return list(inference.of_session(session, self._context.inputs["source"]["about"], self._samples))
+        return list(inference.of_session(session, self._signature, self._samples))
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
     portable_model.refuse(context.settings["model"])
     model, settings = context.model(), context.settings
     paths = ignored_modules(tuple(settings["ignore"]), classes_of(model))
-    ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
     return PruneJob(
         model=model,
         amount=amount,
@@ -212,29 +214,28 @@ def _prune_job(context: Context, amount: float) -> PruneJob:
         importance=settings.get("importance", "auto"),
         scope=settings.get("scope", "global"),
         spread=settings.get("spread", 0.0),
-        ranking=tuple((layer, decibels) for layer, decibels in ranking),
+        ranking=context.ranking,
         class_dim=settings["class_dim"],
         output=settings["output"],
     )
 
 
 def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
-    settings, signature = context.settings, context.inputs["source"]["about"]
+    settings, made_from = context.settings, context.inputs["source"]
     calibration = context.data("calibration")
     whole = calibration.head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
-    if signature.get("fixed_batch"):
+    if made_from.signature.fixed_batch:
         calibration = dataclasses.replace(calibration.rebatched(1), is_cut=False)
-    ranking = context.inputs["ranking"]["ranking"] if "ranking" in context.inputs else []
     return QuantizeJob(
         source=source,
         target=folder / f"quantized{context.runtime.suffix}",
         calibration=calibration,
-        names=tuple(signature["input_names"]),
-        ignore=tuple(ignored_modules(tuple(settings["ignore"]), signature["modules"])),
+        names=made_from.signature.input_names,
+        ignore=tuple(ignored_modules(tuple(settings["ignore"]), made_from.modules)),
         report=context.report,
         calibrator=settings.get("calibrator", "auto"),
         keep=settings.get("keep", 0),
-        ranking=tuple((layer, decibels) for layer, decibels in ranking),
+        ranking=context.ranking,
         max_drop=settings.get("max_drop", 0.0),
         judge=CalibrationJudge(context, whole),
         targets=tuple(settings.get("targets", ())),
@@ -281,13 +282,14 @@ def _taught(
     return _unmasked(job.model, zeros), summary
 
 
-def _model(context: Context, model: Any, measurements: dict[str, Any]) -> dict[str, Any]:
-    return {"blobs": {"model": blobs.put_bytes(context.store, models.dumps(model))}, "facts": measurements}
+def _model(context: Context, model: Any, measurements: Mapping[str, Any]) -> StageResult:
+    blob = blobs.put_bytes(context.store, models.dumps(model))
+    return StageResult(blobs={"model": blob}, measurements=measurements)
 
 
 def _artifact(
-    context: Context, runtime: Runtime, path: Path, measurements: dict[str, Any], graph: Path | None
-) -> dict[str, Any]:
+    context: Context, runtime: Runtime, path: Path, measurements: Mapping[str, Any], graph: Path | None
+) -> StageResult:
     layers = runtime.layers(graph or path)
     content = path.read_bytes()
     size = {"size_bytes": len(content), "size_gzip_bytes": len(gzip.compress(content, 6, mtime=0))}
@@ -297,15 +299,15 @@ def _artifact(
         "integer_layers": layers.integers,
     }
     files = {"artifact": path, **({"graph": graph} if graph else {})}
-    return {
-        "blobs": {name: blobs.put_file(context.store, file) for name, file in files.items()},
-        "facts": {**measurements, **size, **counts},
-        "kept": list(layers.kept),
-        "suffix": runtime.suffix,
-    }
+    return StageResult(
+        blobs={name: blobs.put_file(context.store, file) for name, file in files.items()},
+        measurements={**measurements, **size, **counts},
+        suffix=runtime.suffix,
+        kept=layers.kept,
+    )
 
 
-def _quantization_warnings(quantization: str, made: dict[str, Any], source: dict[str, Any]) -> list[str]:
+def _quantization_warnings(quantization: str, made: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
     quantized, quantizable = made["quantized_layers"], made["quantizable_layers"]
     # A float16 model has narrow weights before any quantization: only new ones count.
     counted = "integer_layers" if _makes_integers(quantization) else "quantized_layers"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..bundle import local_code
 from ..bundle import model as models
 from ..bundle.batches import Batches, read_batches
 from ..core.errors import StoreError
+from ..core.records.stage import Ranking, StageResult
 from ..core.understanding import Judging
 from ..store import blobs
 from ..store.base import Store
@@ -54,7 +55,7 @@ class Context:
 
     store: Store
     settings: dict[str, Any]
-    inputs: dict[str, dict[str, Any]]
+    inputs: Mapping[str, StageResult]
     threads: int
     report: Callable[[str], None]
 
@@ -71,12 +72,16 @@ class Context:
 
     def model(self, role: str = "model") -> Any:
         """Return the module that the stage in this role made, or the user's model."""
-        made = self.inputs.get(role)
-        if made:
-            return models.loads(blobs.get_bytes(self.store, made["blobs"]["model"]))
+        if made := self.inputs.get(role):
+            return models.loads(blobs.get_bytes(self.store, made.blobs["model"]))
         own = self.settings["model"]
         content = blobs.get_bytes(self.store, own["blob"])
         return portable_model.load(content, own["portable"]) if "portable" in own else models.loads(content)
+
+    @property
+    def ranking(self) -> Ranking:
+        """Ranking of layers that the stage builds on; empty if it builds on none."""
+        return self.inputs["ranking"].ranking or () if "ranking" in self.inputs else ()
 
     def data(self, name: str) -> Batches:
         """Return one of the data sets that the planner assigned to this stage."""
@@ -101,17 +106,17 @@ class Context:
 
     def file(self, role: str, graph: bool = False) -> AbstractContextManager[Path]:
         """Return a context manager that yields the artifact of the stage in this role, or with ``graph`` its graph."""
-        made = self.inputs[role]["blobs"]
+        made = self.inputs[role].blobs
         return blobs.blob_file(self.store, made.get("graph", made["artifact"]) if graph else made["artifact"])
 
     @contextmanager
     def opened(self, role: str, threads: int | None = None) -> Iterator[Session]:
         """Open a session of the artifact of the stage in this role, or of its graph if it cannot run here."""
         is_graph = bool(self.runtime.why_not_run())
-        names = self.inputs[role]["about"]["input_names"]
+        signature = self.inputs[role].signature
         with self.file(role, graph=is_graph) as path:
             open_ = self.runtime.open_graph if is_graph else self.runtime.open
-            yield as_built(open_(path, threads or self.threads, names), self.inputs[role]["about"])
+            yield as_built(open_(path, threads or self.threads, signature.input_names), signature)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from ..bundle.batches import Batch, Batches, call
 from ..bundle.outputs import kept_outputs
 from ..bundle.structure import unflatten
+from ..core.records.artifact import Signature
 from ..techniques.runtimes import Session
 
 BATCH = 64
@@ -15,7 +16,7 @@ BATCH = 64
 
 
 def of_session(
-    session: Session, signature: dict[str, Any], samples: Batches, report: Callable[[str], None] = lambda line: None
+    session: Session, signature: Signature, samples: Batches, report: Callable[[str], None] = lambda line: None
 ) -> Iterator[Any]:
     """Yield the outputs of an open artifact for every batch, in the model's structure."""
     import torch
@@ -23,7 +24,7 @@ def of_session(
     seen = 0
     for index, batch in enumerate(samples.batches):
         arrays = session([leaf.numpy() for leaf in batch.inputs])
-        yield unflatten(signature["outputs"], [torch.from_numpy(array) for array in arrays])
+        yield unflatten(signature.outputs, [torch.from_numpy(array) for array in arrays])
         seen += batch.samples
         if index % 50 == 49:
             report(f"measured {seen} of {samples.samples} samples")

@@ -57,7 +57,7 @@ def remove_study(store: Store, study_id: str) -> int:
     lease = read_lease(store, study_id)
     if lease and lease.is_held(time.time()):
         raise StudyIsBusy(f"study {study_id} is running; cancel it first")
-    dequeue(store, record["cluster"], study_id)
+    dequeue(store, record.cluster, study_id)
     freed = store.folder_size(f"studies/{study_id}")
     last = f"studies/{study_id}/study.json"
     for _ in store.each(store.delete, [key for key in store.walk(f"studies/{study_id}") if key != last]):

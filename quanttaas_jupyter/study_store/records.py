@@ -22,9 +22,9 @@ from itertools import islice
 from typing import Any
 
 from ..core.errors import NotFound, QuantTaaSError, StoreError
+from ..core.records.study import StudyRecord
 from ..core.records.summary import StudySummary
 from ..core.state import ENDED, Event, StudyState, fold, with_lease
-from ..core.understanding import Understanding
 from ..store.base import MissingKey, Store
 from .lease import read_lease
 from .summaries import summary_of
@@ -50,25 +50,25 @@ def checked_id(study_id: str) -> str:
     return study_id
 
 
-def create_study(store: Store, study_id: str, record: dict[str, Any]) -> str:
+def create_study(store: Store, record: StudyRecord) -> str:
     """Write ``study.json`` and return its SHA-256 digest.
 
     Raises:
         QuantTaaSError: The id is taken, or not valid.
     """
-    data = _dump(record)
-    if not store.create(f"studies/{checked_id(study_id)}/study.json", data):
-        raise QuantTaaSError(f"study {study_id} exists already")
+    data = _dump(record.stored())
+    if not store.create(f"studies/{checked_id(record.id)}/study.json", data):
+        raise QuantTaaSError(f"study {record.id} exists already")
     return hashlib.sha256(data).hexdigest()
 
 
-def read_study(store: Store, study_id: str) -> dict[str, Any]:
+def read_study(store: Store, study_id: str) -> StudyRecord:
     """Return the record of a study as it was submitted.
 
     Raises:
         NotFound: There is no such study.
     """
-    return dict(json.loads(read_study_bytes(store, study_id)))
+    return StudyRecord.of(dict(json.loads(read_study_bytes(store, study_id))))
 
 
 def read_study_bytes(store: Store, study_id: str) -> bytes:
@@ -136,7 +136,7 @@ class EventWriter:
             raise LogTaken(self._study_id)
         self.state = fold([json.loads(data)], self.state)
 
-    def write_summary(self, record: dict[str, Any]) -> None:
+    def write_summary(self, record: StudyRecord) -> None:
         """Replace the summary that lists of studies read."""
         self._store.replace(f"studies/{self._study_id}/summary.json", _dump(summary_of(record, self.state).stored()))
 
@@ -156,18 +156,18 @@ def read_events(store: Store, study_id: str, after: int = 0, most: int | None = 
             return
 
 
-def initial_state(record: dict[str, Any]) -> StudyState:
+def initial_state(record: StudyRecord) -> StudyState:
     """Return the state of a study before its first event."""
     return StudyState(
-        id=record["id"],
-        name=record["name"],
-        created=record["created"],
-        cluster=record["cluster"],
-        model=record["model"],
-        metric=record["metric"],
-        goal=record["recipe"]["goal"],
-        notes=tuple(record["notes"]),
-        understanding=Understanding.of(record["understanding"]).heading if "understanding" in record else "",
+        id=record.id,
+        name=record.name,
+        created=record.created,
+        cluster=record.cluster,
+        model=record.model,
+        metric=record.metric,
+        goal=record.goal,
+        notes=record.notes,
+        understanding=record.understanding.heading if record.understanding else "",
     )
 
 

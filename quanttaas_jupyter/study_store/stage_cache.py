@@ -1,30 +1,64 @@
-"""Cache of the results of finished stages, by key; an entry with a missing blob counts as a miss."""
+"""Cache of what studies share, by key: results of stages, pickles of models, and proposals of searches."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..core.records.stage import StageResult
+from ..core.records.trial import TrialConfig
 from ..store import blobs
 from ..store.base import MissingKey, Store
 
 
-def find(store: Store, key: str) -> dict[str, Any] | None:
+def find(store: Store, key: str) -> StageResult | None:
     """Return the result of a stage if the entry and all its blobs exist, otherwise None."""
-    try:
-        result = dict(json.loads(store.read(f"cache/{key}.json")))
-    except (MissingKey, ValueError):
-        return None
-    return result if all(blobs.has_blob(store, sha) for sha in result["blobs"].values()) else None
+    entry = _read(store, key)
+    return StageResult.of(entry) if entry is not None else None
 
 
-def find_all(store: Store, keys: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+def find_all(store: Store, keys: Iterable[str]) -> dict[str, StageResult | None]:
     """Return the results of many stages by key, with None for misses; see ``find``."""
     wanted = list(dict.fromkeys(keys))
     return dict(zip(wanted, store.each(lambda key: find(store, key), wanted), strict=True))
 
 
-def keep(store: Store, key: str, result: dict[str, Any]) -> None:
+def keep(store: Store, key: str, result: StageResult) -> None:
     """Write the result of a stage into the cache."""
-    store.replace(f"cache/{key}.json", json.dumps(result, separators=(",", ":"), allow_nan=False).encode())
+    _write(store, key, result.stored())
+
+
+def find_model(store: Store, key: str) -> str | None:
+    """Return the blob of a model's pickle if the entry and the blob exist, otherwise None."""
+    known = find(store, key)
+    return known.blobs["model"] if known is not None else None
+
+
+def keep_model(store: Store, key: str, blob: str) -> None:
+    """Write the blob of a model's pickle into the cache."""
+    _write(store, key, {"blobs": {"model": blob}})
+
+
+def find_proposals(store: Store, key: str) -> list[TrialConfig] | None:
+    """Return the configurations that a search proposed, or None if the entry does not exist."""
+    entry = _read(store, key)
+    return [TrialConfig.of(config) for config in entry["proposals"]] if entry is not None else None
+
+
+def keep_proposals(store: Store, key: str, proposals: Iterable[TrialConfig]) -> None:
+    """Write the configurations that a search proposed into the cache."""
+    _write(store, key, {"blobs": {}, "proposals": [config.stored() for config in proposals]})
+
+
+def _read(store: Store, key: str) -> dict[str, Any] | None:
+    """Return an entry; one that cannot be read, or that lacks a blob, counts as a miss."""
+    try:
+        entry = dict(json.loads(store.read(f"cache/{key}.json")))
+    except (MissingKey, ValueError):
+        return None
+    return entry if all(blobs.has_blob(store, sha) for sha in entry["blobs"].values()) else None
+
+
+def _write(store: Store, key: str, entry: Mapping[str, Any]) -> None:
+    store.replace(f"cache/{key}.json", json.dumps(entry, separators=(",", ":"), allow_nan=False).encode())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..core.frontier import pareto, recommended_trial
+from ..core.records.study import StudyRecord
 from ..core.records.summary import Recommended, StudySummary
 from ..core.state import StudyState
 from ..views import format as fmt
@@ -16,16 +14,16 @@ _REASON_LENGTH = 200
 """Most characters of a failure's reason in a summary; chosen, not tuned."""
 
 
-def summary_of(record: Mapping[str, Any], state: StudyState) -> StudySummary:
+def summary_of(record: StudyRecord, state: StudyState) -> StudySummary:
     """Return the summary of a study, which can be rebuilt from its record and events at any time."""
     sizes = [trial.metrics["size_ratio"] for trial in state.trials.values() if trial.metrics.get("size_ratio")]
     higher = bool(state.metric.get("higher_is_better", True))
     return StudySummary(
-        id=record["id"],
-        name=record["name"],
-        created=record["created"],
-        cluster=record["cluster"],
-        model=record["model"]["class"],
+        id=record.id,
+        name=record.name,
+        created=record.created,
+        cluster=record.cluster,
+        model=record.model["class"],
         status=state.status,
         seq=state.seq,
         total=len(state.trials),

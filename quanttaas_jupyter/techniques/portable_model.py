@@ -29,7 +29,7 @@ def pack(model: Any, examples: Batches) -> tuple[bytes, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="quanttaas-") as folder:
         path = Path(folder) / "model.pt2"
         built = TorchExport().build(model, examples, path, lambda line: None)
-        return path.read_bytes(), {"inputs": built.signature["inputs"], "outputs": built.signature["outputs"]}
+        return path.read_bytes(), {"inputs": built.signature.inputs, "outputs": built.signature.outputs}
 
 
 def load(data: bytes, signature: Mapping[str, Any]) -> Any:

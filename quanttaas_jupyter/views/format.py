@@ -7,10 +7,10 @@ import keyword
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from ..core import catalogue
+from ..core.records.trial import TrialConfig
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -19,9 +19,9 @@ SAME = 0.02
 """Relative difference within which sizes and latencies count as the same; chosen, not tuned."""
 
 
-def color(config: Mapping[str, Any]) -> str:
+def color(config: TrialConfig) -> str:
     """Return the colour of a configuration, which is that of its quantization."""
-    return color_of(str(config.get("quantize")))
+    return color_of(config.quantize)
 
 
 def color_of(quantization: str) -> str:
@@ -36,46 +36,45 @@ def marker_of(prune_method: str) -> str:
     return known.marker if known else catalogue.UNKNOWN_MARKER if prune_method else "circle"
 
 
-def method(config: Mapping[str, Any]) -> str:
+def method(config: TrialConfig) -> str:
     """Return the pruning method of a configuration, or an empty string if it does not prune."""
-    prune = config.get("prune") or {}
-    name = str(prune.get("method", "structured"))
-    return name if prune.get("amount") or catalogue.follows_pattern(name) else ""
+    prune = config.prune
+    return prune.method if prune and (prune.amount or catalogue.follows_pattern(prune.method)) else ""
 
 
-def marker(config: Mapping[str, Any], runtimes: Sequence[str] = ()) -> str:
+def marker(config: TrialConfig, runtimes: Sequence[str] = ()) -> str:
     """Return the marker of a configuration: of its runtime if several are compared, otherwise of its pruning method."""
-    if len(runtimes) > 1:
-        return dict(zip(runtimes, catalogue.MARKERS, strict=False)).get(
-            str(config.get("runtime")), catalogue.UNKNOWN_MARKER
-        )
-    return marker_of(method(config))
+    return marker_among(runtimes, config.runtime) if len(runtimes) > 1 else marker_of(method(config))
 
 
-def configuration(config: Mapping[str, Any]) -> str:
+def marker_among(runtimes: Sequence[str], runtime: str) -> str:
+    """Return the marker of a runtime where several are compared."""
+    return dict(zip(runtimes, catalogue.MARKERS, strict=False)).get(runtime, catalogue.UNKNOWN_MARKER)
+
+
+def configuration(config: TrialConfig) -> str:
     """Return a configuration in words, such as ``structured 50 % · int8 · onnxruntime``."""
-    name, quantize = method(config), str(config.get("quantize", "none"))
-    amount = (config.get("prune") or {}).get("amount")
+    name = method(config)
     if not name:
         pruned = "not pruned"
-    elif catalogue.follows_pattern(name) or amount is None:
+    elif catalogue.follows_pattern(name):
         pruned = f"{name} pruned"
     else:
-        pruned = f"{name} {100 * amount:.4g} %"
-    words = [pruned, precision(quantize), *_training(config), str(config.get("runtime", ""))]
+        pruned = f"{name} {100 * config.amount:.4g} %"
+    words = [pruned, precision(config.quantize), *_training(config), config.runtime]
     return " · ".join(part for part in words if part)
 
 
 def precision(quantize: str) -> str:
     """Return a quantization in words."""
-    return "not quantized" if quantize == "none" else quantize
+    return "not quantized" if quantize in ("none", "") else quantize
 
 
-def _training(config: Mapping[str, Any]) -> list[str]:
+def _training(config: TrialConfig) -> list[str]:
     """Return the words for choices of a search other than amount and quantization."""
-    words = ["by sensitivity"] if (config.get("prune") or {}).get("spread") else []
-    words += ["trained with quantizers"] if config.get("recover") == "qat" else []
-    words += [f"trained {config['effort']:g}x as long"] if config.get("effort", 1) != 1 else []
+    words = ["by sensitivity"] if config.spread else []
+    words += ["trained with quantizers"] if config.recover == "qat" else []
+    words += [f"trained {config.effort:g}x as long"] if config.effort != 1 else []
     return words
 
 

@@ -24,7 +24,7 @@ def legend_groups(state: StudyState) -> list[list[Key]]:
     Markers stand for runtimes if several are compared, otherwise for prunings.
     """
     trials = shown(state)
-    colors = dict.fromkeys(str(trial.config.get("quantize", "none")) for trial in state.trials.values())
+    colors = dict.fromkeys(trial.config.quantize for trial in state.trials.values())
     allowed = max_drop(state)
     marks = []
     if allowed is not None and any(is_uncertain(trial, allowed) for trial in trials):
@@ -46,7 +46,7 @@ def shapes(state: StudyState) -> list[Key]:
     """Return the entries for the markers of points; an empty list if all are alike."""
     compared = runtimes(state)
     if len(compared) > 1:
-        return [Key("marker", fmt.marker({"runtime": name}, compared), name) for name in compared]
+        return [Key("marker", fmt.marker_among(compared, name), name) for name in compared]
     methods = dict.fromkeys(fmt.method(trial.config) for trial in state.trials.values())
     known = [Key("marker", fmt.marker_of(name), name or "not pruned") for name in methods]
     return known if any(methods) else []

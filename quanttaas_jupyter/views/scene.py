@@ -92,7 +92,7 @@ def baseline_of(state: StudyState) -> TrialState | None:
 
 def runtimes(state: StudyState) -> list[str]:
     """Return the runtimes that a study compares, in the order of the plan."""
-    return list(dict.fromkeys(str(trial.config.get("runtime", "")) for trial in state.trials.values()))
+    return list(dict.fromkeys(trial.config.runtime for trial in state.trials.values()))
 
 
 def max_drop(state: StudyState) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..core.frontier import is_uncertain
 from ..core.state import StudyState, TrialState
@@ -83,16 +83,17 @@ def layers(trial: TrialState) -> list[Layers]:
     """Return lines about quantized layers, other layers, and choices of techniques."""
     metrics, lines = trial.metrics, []
     done, possible = metrics.get("quantized_layers"), metrics.get("quantizable_layers")
-    if possible and done is not None and trial.config.get("quantize") != "none":
-        lines.append(Layers(f"{trial.config.get('quantize')} in {done:.0f} of {possible:.0f} layers"))
-    artifact = trial.artifact or {}
-    kept = [str(name) for name in artifact.get("kept") or ()]
-    if kept:
+    if possible and done is not None and trial.config.quantize != "none":
+        lines.append(Layers(f"{trial.config.quantize} in {done:.0f} of {possible:.0f} layers"))
+    artifact = trial.artifact
+    if artifact is None:
+        return lines
+    if kept := artifact.kept:
         more = f" and {len(kept) - _NAMES_SHOWN} more" if len(kept) > _NAMES_SHOWN else ""
-        lines.append(Layers("left in high precision: ", tuple(kept[:_NAMES_SHOWN]), more))
-    choices: dict[str, Any] = artifact.get("choices") or {}
+        lines.append(Layers("left in high precision: ", kept[:_NAMES_SHOWN], more))
     # Longer ones, such as amounts by layer, do not fit a line.
-    lines += [Layers(f"{name}: {value}") for name, value in choices.items() if isinstance(value, (str, int, float))]
+    choices = artifact.choices.items()
+    lines += [Layers(f"{name}: {value}") for name, value in choices if isinstance(value, (str, int, float))]
     return lines
 
 

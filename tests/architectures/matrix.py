@@ -132,7 +132,7 @@ class _Bench:
 
     def _exported(self, model: torch.nn.Module, path: Path) -> float:
         built = self._runtime.build(model, self._architecture.data(seed=1), path, lambda line: None)
-        self._names = built.signature["input_names"]
+        self._names = built.signature.input_names
         session = self._runtime.open(path, 1, self._names)
         worst = 0.0
         for size in _SIZES:

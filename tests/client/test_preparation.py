@@ -54,7 +54,9 @@ def test_the_dimension_of_classes_is_found_from_labels(class_dim: int, places: i
     words = torch.randint(0, 5, (40, places), generator=torch.Generator().manual_seed(0))
     study = prepared(Said(5, class_dim), (words, words))
     assert class_dim_of(study) == class_dim
-    assert study.draft("local", "tester")["understanding"]["judging"]["class_dim"] == class_dim
+    recorded = study.draft("local", "tester").understanding
+    assert recorded is not None
+    assert recorded.judging.class_dim == class_dim
     told = [note for note in notes(study) if f"classes in dimension {class_dim}" in note]
     assert len(told) == (places == 5)
 

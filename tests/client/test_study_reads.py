@@ -50,7 +50,7 @@ class Cluster:
 @pytest.fixture
 def store(tmp_path: Path) -> WatchedStore:
     made = WatchedStore(tmp_path / "store")
-    records.create_study(made, ID, record(ID))
+    records.create_study(made, record(ID))
     records.enqueue(made, "local", ID, {"sha256": "", "resume": False})
     return made
 

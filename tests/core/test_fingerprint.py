@@ -11,6 +11,7 @@ import pytest
 
 from quanttaas_jupyter.core import fingerprint as fingerprints
 from quanttaas_jupyter.core.fingerprint import fingerprint, imports_of, reachable
+from quanttaas_jupyter.core.records.trial import TrialConfig
 from quanttaas_jupyter.planning.plan import Planner
 from quanttaas_jupyter.techniques.prune import PRUNERS
 from quanttaas_jupyter.techniques.quantize import QUANTIZERS
@@ -98,7 +99,7 @@ def test_an_edit_two_imports_away_recomputes_what_depends_on_it_and_nothing_else
         planner = Planner(record({"prune": [0], "quantize": ["int8", "fp16"], "runtime": ["openvino", "torch"]}))
         found = {}
         for runtime, quantization in (("openvino", "none"), ("openvino", "int8"), ("torch", "none"), ("torch", "fp16")):
-            trial = planner.add({"prune": None, "quantize": quantization, "runtime": runtime})
+            trial = planner.add(TrialConfig(None, quantization, runtime))
             found[trial.name] = trial.build
         return found
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from quanttaas_jupyter.core.frontier import best_trial, is_uncertain, pareto, recommended_trial
-from quanttaas_jupyter.core.state import StudyState, TrialState, is_baseline
+from quanttaas_jupyter.core.records.trial import TrialConfig
+from quanttaas_jupyter.core.state import StudyState, TrialState
 
-BASELINE = {"prune": None, "quantize": "none"}
-INT8 = {"prune": None, "quantize": "int8"}
+BASELINE = TrialConfig.baseline("onnxruntime")
+INT8 = TrialConfig(None, "int8", "onnxruntime")
 
 
 def trial(name: str, size: int, drop: float, status: str = "finished", **metrics: Any) -> TrialState:
@@ -62,9 +63,3 @@ def test_a_trial_is_uncertain_where_its_interval_crosses_the_goal_but_a_baseline
     assert is_uncertain(trial("a", 40, 0.005, drop_high=0.02), 0.01)
     assert not is_uncertain(trial("a", 40, 0.005, drop_high=0.008), 0.01)
     assert not is_uncertain(trial("baseline", 40, 0.0, drop_high=0.02), 0.01)
-
-
-def test_the_baseline_is_the_configuration_that_changes_nothing() -> None:
-    assert is_baseline({"prune": None, "quantize": "none", "runtime": "torch"})
-    assert not is_baseline({"prune": {"method": "structured", "amount": 0.5}, "quantize": "none"})
-    assert not is_baseline(INT8)

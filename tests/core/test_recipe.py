@@ -110,21 +110,6 @@ class TestReading:
         with pytest.raises(Exception, match="frozen"):
             Recipe().seed = 1  # type: ignore[misc]
 
-    @pytest.mark.parametrize(
-        ("method", "amount", "name"),
-        [
-            ("structured", 0.0, ""),
-            ("structured", 0.5, "prune50"),
-            ("structured", 0.29, "prune29"),
-            ("structured", 0.125, "prune12.5"),
-            ("unstructured", 0.8, "unstructured80"),
-            ("2:4", 0.5, "2:4"),
-            ("2:4-modelopt", 0.5, "2:4-modelopt"),
-        ],
-    )
-    def test_a_pruning_names_its_trials(self, method: str, amount: float, name: str) -> None:
-        assert Prune(method=method, amount=amount).name == name
-
 
 class TestRefusing:
     @pytest.mark.parametrize(

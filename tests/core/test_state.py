@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quanttaas_jupyter.core.records.artifact import Artifact
 from quanttaas_jupyter.core.state import (
     ENDED,
     LOG_LINES,
@@ -89,7 +90,7 @@ class TestAStudy:
         assert (halfway.status, halfway.metrics, halfway.artifact) == (
             "measured",
             {"metric": 0.98},
-            {"blob": "ab", "size": 9},
+            Artifact("ab", 9),
         )
         done = fold(script, EMPTY)
         assert done.trials["prune50"].status == "finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.server
 import json
 import os
@@ -397,7 +398,7 @@ def test_a_ticket_that_the_user_did_not_sign_is_not_served(digits: Digits, loopb
     study = send(digits, loopback, QUICK, store).wait(200)
     where = open_store(store)
     record = records.read_study(where, study.id)
-    forged = records.create_study(where, "forged", {**record, "id": "forged"})
+    forged = records.create_study(where, dataclasses.replace(record, id="forged"))
     engine = loopback.configure().ensure_engine(store)["engine"]
     place = {"store": store, "cluster": NAME, "engine": engine}
     genuine = tickets.sign({"study": study.id, "sha256": forged, "resume": True, "time": time.time(), **place})
@@ -426,7 +427,7 @@ def test_a_study_whose_ticket_nobody_can_serve_is_resumed(
     store = loopback.uri()
     done = send(digits, loopback, {**QUICK, "prune": [0]}, store).wait(200)
     where = open_store(store)
-    sha256 = records.create_study(where, "waiting", {**records.read_study(where, done.id), "id": "waiting"})
+    sha256 = records.create_study(where, dataclasses.replace(records.read_study(where, done.id), id="waiting"))
     with monkeypatch.context() as gone:
         gone.setenv("QUANTTAAS_RUNTIME_DIR", str(tmp_path / "gone"))
         records.enqueue(where, NAME, "waiting", tickets.sign({"study": "waiting", "sha256": sha256, "resume": False}))

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from quanttaas_jupyter.client.submission import bundle, ignore_progress
 from quanttaas_jupyter.compute.executors.base import StageCall
 from quanttaas_jupyter.core.config import EngineConfig
 from quanttaas_jupyter.core.device import Device, this_device
+from quanttaas_jupyter.core.records.stage import StageResult
+from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.core.state import StudyState, fold
 from quanttaas_jupyter.engine.driver import Driver
 from quanttaas_jupyter.store.local import LocalStore
@@ -54,11 +57,12 @@ class InlineExecutor:
         self._store.reads.clear()
         future: Future[dict[str, Any]] = Future()
         job, begun = call.job, time.time()
-        context = stages.Context(self._store, job["settings"], job["inputs"], 1, report)
+        inputs = {role: StageResult.of(stored) for role, stored in job["inputs"].items()}
+        context = stages.Context(self._store, job["settings"], inputs, 1, report)
         try:
-            result = {**stages.run(job["kind"], context), "began": begun, "seconds": time.time() - begun}
+            result = replace(stages.run(job["kind"], context), began=begun, seconds=time.time() - begun)
             stage_cache.keep(self._store, job["key"], result)
-            future.set_result(result)
+            future.set_result(result.stored())
         except Exception as error:
             future.set_exception(error)
         kind = job["kind"] + (f" on {job['settings']['judged_on']}" if job["kind"] == "evaluate" else "")
@@ -81,21 +85,25 @@ class InlineExecutor:
     def close(self) -> None: ...
 
 
-def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> tuple[StudyState, dict, InlineExecutor]:
-    """Submit a study and drive it to its end; returns its state, its record and the executor that ran it."""
+Driven = tuple[StudyState, StudyRecord, InlineExecutor]
+"""State of a study at its end, its record, and the executor that ran it."""
+
+
+def drive(root: Path, model: Any, data: Any, recipe: Any, **given: Any) -> Driven:
+    """Submit a study and drive it to its end."""
     store = WatchedStore(root)
     asked = Asked(**{key: given.pop(key) for key in list(given) if key in Asked.__dataclass_fields__})
     options = {"calibration": None, "train": None, "asked": asked, "example_inputs": None, "name": None, **given}
     prepared = prepare(model, data, recipe, **options)
     record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
-    records.create_study(store, prepared.id, record)
+    records.create_study(store, record)
     return resume(store, record)
 
 
-def resume(store: WatchedStore, record: dict) -> tuple[StudyState, dict, InlineExecutor]:
+def resume(store: WatchedStore, record: StudyRecord) -> Driven:
     """Drive a study that is in the store."""
-    lease = Lease(store, record["id"], "owner", "here")
+    lease = Lease(store, record.id, "owner", "here")
     assert lease.take()
     executor = InlineExecutor(store)
     Driver(store, record, lease, executor, EngineConfig(), "here", lambda: False).run()
-    return fold(records.read_events(store, record["id"]), StudyState(id=record["id"])), record, executor
+    return fold(records.read_events(store, record.id), StudyState(id=record.id)), record, executor

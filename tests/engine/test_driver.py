@@ -22,7 +22,7 @@ def test_a_search_ends_with_a_recommendation_that_holds_on_both_halves(digits: D
     assert recommended.metrics["drop"] <= 0.01
     assert recommended.metrics["guide_drop"] <= 0.01
     assert recommended.metrics["size_ratio"] < 0.4
-    events = list(records.read_events(WatchedStore(tmp_path), record["id"]))
+    events = list(records.read_events(WatchedStore(tmp_path), record.id))
     proposed = [event["trial"] for event in events if event["type"] == "trial_proposed"]
     assert [name for name in state.trials if name != "baseline"] == proposed
 

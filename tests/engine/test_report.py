@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from quanttaas_jupyter.core.records.stage import StageResult
+from quanttaas_jupyter.core.records.trial import Pruning, TrialConfig
 from quanttaas_jupyter.core.state import TrialState
 from quanttaas_jupyter.engine.report import recommendation, warnings_of
 
@@ -16,7 +18,7 @@ METRICS: dict[str, Any] = {
     "size_ratio": 1 / 14.5,
     "speedup": 1.5,
 }
-CONFIG = {"prune": {"method": "structured", "amount": 0.75}, "quantize": "int8", "runtime": "onnxruntime"}
+CONFIG = TrialConfig(Pruning(amount=0.75), "int8", "onnxruntime")
 
 
 def trial(**changes: Any) -> TrialState:
@@ -39,7 +41,7 @@ def test_a_metric_that_is_no_share_keeps_its_own_unit() -> None:
 
 
 def test_without_a_trial_that_meets_the_goal_it_says_so() -> None:
-    baseline = TrialState("baseline", {"prune": None, "quantize": "none", "runtime": "onnxruntime"})
+    baseline = TrialState("baseline", TrialConfig.baseline("onnxruntime"))
     assert "within 1 point of the baseline" in recommendation(None, GOAL, ACCURACY)
     assert recommendation(baseline, GOAL, ACCURACY) == (
         "Nothing beats the unchanged model within 1 point of its accuracy."
@@ -47,5 +49,5 @@ def test_without_a_trial_that_meets_the_goal_it_says_so() -> None:
 
 
 def test_a_slower_trial_is_warned_of() -> None:
-    stage: dict[str, Any] = {"warnings": []}
-    assert warnings_of(stage, stage, {"speedup": 0.5}, {**CONFIG}) == ["2.0x slower than the baseline on this machine"]
+    stage = StageResult()
+    assert warnings_of(stage, stage, {"speedup": 0.5}, CONFIG) == ["2.0x slower than the baseline on this machine"]

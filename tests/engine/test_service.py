@@ -58,7 +58,7 @@ def test_a_study_outlives_a_store_that_is_out_of_reach_for_long(
     store = FailingStore(tmp_path)
     prepared = prepare(Mlp().eval(), regression_data(), RECIPE, None, None, Asked(), None, None)
     record = bundle(prepared, store, prepared.draft("local", "tester"), ignore_progress)
-    sha256 = records.create_study(store, prepared.id, record)
+    sha256 = records.create_study(store, record)
     monkeypatch.setattr(service, "open_store", lambda uri: store)
     monkeypatch.setattr(service, "_STORE_AGAIN", 0.05)
     monkeypatch.setattr("signal.signal", lambda *_: None)

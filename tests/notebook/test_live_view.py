@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from quanttaas_jupyter.core.recipe import Recipe
+from quanttaas_jupyter.core.records.trial import TrialConfig
 from quanttaas_jupyter.core.state import StudyState, apply, fold
 from quanttaas_jupyter.notebook import card, colab
 from quanttaas_jupyter.notebook.live_view import StudyView
@@ -423,7 +424,8 @@ def test_nothing_a_person_typed_becomes_markup(half: StudyState) -> None:
 
 
 def test_a_trial_the_recipe_cannot_name_still_has_a_card(half: StudyState) -> None:
-    odd = dataclasses.replace(half.trials["int8"], name="odd", config={"quantize": "new", "prune": {"method": "new"}})
+    config = TrialConfig.of({"quantize": "new", "prune": {"method": "new"}})
+    odd = dataclasses.replace(half.trials["int8"], name="odd", config=config)
     view = view_of(dataclasses.replace(half, trials={**half.trials, "odd": odd}))
     view.select("odd")
     assert "odd" in view._card_title.value

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,25 +8,32 @@ from hypothesis import strategies as st
 from quanttaas_jupyter.core.device import Device
 from quanttaas_jupyter.core.errors import RecipeError
 from quanttaas_jupyter.core.recipe import Recipe
+from quanttaas_jupyter.core.records.study import StudyRecord
+from quanttaas_jupyter.core.records.trial import TrialConfig
+from quanttaas_jupyter.core.understanding import Judging, Understanding
 from quanttaas_jupyter.planning.plan import Planner
 from quanttaas_jupyter.planning.search import first_plan as make_plan
 
 GRID = {"search": "grid"}
 
 
-JUDGING = {"task": "classification", "class_dim": 1, "classes": 10, "scores": "logits", "labels": "ids"}
+JUDGING = Judging("classification", class_dim=1, classes=10, scores="logits", labels="ids")
 
 
-def record(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def record(recipe: dict[str, Any], **changes: Any) -> StudyRecord:
     reference = {"digest": "d", "shards": ["s"], "samples": 10, "labelled": True}
-    return {
+    given = {
+        "id": "abcd1234",
+        "name": "net",
+        "created": 1.0,
+        "cluster": "local",
         "recipe": Recipe.parse(recipe).model_dump(mode="json"),
         "model": {"digest": "m", "blob": "b", "class": "Net"},
         "metric": {"kind": "built-in", "name": "accuracy", "digest": "accuracy", "higher_is_better": True},
         "data": {"eval": reference, "calibration": {**reference, "digest": "c"}},
-        "understanding": {"judging": JUDGING},
-        **changes,
+        "understanding": Understanding(JUDGING),
     }
+    return StudyRecord(**{**given, **changes})
 
 
 def names(recipe: dict[str, Any]) -> list[str]:
@@ -95,7 +103,7 @@ def test_on_another_kind_of_processor_only_what_its_sums_decide_is_made_and_meas
     for machine in ("x86_64", "x86_64 without VNNI"):
         planner = Planner(record(GRID), device=Device(machine, "one name", 2))
         for quantize in ("fp16", *quantizations):
-            planner.add({"prune": None, "quantize": quantize, "runtime": runtime})
+            planner.add(TrialConfig(None, quantize, runtime))
         kinds.append(planner.plan.stages)
     first, other = kinds
     same = {stage.label for key, stage in first.items() if key in other and stage.kind not in ("latency", "preview")}
@@ -156,12 +164,11 @@ def test_a_quantization_is_tried_in_the_runtimes_that_take_it() -> None:
 
 
 def test_where_the_classes_lie_is_part_of_the_keys() -> None:
-    judgings = [{**JUDGING, "class_dim": value} for value in (1, None, 2)]
-    keys = [frozenset(make_plan(record(GRID, understanding={"judging": judging})).stages) for judging in judgings]
+    judgings = [replace(JUDGING, class_dim=value) for value in (1, None, 2)]
+    keys = [frozenset(make_plan(record(GRID, understanding=Understanding(judging))).stages) for judging in judgings]
     assert len(set(keys)) == 3
 
 
 def test_a_study_of_an_earlier_version_is_planned_no_more_but_told_to_be_submitted_again() -> None:
-    before = {key: value for key, value in record(GRID).items() if key != "understanding"}
     with pytest.raises(RecipeError, match="submitted by an earlier version.*submit it again"):
-        make_plan(before)
+        make_plan(record(GRID, understanding=None))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from quanttaas_jupyter.client.study import whoami
+from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.store import Store
 from quanttaas_jupyter.store.local import LocalStore
 from quanttaas_jupyter.study_store import records
@@ -65,15 +66,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield House(client, folder)
 
 
-def record(study: str, **values: Any) -> dict[str, Any]:
+def record(study: str, **values: Any) -> StudyRecord:
     given = {"who": whoami(), "metric": METRIC, "recipe": {"goal": GOAL}, "created": 1.79e9}
     return plain_record(study, **{**given, **values})
 
 
-def write(store: Store, study: str, script: Script | None = None, **values: Any) -> dict[str, Any]:
+def write(store: Store, study: str, script: Script | None = None, **values: Any) -> StudyRecord:
     """Put a study into a store, with the events of a script; returns its record."""
     made = record(study, **values)
-    records.create_study(store, study, made)
+    records.create_study(store, made)
     writer = records.EventWriter(store, study)
     for event in script.events if script else ():
         writer.append(event["type"], **{key: event[key] for key in event if key not in ("seq", "time", "type")})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from quanttaas_jupyter.core import catalogue
 from quanttaas_jupyter.core.recipe import Recipe
+from quanttaas_jupyter.core.records.trial import Pruning
 from quanttaas_jupyter.core.variable_names import parse
 from quanttaas_jupyter.notebook import magics
 from quanttaas_jupyter.server import form_choices
@@ -109,7 +110,7 @@ def test_only_what_differs_from_the_default_is_written() -> None:
     args, recipe = read(text)
     assert args.calibration == "loaders['my set']"
     assert args.name == "second try"
-    assert [prune.name for prune in recipe.prune] == ["", "2:4"]
+    assert [prune.pruning for prune in recipe.prune] == [None, Pruning("2:4", 0.5)]
     assert recipe.goal.max_drop == 0.02
 
 

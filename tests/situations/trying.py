@@ -15,6 +15,7 @@ import torch
 from quanttaas_jupyter.client.inspection import Asked
 from quanttaas_jupyter.client.preparation import Prepared, prepare
 from quanttaas_jupyter.core.errors import QuantTaaSError
+from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.core.understanding import Understanding
 from tests.engine.inline import drive
@@ -29,11 +30,12 @@ class Tried:
 
     root: Path
     state: StudyState
-    record: dict[str, Any]
+    record: StudyRecord
 
     @property
     def understanding(self) -> Understanding:
-        return Understanding.of(self.record["understanding"])
+        assert self.record.understanding is not None
+        return self.record.understanding
 
     @property
     def numbers(self) -> Any:
@@ -53,7 +55,7 @@ class Tried:
         """The exported file, run by ONNX Runtime alone; takes arrays in the order of the file's inputs, or by name."""
         artifact = self.state.trials[name].artifact
         assert artifact is not None
-        session = ort.InferenceSession(str(self.root / "blobs" / artifact["blob"]), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(self.root / "blobs" / artifact.blob), providers=["CPUExecutionProvider"])
         names = [given.name for given in session.get_inputs()]
 
         def run(*arrays: Any, **named: Any) -> list[torch.Tensor]:

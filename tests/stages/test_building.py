@@ -13,6 +13,8 @@ from torch import nn
 from quanttaas_jupyter import stages
 from quanttaas_jupyter.bundle.batches import Batch, Batches
 from quanttaas_jupyter.core.failures import StageError
+from quanttaas_jupyter.core.records.artifact import Signature
+from quanttaas_jupyter.core.records.stage import StageResult
 from quanttaas_jupyter.planning.search import first_plan
 from quanttaas_jupyter.stages import building
 from quanttaas_jupyter.store import blobs
@@ -95,7 +97,7 @@ class Files(Runtime):
         return lambda arrays: [np.load(path)[: len(arrays[0])]]
 
 
-def context_of(store: LocalStore, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> stages.Context:
+def context_of(store: LocalStore, inputs: dict[str, StageResult], monkeypatch: pytest.MonkeyPatch) -> stages.Context:
     monkeypatch.setattr(stages.Context, "runtime", property(lambda self: Files()))
     metric = {"kind": "built-in", "name": "accuracy", "digest": "accuracy", "higher_is_better": True}
     judging = {"task": "classification", "class_dim": 1, "classes": 2, "scores": "logits", "labels": "ids"}
@@ -112,11 +114,11 @@ def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_p
     for name, array in answers.items():
         with (tmp_path / name).open("wb") as file:
             np.save(file, array)
-    signature = {"input_names": ["x"], "outputs": "tensor"}
+    signature = Signature(input_names=("x",), outputs="tensor")
     blobs_of = {name: {"artifact": blobs.put_file(store, tmp_path / name)} for name in answers}
     inputs = {
-        "source": {"blobs": blobs_of["pruned"], "about": signature},
-        "original": {"blobs": blobs_of["original"], "about": signature},
+        "source": StageResult(blobs=blobs_of["pruned"], signature=signature),
+        "original": StageResult(blobs=blobs_of["original"], signature=signature),
     }
     samples = Batches((Batch([torch.zeros(10, 1)], [torch.from_numpy(right.argmax(1))]),), ("x",), "tensor", "tensor")
     judge = building.CalibrationJudge(context_of(store, inputs, monkeypatch), samples)

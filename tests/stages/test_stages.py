@@ -1,5 +1,6 @@
 """What stages put on record, seen through whole small studies."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from tests.engine.inline import InlineExecutor, WatchedStore, drive
 NONE = {"quantize": ["none"], "recover": "none", "latency": {"threads": 1}}
 
 
-def measurements(root: Path, executor: InlineExecutor, kind: str) -> list[dict[str, Any]]:
+def measurements(root: Path, executor: InlineExecutor, kind: str) -> list[Mapping[str, Any]]:
     store = WatchedStore(root)
     keys = [key for key, ran in zip(executor.ran, executor.kinds, strict=True) if ran.startswith(kind)]
-    return [result["facts"] for key in keys if (result := stage_cache.find(store, key))]
+    return [result.measurements for key in keys if (result := stage_cache.find(store, key))]
 
 
 class Tagger(nn.Module):

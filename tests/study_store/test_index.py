@@ -10,6 +10,7 @@ from quanttaas_jupyter.store.local import LocalStore
 from quanttaas_jupyter.study_store import deletion, records
 from quanttaas_jupyter.study_store.index import StudyIndex
 from quanttaas_jupyter.study_store.lease import Lease
+from quanttaas_jupyter.study_store.summaries import summary_of
 from tests.cloud import FlakyProxy
 from tests.study_store.test_records import record
 
@@ -22,7 +23,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def make(store: Store, study: str, end: str | None = "finished", **values: Any) -> records.EventWriter:
-    records.create_study(store, study, record(study, **values))
+    records.create_study(store, record(study, **values))
     writer = records.EventWriter(store, study)
     writer.append("started", trials=[{"name": "baseline", "config": {}}], goal={}, metric={})
     if end:
@@ -112,7 +113,7 @@ def test_of_many_points_a_summary_keeps_a_few_of_the_frontier_with_both_ends(tmp
         metrics = {"metric": number / 100, "size_bytes": 1000 * number, "drop": 0.0, "size_ratio": number / 60}
         config = {"prune": {"amount": 0.5}, "quantize": "none"}
         writer.append("trial_finished", trial=f"t{number}", config=config, metrics=metrics)
-    summary = records.summary_of(record(), writer.state)
+    summary = summary_of(record(), writer.state)
     assert len(summary.frontier) == 24
     assert summary.frontier[0] == (1000.0, 0.01)
     assert summary.frontier[-1] == (60000.0, 0.6)

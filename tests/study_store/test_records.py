@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from quanttaas_jupyter.core.errors import NotFound, QuantTaaSError
+from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.store import Store, blobs, open_store
 from quanttaas_jupyter.store.local import LocalStore
 from quanttaas_jupyter.study_store import deletion, records
@@ -18,8 +19,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(request.getfixturevalue("gcs").uri())
 
 
-def record(study: str = "abcd1234", **values: Any) -> dict[str, Any]:
-    return {
+def record(study: str = "abcd1234", **values: Any) -> StudyRecord:
+    given = {
         "id": study,
         "name": "net",
         "created": 1.0,
@@ -27,9 +28,8 @@ def record(study: str = "abcd1234", **values: Any) -> dict[str, Any]:
         "model": {"class": "Net"},
         "metric": {"name": "accuracy"},
         "recipe": {"goal": {"minimize": "size", "max_drop": 0.01}},
-        "notes": [],
-        **values,
     }
+    return StudyRecord(**{**given, **values})
 
 
 def test_events_are_read_back_in_order_and_from_an_offset(store: Store) -> None:
@@ -96,13 +96,13 @@ def test_an_unknown_study_is_not_found(store: Store) -> None:
 
 
 def test_a_study_is_created_once(store: Store) -> None:
-    records.create_study(store, "abcd1234", record())
+    records.create_study(store, record())
     with pytest.raises(QuantTaaSError, match="exists already"):
-        records.create_study(store, "abcd1234", record(name="other"))
+        records.create_study(store, record(name="other"))
 
 
 def test_a_lost_summary_is_rebuilt_from_the_events(store: Store) -> None:
-    records.create_study(store, "abcd1234", record())
+    records.create_study(store, record())
     writer = records.EventWriter(store, "abcd1234")
     writer.append("started", trials=[{"name": "baseline", "config": {}}])
     writer.append("finished", recommendation="all good", usage={})
@@ -116,8 +116,8 @@ def test_a_lost_summary_is_rebuilt_from_the_events(store: Store) -> None:
 
 def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
     shared, own = blobs.put_bytes(store, b"shared"), blobs.put_bytes(store, b"own")
-    records.create_study(store, "abcd1234", record(model={"class": "Net", "blob": shared}, own=own))
-    records.create_study(store, "abcd5678", record("abcd5678", model={"class": "Net", "blob": shared}))
+    records.create_study(store, record(model={"class": "Net", "blob": shared}, recover={"blob": own}))
+    records.create_study(store, record("abcd5678", model={"class": "Net", "blob": shared}))
     freed = deletion.delete_study(store, "abcd1234", grace=0)
     assert freed == len(b"own")
     assert not blobs.has_blob(store, own)
@@ -128,13 +128,13 @@ def test_deleting_a_study_sweeps_what_no_other_needs(store: Store) -> None:
 
 def test_young_blobs_survive_a_sweep(store: Store) -> None:
     young = blobs.put_bytes(store, b"being submitted")
-    records.create_study(store, "abcd1234", record())
+    records.create_study(store, record())
     deletion.delete_study(store, "abcd1234")
     assert blobs.has_blob(store, young)
 
 
 def test_a_running_study_is_not_deleted(store: Store) -> None:
-    records.create_study(store, "abcd1234", record())
+    records.create_study(store, record())
     Lease(store, "abcd1234", "a", "host:1").take()
     with pytest.raises(QuantTaaSError, match="is running"):
         deletion.delete_study(store, "abcd1234")

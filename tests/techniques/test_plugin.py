@@ -12,6 +12,7 @@ from quanttaas_jupyter.core import catalogue
 from quanttaas_jupyter.core.errors import RecipeError
 from quanttaas_jupyter.core.fingerprint import reachable
 from quanttaas_jupyter.core.recipe import Recipe
+from quanttaas_jupyter.core.records.trial import TrialConfig
 from quanttaas_jupyter.notebook.completion import recipe_matches
 from quanttaas_jupyter.planning.plan import Planner
 from quanttaas_jupyter.planning.search.first_trials import likely_quantizations
@@ -53,7 +54,7 @@ def test_a_technique_that_was_taken_out_is_known_nowhere(without: None) -> None:
     assert NAME not in recipe_matches(["quantize: [int8-s"], "int8-s")
     assert NAME not in proposed()
     assert NAME not in Recipe.parse(None).quantize
-    assert fmt.color({"quantize": NAME}) == catalogue.UNKNOWN_COLOR
+    assert fmt.color_of(NAME) == catalogue.UNKNOWN_COLOR
 
 
 def test_a_technique_of_another_package_is_known_everywhere_once_its_module_is_imported(without: None) -> None:
@@ -64,10 +65,10 @@ def test_a_technique_of_another_package_is_known_everywhere_once_its_module_is_i
     assert NAME in recipe_matches(["quantize: [int8-s"], "int8-s")
     assert proposed()[:2] == ["int8", NAME]
     assert NAME in Recipe.parse(None).quantize
-    assert fmt.color({"quantize": NAME}) == "#FFC14D"
+    assert fmt.color_of(NAME) == "#FFC14D"
     planner = Planner(record(recipe))
-    planner.add({"prune": None, "quantize": "none", "runtime": RUNTIME})
-    trial = planner.add({"prune": None, "quantize": NAME, "runtime": RUNTIME})
+    planner.add(TrialConfig.baseline(RUNTIME))
+    trial = planner.add(TrialConfig(None, NAME, RUNTIME))
     assert trial.name == NAME
     assert planner.plan.stages[trial.build].kind == "quantize"
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quanttaas_jupyter.core.catalogue import names
+from quanttaas_jupyter.core.records.trial import Pruning, TrialConfig
 from quanttaas_jupyter.views import format as fmt
 
 
@@ -114,25 +115,25 @@ def test_durations() -> None:
 
 
 def test_every_quantization_has_its_own_colour() -> None:
-    colors = [fmt.color({"quantize": name}) for name in names("quantize")]
+    colors = [fmt.color_of(name) for name in names("quantize")]
     assert len(set(colors)) == len(colors)
 
 
 def test_every_pruning_method_has_its_own_marker() -> None:
-    configs = [{"prune": None}, *({"prune": {"method": name, "amount": 0.5}} for name in names("prune"))]
-    markers = [fmt.marker(config) for config in configs]
+    prunings = [None, *(Pruning(name, 0.5) for name in names("prune"))]
+    markers = [fmt.marker(TrialConfig(prune, "none", "torch")) for prune in prunings]
     assert markers[:3] == ["circle", "square", "diamond"]
-    assert len(set(markers)) == len(configs)
+    assert len(set(markers)) == len(prunings)
 
 
 def test_a_pruning_of_nothing_is_no_pruning() -> None:
-    assert fmt.marker({"prune": {"method": "structured", "amount": 0.0}}) == "circle"
+    assert fmt.marker(TrialConfig(Pruning(amount=0.0), "none", "torch")) == "circle"
 
 
 def test_a_configuration_in_words() -> None:
-    given_ = {"prune": {"method": "structured", "amount": 0.5}, "quantize": "int8", "runtime": "torch"}
-    assert fmt.configuration(given_) == "structured 50 % · int8 · torch"
-    assert fmt.configuration({"prune": None, "quantize": "none"}) == "not pruned · not quantized"
+    assert fmt.configuration(TrialConfig(Pruning(amount=0.5), "int8", "torch")) == "structured 50 % · int8 · torch"
+    assert fmt.configuration(TrialConfig.baseline("torch")) == "not pruned · not quantized · torch"
+    assert fmt.configuration(TrialConfig.of({})) == "not pruned · not quantized"
 
 
 def test_a_variable_is_named_after_its_trial() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from quanttaas_jupyter.core.records.trial import TrialConfig
 from quanttaas_jupyter.core.state import StudyState, TrialState
 from quanttaas_jupyter.views.text import study_text, trial_line
 
@@ -20,7 +21,7 @@ METRICS: dict[str, Any] = {
 
 
 def trial(quantize: str = "int8", **changes: Any) -> TrialState:
-    config = {"prune": None, "quantize": quantize, "runtime": "onnxruntime"}
+    config = TrialConfig(None, quantize, "onnxruntime")
     return TrialState("int8", config, status="finished", metrics={**METRICS, **changes})
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from ...core.recipe import Recipe
+from ...core.records.stage import Ranking
+from ...core.records.study import StudyRecord
+from ...core.records.trial import TrialConfig
 from ..plan import Plan, Planner
 
 GOES_ON = "search: auto proposes further trials from what these show, until the budget or the frontier ends it"
-
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Outcome:
     """
 
     name: str
-    config: Config
+    config: TrialConfig
     is_lost: bool = False
     drop: float | None = None
     standard_error: float = 0.0
@@ -49,13 +50,12 @@ class Outcome:
     @property
     def amount(self) -> float:
         """The share of parameters to remove."""
-        prune = self.config["prune"]
-        return float(prune["amount"]) if prune else 0.0
+        return self.config.amount
 
     @property
     def effort(self) -> float:
         """Length of its recovery, relative to the default."""
-        return float(self.config.get("effort", 1.0))
+        return self.config.effort
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Observations:
     """
 
     outcomes: Sequence[Outcome]
-    rankings: Mapping[str, Any] = field(default_factory=dict)
+    rankings: Mapping[str, Ranking] = field(default_factory=dict)
     weights: Mapping[str, int] | None = None
 
 
@@ -78,18 +78,18 @@ class Search(Protocol):
 
     is_adaptive: bool
 
-    def start(self) -> list[Config]:
+    def start(self) -> list[TrialConfig]:
         """Return the first configurations, baselines at the head."""
 
-    def propose(self, observations: Observations, slots: int) -> list[Config]:
+    def propose(self, observations: Observations, slots: int) -> list[TrialConfig]:
         """Return the next configurations for this number of slots; an empty list while it waits, or when it is over."""
 
     def why_hopeless(self, observations: Observations, outcome: Outcome) -> str | None:
         """Return why a screened trial is not worth its full recovery, or None."""
 
 
-def first_plan(record: Mapping[str, Any]) -> Plan:
-    """Return the plan that a study starts with, from its ``study.json``; for a grid it is complete.
+def first_plan(record: StudyRecord) -> Plan:
+    """Return the plan that a study starts with; for a grid it is complete.
 
     Raises:
         RecipeError: No technique implements a value of the recipe.

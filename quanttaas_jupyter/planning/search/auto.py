@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...core import catalogue
-from ...core.recipe import Prune, Recipe
-from ...core.state import is_baseline
+from ...core.recipe import Recipe
+from ...core.records.trial import Pruning, TrialConfig
 from ...techniques.availability import available_quantizations
 from ...techniques.quantize import QUANTIZERS
-from ..plan import baseline_config
-from . import Config, Observations, Outcome
+from . import Observations, Outcome
 from .convergence import cost_of, has_converged
 from .first_trials import first_trials, gentler, likely_quantizations
 from .moves import EFFORTS, MoveContext, base_quantization_of, is_alone, is_same_size, meets, next_move
@@ -54,17 +54,17 @@ class AutoSearch:
             for runtime in recipe.runtime
         }
 
-    def start(self) -> list[Config]:
+    def start(self) -> list[TrialConfig]:
         """Return the baselines: the search needs their results to know the kind of model."""
-        return [baseline_config(runtime) for runtime in self._recipe.runtime]
+        return [TrialConfig.baseline(runtime) for runtime in self._recipe.runtime]
 
-    def propose(self, observations: Observations, slots: int) -> list[Config]:
+    def propose(self, observations: Observations, slots: int) -> list[TrialConfig]:
         """Return as many configurations as keep the slots busy until the pending trials are known."""
         if observations.weights is None:
             return []
-        proposed: list[Config] = []
+        proposed: list[TrialConfig] = []
         for runtime in self._recipe.runtime:
-            mine = [outcome for outcome in observations.outcomes if outcome.config["runtime"] == runtime]
+            mine = [outcome for outcome in observations.outcomes if outcome.config.runtime == runtime]
             room = self._room(mine, slots)
             fresh = self._starters(observations, mine, runtime)
             is_open = self._is_base_undecided(mine, fresh)
@@ -102,11 +102,11 @@ class AutoSearch:
 
         It is not if the quantization of ``other`` breaks even the unpruned model.
         """
-        mine, theirs = ((o.config["quantize"], o.config["runtime"]) for o in (outcome, other))
+        mine, theirs = ((o.config.quantize, o.config.runtime) for o in (outcome, other))
         if mine == theirs or theirs[0] == "none":
             return True
         alone = [o for o in observations.outcomes if is_alone(o)]
-        return any(meets(o, self._goal) for o in alone if (o.config["quantize"], o.config["runtime"]) == theirs)
+        return any(meets(o, self._goal) for o in alone if (o.config.quantize, o.config.runtime) == theirs)
 
     def _left(self, observations: Observations) -> int:
         most = self._recipe.budget.trials or _MOST_TRIALS
@@ -119,15 +119,16 @@ class AutoSearch:
         is_timed = outcome.latency_ratio is not None or self._goal.minimize == "size"
         return outcome.is_lost or (outcome.drop is not None and outcome.size_ratio is not None and is_timed)
 
-    def _is_over(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+    def _is_over(self, mine: list[Outcome], fresh: list[TrialConfig]) -> bool:
         if not self._recipe.budget.trials and len(mine) + len(fresh) >= _MOST_TRIALS:
             return True
         return has_converged([outcome for outcome in mine if self._is_known(outcome)], self._goal)
 
-    def _starters(self, observations: Observations, mine: list[Outcome], runtime: str) -> list[Config]:
+    def _starters(self, observations: Observations, mine: list[Outcome], runtime: str) -> list[TrialConfig]:
         assert observations.weights is not None
         tried = [outcome.config for outcome in mine]
-        named = [prune for prune in self._recipe.prune if prune.method != "structured"]
+        prunings = [prune.pruning for prune in self._recipe.prune]
+        named = [prune for prune in prunings if prune and prune.method != "structured"]
         first = first_trials(
             observations.weights,
             self._quantizations[runtime],
@@ -142,14 +143,14 @@ class AutoSearch:
 
     def _no_quantization_meets_goal(self, mine: list[Outcome]) -> bool:
         """Return whether all quantizations that were tried without pruning are known and miss the goal."""
-        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
+        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config.quantize != "none"]
         return bool(alone) and all(self._is_known(o) and not meets(o, self._goal) for o in alone)
 
-    def _is_base_undecided(self, mine: list[Outcome], fresh: list[Config]) -> bool:
+    def _is_base_undecided(self, mine: list[Outcome], fresh: list[TrialConfig]) -> bool:
         """Return whether all known quantizations miss the goal while others still run, so that pruning should wait."""
-        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config["quantize"] != "none"]
+        alone = [outcome for outcome in mine if is_alone(outcome) and outcome.config.quantize != "none"]
         known = [outcome for outcome in alone if self._is_known(outcome)]
-        is_more = len(known) < len(alone) or any(config["prune"] is None for config in fresh)
+        is_more = len(known) < len(alone) or any(config.prune is None for config in fresh)
         return bool(known) and is_more and not any(meets(outcome, self._goal) for outcome in known)
 
     def _base_quantization(self, mine: list[Outcome], runtime: str, likely: list[str]) -> str:
@@ -158,33 +159,35 @@ class AutoSearch:
         If no quantization meets the goal, models are only pruned: pruning cannot repair a broken quantization.
         """
         allowed = self._quantizations[runtime]
-        known = [o for o in mine if self._is_known(o) and o.config["quantize"] in allowed]
+        known = [o for o in mine if self._is_known(o) and o.config.quantize in allowed]
         rest = "none" if "none" in allowed and self._no_quantization_meets_goal(mine) else likely[0]
         return base_quantization_of(known, self._goal, rest)
 
-    def _ask(self, observations: Observations, mine: list[Outcome], fresh: list[Config], runtime: str) -> Config | None:
+    def _ask(
+        self, observations: Observations, mine: list[Outcome], fresh: list[TrialConfig], runtime: str
+    ) -> TrialConfig | None:
         """Return the next configuration, or None if only tried ones come up."""
         tried = [*(outcome.config for outcome in mine), *fresh]
         context = self._move_context(observations, mine, tried, runtime)
         is_own = len(tried) % _OWN_EVERY == 0 and (context.allowed > 0 or context.most == 0)
         move = None if is_own else next_move(context, len(tried))
-        used = [config["quantize"] for config in tried if not is_baseline(config)]
-        used += [move["quantize"]] if move else []
+        used = [config.quantize for config in tried if not config.is_baseline]
+        used += [move.quantize] if move else []
         space = self._space(observations, mine, used, runtime)
         study = self._study(mine, space)
         own = {**space, "amount": self._amounts_of_interest(context)}
         spaces = [own] * _ATTEMPTS
         if move is not None:
-            study.enqueue_trial(move)
+            study.enqueue_trial(_params(move))
             spaces = [space | _space_of_moves(), *spaces]
         for choices in spaces:
             config = _config(study.ask(choices).params, runtime)
-            if not _is_told(config, tried) and config["quantize"] in self._quantizations[runtime]:
+            if not _is_told(config, tried) and config.quantize in self._quantizations[runtime]:
                 return config
         return None
 
     def _move_context(
-        self, observations: Observations, mine: list[Outcome], tried: list[Config], runtime: str
+        self, observations: Observations, mine: list[Outcome], tried: list[TrialConfig], runtime: str
     ) -> MoveContext:
         known = [outcome for outcome in mine if self._is_known(outcome)]
         likely = likely_quantizations(observations.weights or {}, self._quantizations[runtime])
@@ -192,6 +195,7 @@ class AutoSearch:
             known=known,
             tried=tried,
             goal=self._goal,
+            runtime=runtime,
             base_quantization=self._base_quantization(mine, runtime, likely),
             most=max(self._amounts, default=0.0),
             can_spread=self._can_spread(observations, known),
@@ -236,7 +240,7 @@ class AutoSearch:
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         space = space | _space_of_moves() | {"spread": FloatDistribution(0.0, _MOST_SPREAD, step=0.25)}
         for outcome in mine:
-            if is_baseline(outcome.config):
+            if outcome.config.is_baseline:
                 continue
             study.enqueue_trial(_params(outcome.config))
             trial = study.ask(space)
@@ -262,19 +266,13 @@ def _space_of_moves() -> dict[str, Any]:
     }
 
 
-def _config(params: Mapping[str, Any], runtime: str) -> dict[str, Any]:
+def _config(params: Mapping[str, Any], runtime: str) -> TrialConfig:
     """Return the configuration of an Optuna trial's parameters, without those that have no effect."""
-    amount = round(params["amount"], 2)
-    config: dict[str, Any] = {"prune": None, "quantize": params["quantize"], "runtime": runtime}
-    if amount > 0:
-        config["prune"] = Prune(amount=amount, spread=params["spread"]).model_dump()
-    is_trained = amount > 0
-    if params.get("recover") == "qat" and _is_trainable(params["quantize"]):
-        config["recover"] = "qat"
-        is_trained = True
-    if is_trained and params.get("effort", 1.0) != 1.0:
-        config["effort"] = params["effort"]
-    return config
+    amount, quantize = round(params["amount"], 2), params["quantize"]
+    prune = Pruning(amount=amount, spread=params["spread"]) if amount > 0 else None
+    recover = "qat" if params.get("recover") == "qat" and _is_trainable(quantize) else ""
+    effort = params.get("effort", 1.0) if prune or recover else 1.0
+    return TrialConfig(prune, quantize, runtime, recover, effort)
 
 
 def _is_trainable(quantization: str) -> bool:
@@ -282,18 +280,16 @@ def _is_trainable(quantization: str) -> bool:
     return known is not None and known.is_trainable
 
 
-def _is_told(config: Config, tried: list[Config]) -> bool:
+def _is_told(config: TrialConfig, tried: list[TrialConfig]) -> bool:
     """Return whether a tried configuration differs from this one only by a little of the amount."""
 
-    def split(one: Config) -> tuple[float, dict[str, Any]]:
-        prune = dict(one["prune"] or {})
-        return float(prune.pop("amount", 0.0)), {**one, "prune": prune}
+    def rest(one: TrialConfig) -> TrialConfig:
+        return replace(one, prune=replace(one.prune, amount=0.0)) if one.prune else one
 
-    amount, rest = split(config)
-    return any(rest == others and is_same_size(amount, other) for other, others in map(split, tried))
+    return any(rest(config) == rest(other) and is_same_size(config.amount, other.amount) for other in tried)
 
 
-def _is_idle(known: list[Outcome], without: Callable[[Config], Config]) -> bool:
+def _is_idle(known: list[Outcome], without: Callable[[TrialConfig], TrialConfig]) -> bool:
     """Return whether a choice had no effect where it was tried: size and drop are those ``without`` it."""
     results = [(outcome.config, (outcome.size_ratio, outcome.drop)) for outcome in known if outcome.drop is not None]
     return any(
@@ -310,21 +306,21 @@ def _within_reach(quantizations: list[str], runtime: str) -> list[str]:
     return [name for name, entry in entries.items() if not entry or not entry.is_missing_packages()]
 
 
-def _without_mixed(config: Config) -> Config:
-    return {**config, "quantize": "int8"} if config["quantize"] == "mixed" else config
+def _without_mixed(config: TrialConfig) -> TrialConfig:
+    return replace(config, quantize="int8") if config.quantize == "mixed" else config
 
 
-def _without_spread(config: Config) -> Config:
-    return {**config, "prune": {**config["prune"], "spread": 0.0}} if config["prune"] else config
+def _without_spread(config: TrialConfig) -> TrialConfig:
+    return replace(config, prune=replace(config.prune, spread=0.0)) if config.prune else config
 
 
-def _params(config: Config) -> dict[str, Any]:
-    prune = config["prune"] or {}
-    is_structured = prune.get("method", "structured") == "structured"
+def _params(config: TrialConfig) -> dict[str, Any]:
+    """Return a configuration as parameters of an Optuna trial, in which only structured pruning has an amount."""
+    is_structured = config.prune is not None and config.prune.method == "structured"
     return {
-        "amount": prune.get("amount", 0.0) if is_structured else 0.0,
-        "spread": prune.get("spread", 0.0),
-        "quantize": config["quantize"],
-        "effort": config.get("effort", 1.0),
-        "recover": config.get("recover", "distill"),
+        "amount": config.amount if is_structured else 0.0,
+        "spread": config.spread,
+        "quantize": config.quantize,
+        "effort": config.effort,
+        "recover": config.recover or "distill",
     }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ...core import catalogue
-from ...core.recipe import Prune
+from ...core.records.trial import Pruning, TrialConfig
 
 _BY_CONVOLUTION = (0.75, 0.9, 0.5)
 """First amounts for convolutional models, the likeliest first; chosen, not tuned: they hold many spare channels."""
@@ -18,10 +17,10 @@ def first_trials(
     weights: Mapping[str, int],
     quantizations: Sequence[str],
     most: float,
-    named: Iterable[Prune],
+    named: Iterable[Pruning],
     runtime: str,
     minimize: str = "size",
-) -> list[dict[str, Any]]:
+) -> list[TrialConfig]:
     """Return the first configurations, the likeliest first.
 
     Args:
@@ -35,22 +34,18 @@ def first_trials(
     likely = likely_quantizations(weights, quantizations)
     likeliest = likely[0]
     amounts = _BY_CONVOLUTION if _share(weights, "convolution") > 0.5 else _BY_OTHERS
-    configs: list[dict[str, Any]] = [
-        {"prune": None, "quantize": name, "runtime": runtime} for name in likely if name != "none"
-    ]
-    prunings = [Prune(amount=amount) for amount in amounts if amount <= most]
-    configs += [
-        {"prune": prune.model_dump(), "quantize": likeliest, "runtime": runtime} for prune in (*prunings, *named)
-    ]
+    configs = [TrialConfig(None, name, runtime) for name in likely if name != "none"]
+    prunings = [Pruning(amount=amount) for amount in amounts if amount <= most]
+    configs += [TrialConfig(prune, likeliest, runtime) for prune in (*prunings, *named)]
     if minimize == "latency" and prunings and likeliest != "none" and "none" in quantizations:
         # Quantization makes many models smaller but slower, so pruning alone may be the fastest.
-        configs.append({"prune": prunings[0].model_dump(), "quantize": "none", "runtime": runtime})
+        configs.append(TrialConfig(prunings[0], "none", runtime))
     return configs
 
 
-def gentler(allowed: Sequence[str], tried: Sequence[Mapping[str, Any]], runtime: str) -> list[dict[str, Any]]:
+def gentler(allowed: Sequence[str], tried: Sequence[TrialConfig], runtime: str) -> list[TrialConfig]:
     """Return unpruned trials of quantizations that cost less accuracy, for models that the likely ones do not suit."""
-    configs = [{"prune": None, "quantize": name, "runtime": runtime} for name in _fallbacks() if name in allowed]
+    configs = [TrialConfig(None, name, runtime) for name in _fallbacks() if name in allowed]
     return [config for config in configs if config not in tried]
 
 

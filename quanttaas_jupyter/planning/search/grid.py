@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...core.recipe import Recipe
+from ...core.records.trial import TrialConfig
 from ...techniques.availability import available_quantizations
-from ..plan import baseline_config
-from . import Config, Observations, Outcome
+from . import Observations, Outcome
 
 
 class GridSearch:
@@ -16,21 +16,20 @@ class GridSearch:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
 
-    def start(self) -> list[Config]:
+    def start(self) -> list[TrialConfig]:
         """Return the baselines and each pruning with each quantization; a budget of trials shortens the list."""
         recipe = self._recipe
-        baselines: list[Config] = [baseline_config(runtime) for runtime in recipe.runtime]
+        baselines = [TrialConfig.baseline(runtime) for runtime in recipe.runtime]
         configs = [*baselines]
         for runtime in recipe.runtime:
             for prune in recipe.prune:
                 for quantization in available_quantizations(recipe.quantize, runtime):
-                    amount = prune.model_dump() if prune.amount else None
-                    config = {"prune": amount, "quantize": quantization, "runtime": runtime}
+                    config = TrialConfig(prune.pruning, quantization, runtime)
                     if config not in configs:
                         configs.append(config)
         return configs[: max(recipe.budget.trials, len(baselines))] if recipe.budget.trials else configs
 
-    def propose(self, observations: Observations, slots: int) -> list[Config]:
+    def propose(self, observations: Observations, slots: int) -> list[TrialConfig]:
         """Return no further configurations."""
         return []
 

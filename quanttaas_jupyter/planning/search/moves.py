@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from ...core.recipe import Goal
-from ...core.state import is_baseline
-from . import Config, Outcome
+from ...core.records.trial import Pruning, TrialConfig
+from . import Outcome
 from .convergence import cost_of
 
 _CLOSE = 0.02
@@ -25,8 +24,7 @@ _SAME_SIZE = 0.035
 EFFORTS = (1.0, 3.0, 6.0)
 """Lengths of a recovery relative to the default; chosen, not tuned."""
 
-Params = dict[str, Any]
-_Move = Callable[["MoveContext"], Params | None]
+_Move = Callable[["MoveContext"], TrialConfig | None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class MoveContext:
         known: Outcomes evaluated so far.
         tried: Configurations proposed so far.
         goal: The goal of the study.
+        runtime: The runtime of the trials.
         base_quantization: The quantization that prunings are combined with.
         most: The largest amount of pruning.
         can_spread: Whether the sensitivity of layers to pruning is known.
@@ -46,8 +45,9 @@ class MoveContext:
     """
 
     known: Sequence[Outcome]
-    tried: Sequence[Config]
+    tried: Sequence[TrialConfig]
     goal: Goal
+    runtime: str
     base_quantization: str
     most: float
     can_spread: bool
@@ -58,7 +58,7 @@ class MoveContext:
     @property
     def on_base(self) -> list[Outcome]:
         """Evaluated outcomes with the base quantization."""
-        return [o for o in self.known if o.config["quantize"] == self.base_quantization and o.drop is not None]
+        return [o for o in self.known if o.config.quantize == self.base_quantization and o.drop is not None]
 
     def meets(self, outcome: Outcome) -> bool:
         """Return whether an outcome meets the goal, by its cautious drop."""
@@ -66,7 +66,7 @@ class MoveContext:
 
     def rounding_hurts(self, quantization: str) -> bool:
         """Return whether a quantization alone uses up more than half of the allowed drop."""
-        drops = [o.cautious_drop for o in self.known if o.config["quantize"] == quantization and o.amount == 0]
+        drops = [o.cautious_drop for o in self.known if o.config.quantize == quantization and o.amount == 0]
         return min((drop for drop in drops if drop is not None), default=0.0) > self.goal.max_drop / 2
 
     @property
@@ -97,19 +97,19 @@ def base_quantization_of(known: Sequence[Outcome], goal: Goal, otherwise: str) -
     If the goal is latency, no quantization is a candidate too: it makes no file smaller, but others may be slower.
     """
     costs = [
-        (1.0 if is_baseline(outcome.config) else cost_of(outcome, goal), outcome.config["quantize"])
+        (1.0 if outcome.config.is_baseline else cost_of(outcome, goal), outcome.config.quantize)
         for outcome in known
         if is_alone(outcome)
         and not outcome.is_lost
-        and (outcome.config["quantize"] != "none" or goal.minimize == "latency")
+        and (outcome.config.quantize != "none" or goal.minimize == "latency")
         and meets(outcome, goal)
     ]
-    return min(((cost, str(name)) for cost, name in costs if cost is not None), default=(0.0, otherwise))[1]
+    return min(((cost, name) for cost, name in costs if cost is not None), default=(0.0, otherwise))[1]
 
 
 def is_alone(outcome: Outcome) -> bool:
     """Return whether an outcome shows a quantization without pruning and without training for it."""
-    return outcome.config["prune"] is None and "recover" not in outcome.config
+    return outcome.config.prune is None and not outcome.config.recover
 
 
 def meets(outcome: Outcome, goal: Goal) -> bool:
@@ -118,8 +118,8 @@ def meets(outcome: Outcome, goal: Goal) -> bool:
     return not outcome.is_lost and drop is not None and drop <= goal.max_drop
 
 
-def next_move(context: MoveContext, turn: int) -> Params | None:
-    """Return the parameters of the next trial, or None if no move is new.
+def next_move(context: MoveContext, turn: int) -> TrialConfig | None:
+    """Return the configuration of the next trial, or None if no move is new.
 
     The moves take turns: halve the gap between the largest amount that meets the goal and the smallest that does not;
     fill the widest gap below it, since an amount that meets the goal on the guiding half may miss it on the other;
@@ -128,13 +128,13 @@ def next_move(context: MoveContext, turn: int) -> Params | None:
     moves: list[_Move] = [_halve_the_gap, _train_longer, _fill_the_ladder, _change_the_kind]
     first = turn % len(moves)
     for move in (*moves[first:], *moves[:first]):
-        params = move(context)
-        if params is not None and not _is_tried(params, context.tried):
-            return params
+        config = move(context)
+        if config is not None and not _is_tried(config, context.tried):
+            return config
     return None
 
 
-def _halve_the_gap(context: MoveContext) -> Params | None:
+def _halve_the_gap(context: MoveContext) -> TrialConfig | None:
     """Return an amount between the largest that meets the goal and the next that does not, by the share that is kept.
 
     Trials that still run are assumed to meet the goal, so that a free slot does not go back to milder amounts.
@@ -146,17 +146,17 @@ def _halve_the_gap(context: MoveContext) -> Params | None:
     pending = [amount for amount in _amounts(context) if amount > allowed and (beyond is None or amount < beyond)]
     low = max((allowed, *pending))
     if beyond is None:
-        return _params(min(context.most, 1 - (1 - low) / 2), context.base_quantization)
+        return _on_base(context, min(context.most, 1 - (1 - low) / 2))
     if beyond - low <= _CLOSE:
         return None
     middle = _middle(low, beyond)
     if any(outcome.amount > middle for outcome, _ in _to_train_longer(context)):
         # Training this near miss longer would gain more than a milder amount.
         return None
-    return _params(middle, context.base_quantization, _effort_at(context, allowed))
+    return _on_base(context, middle, _effort_at(context, allowed))
 
 
-def _fill_the_ladder(context: MoveContext) -> Params | None:
+def _fill_the_ladder(context: MoveContext) -> TrialConfig | None:
     """Return the middle of the widest step, by the share that is kept, between amounts up to the largest allowed."""
     steps = [
         (math.log((1 - low) / (1 - high)), low, high)
@@ -165,17 +165,17 @@ def _fill_the_ladder(context: MoveContext) -> Params | None:
     if not steps or max(steps)[0] < -math.log(_STEP):
         return None
     _, low, high = max(steps)
-    return _params(_middle(low, high), context.base_quantization, _effort_at(context, context.allowed))
+    return _on_base(context, _middle(low, high), _effort_at(context, context.allowed))
 
 
-def _train_longer(context: MoveContext) -> Params | None:
+def _train_longer(context: MoveContext) -> TrialConfig | None:
     """Return the cheapest near miss that longer training likely brings to the goal, or else the cheapest near miss."""
     longer = _to_train_longer(context)
-    likely = [params for outcome, params in longer if _likely_drop(outcome, params["effort"]) <= context.goal.max_drop]
+    likely = [config for outcome, config in longer if _likely_drop(outcome, config.effort) <= context.goal.max_drop]
     return next(iter(likely), longer[0][1] if longer else None)
 
 
-def _to_train_longer(context: MoveContext) -> list[tuple[Outcome, Params]]:
+def _to_train_longer(context: MoveContext) -> list[tuple[Outcome, TrialConfig]]:
     """Return the near misses whose next longer training was not tried, the cheapest first."""
     if not context.can_train:
         return []
@@ -183,9 +183,9 @@ def _to_train_longer(context: MoveContext) -> list[tuple[Outcome, Params]]:
     for outcome in context.near_misses:
         longer = next((effort for effort in EFFORTS if effort > outcome.effort), None)
         if outcome.amount > 0 and longer is not None:
-            params = {**_params_of(outcome), "effort": longer}
-            if not _is_tried(params, context.tried):
-                longer_trainings.append((outcome, params))
+            config = replace(_as_structured(outcome.config), effort=longer)
+            if not _is_tried(config, context.tried):
+                longer_trainings.append((outcome, config))
     return longer_trainings
 
 
@@ -194,24 +194,21 @@ def _likely_drop(outcome: Outcome, effort: float) -> float:
     return (outcome.cautious_drop or 0.0) * math.pow(outcome.effort / effort, _LEARNS)
 
 
-def _change_the_kind(context: MoveContext) -> Params | None:
+def _change_the_kind(context: MoveContext) -> TrialConfig | None:
     """Return a near miss with a change: amounts by sensitivity, mixed precision, or training with quantizers."""
     can_qat = context.can_train and context.can_train_quantized
     for outcome in context.near_misses:
-        quantization = outcome.config["quantize"]
+        config, quantization = _as_structured(outcome.config), outcome.config.quantize
         hurts = context.rounding_hurts(quantization)
-        is_trained = outcome.effort > 1 or not context.can_train
-        changes: list[tuple[bool, Params]] = [
-            (outcome.amount > 0 and is_trained and context.can_spread, {"spread": 0.5}),
-            (hurts and quantization == "int8" and context.can_mix, {"quantize": "mixed"}),
-            (hurts and quantization.startswith("int") and can_qat, {"recover": "qat"}),
-        ]
-        for applies, change in changes:
-            if not applies:
-                continue
-            params = {**_params_of(outcome), **change}
-            if not _is_tried(params, context.tried):
-                return params
+        changed = []
+        if config.prune and (outcome.effort > 1 or not context.can_train) and context.can_spread:
+            changed.append(replace(config, prune=replace(config.prune, spread=0.5)))
+        if hurts and quantization == "int8" and context.can_mix:
+            changed.append(replace(config, quantize="mixed"))
+        if hurts and quantization.startswith("int") and can_qat:
+            changed.append(replace(config, recover="qat"))
+        if fresh := next((one for one in changed if not _is_tried(one, context.tried)), None):
+            return fresh
     return None
 
 
@@ -222,41 +219,33 @@ def _effort_at(context: MoveContext, amount: float) -> float:
 
 def _amounts(context: MoveContext) -> list[float]:
     """Return all amounts proposed with the base quantization."""
-    return [c["prune"]["amount"] for c in context.tried if c["prune"] and c["quantize"] == context.base_quantization]
+    return [c.amount for c in context.tried if c.prune and c.quantize == context.base_quantization]
 
 
 def _middle(low: float, high: float) -> float:
     return 1 - math.sqrt((1 - low) * (1 - high))
 
 
-def _params(amount: float, quantize: str, effort: float = 1.0) -> Params:
-    return {
-        "amount": round(amount, 2),
-        "spread": 0.0,
-        "quantize": quantize,
-        "effort": effort,
-        "recover": "distill",
-    }
+def _on_base(context: MoveContext, amount: float, effort: float = 1.0) -> TrialConfig:
+    """Return a trial that prunes by an amount, rounded to percent, on the base quantization."""
+    amount = round(amount, 2)
+    prune = Pruning(amount=amount) if amount else None
+    return TrialConfig(prune, context.base_quantization, context.runtime, effort=effort)
 
 
-def _params_of(outcome: Outcome) -> Params:
-    prune = outcome.config["prune"] or {}
-    return {
-        **_params(outcome.amount, outcome.config["quantize"], outcome.effort),
-        "spread": prune.get("spread", 0.0),
-        "recover": outcome.config.get("recover", "distill"),
-    }
+def _as_structured(config: TrialConfig) -> TrialConfig:
+    """Return the configuration with structured pruning by its amount in percent: moves know no other method."""
+    prune = Pruning(amount=round(config.amount, 2), spread=config.spread) if config.amount else None
+    return replace(config, prune=prune)
 
 
-def _is_tried(params: Params, tried: Sequence[Config]) -> bool:
-    for config in tried:
-        prune = config["prune"] or {}
-        mine = (prune.get("spread", 0.0), config["quantize"], config.get("effort", 1.0))
-        is_same = mine == tuple(params[key] for key in ("spread", "quantize", "effort"))
-        is_same = is_same and config.get("recover", "distill") == params["recover"]
-        if is_same and is_same_size(prune.get("amount", 0.0), params["amount"]):
-            return True
-    return False
+def _is_tried(config: TrialConfig, tried: Sequence[TrialConfig]) -> bool:
+    """Return whether a tried configuration differs from this one at most a little in the amount, or in the method."""
+    return any(_choices(config) == _choices(other) and is_same_size(config.amount, other.amount) for other in tried)
+
+
+def _choices(config: TrialConfig) -> tuple[float, str, float, str]:
+    return config.spread, config.quantize, config.effort, config.recover
 
 
 def is_same_size(amount: float, other: float) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...bundle.batches import Batches
+from ...core.records.artifact import Signature
 from ..registry import Registry
 
 
@@ -35,14 +36,14 @@ class Built:
 
     Attributes:
         export_error: Largest absolute difference between the outputs of the artifact and of the module.
-        signature: Names of inputs, and structures of inputs and outputs.
+        signature: Its inputs and outputs.
         warnings: Sentences for the user.
         graph: File that quantizations start from and layers are counted in, if the artifact itself cannot be changed or
             read; otherwise None.
     """
 
     export_error: float
-    signature: dict[str, Any]
+    signature: Signature
     warnings: tuple[str, ...] = field(default=())
     graph: Path | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 from ...bundle.batches import Batch, Batches
 from ...core.catalogue import Technique
 from ...core.failures import StageError
+from ...core.records.artifact import Signature
 from . import RUNTIMES, Built, Layers, Runtime, Session
 from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
@@ -36,7 +37,7 @@ class ExecuTorch(Runtime):
         probes = probes_of(examples)
         flat = flattened(model, examples.inputs)
         answers = [arrays_of(flat(*batch.inputs)) for batch in probes]
-        signature = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
+        signature = Signature(examples.inputs, examples.names, flat.structure)
         warnings: tuple[str, ...] = ()
         graph = path.with_suffix(".pt2")
         try:

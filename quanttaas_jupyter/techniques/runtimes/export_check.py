@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...bundle.batches import Batch, Batches, call
 from ...bundle.outputs import flatten_outputs
 from ...bundle.structure import Structure
 from ...core.failures import StageError, one_line
+from ...core.records.artifact import Signature
 from . import Session
 
 _RELATIVE = 1e-3
@@ -81,9 +82,9 @@ def one_by_one(session: Callable[[Sequence[Any]], list[Any]]) -> Callable[[Seque
     return run
 
 
-def as_built(session: Session, about: Mapping[str, Any]) -> Session:
-    """Return a session that takes every batch size, whatever its file takes; ``about`` is what building reported."""
-    return one_by_one(session) if about.get("fixed_batch") else session
+def as_built(session: Session, signature: Signature) -> Session:
+    """Return a session that takes every batch size, whatever its file takes."""
+    return one_by_one(session) if signature.fixed_batch else session
 
 
 def resized(batch: Batch, examples: Batches) -> list[Batch]:

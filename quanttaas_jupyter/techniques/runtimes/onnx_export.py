@@ -22,6 +22,7 @@ import numpy as np
 
 from ...bundle.batches import Batches
 from ...core.failures import StageError
+from ...core.records.artifact import Signature
 from ..attention import layer_by_layer
 from .export_check import Mismatch, all_probes, arrays_of, difference, flattened, named, one_by_one, varying
 
@@ -53,7 +54,7 @@ class _Plan:
 
 def export(
     model: Any, examples: Batches, path: Path, run: Runner, report: Callable[[str], None]
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[float, Signature]:
     """Write the ONNX file of a module.
 
     Args:
@@ -64,7 +65,7 @@ def export(
         report: Called with lines for the log.
 
     Returns:
-        The largest absolute difference of the outputs, and the facts needed for loading.
+        The largest absolute difference of the outputs, and the signature of the file.
 
     Raises:
         StageError: Neither exporter can express the module; the message names the operator or line.
@@ -78,7 +79,7 @@ def export(
     names = tuple(_identifier(name) for name in examples.names)
     outputs = tuple(f"output_{i}" if len(answers[0]) > 1 else "output" for i in range(len(answers[0])))
     plan = _Plan(flat, tuple(probes[0].inputs), names, outputs, varying(examples, probes))
-    signature = {"inputs": examples.inputs, "input_names": list(names), "outputs": structure}
+    signature = Signature(examples.inputs, names, structure)
 
     def compare(file: Path = path) -> float:
         return difference(run(file, names), probes, answers)
@@ -97,8 +98,8 @@ def export(
             found = _attempt(functools.partial(write, plan.of_one_sample(), path), compare_one_by_one)
             if found.error is not None:
                 reason = _clearest(attempts)
-                signature |= {"fixed_batch": 1, "why_fixed": f"{FIXED}: {reason}"}
-                return _leaner(found.error, path, compare_one_by_one, report), signature
+                fixed = dataclasses.replace(signature, fixed_batch=1, why_fixed=f"{FIXED}: {reason}")
+                return _leaner(found.error, path, compare_one_by_one, report), fixed
     raise StageError(f"ONNX cannot express this model: {_reasons(attempts)}", _hint(attempts))
 
 

@@ -32,7 +32,7 @@ class TensorRt(Runtime):
         package()
         graph = path.with_suffix(".onnx")
         error, signature = export(model, examples, graph, lambda file, names: self.open_graph(file, 1, names), report)
-        build(graph, path, self._targets, shapes_of(graph, seen_by(examples, signature["input_names"])), self._notes)
+        build(graph, path, self._targets, shapes_of(graph, seen_by(examples, signature.input_names)), self._notes)
         return Built(error, signature, graph=graph)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:

@@ -9,6 +9,7 @@ from typing import Any
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
 from ...core.failures import StageError
+from ...core.records.artifact import Signature
 from . import RUNTIMES, Built, Layers, Runtime, Session
 from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
@@ -39,7 +40,7 @@ class TorchExport(Runtime):
             raise StageError(f"torch.export does not reproduce the model: {mismatch}") from mismatch
         except Exception as problem:
             raise StageError(f"torch.export cannot express this model: {named(problem)}") from problem
-        signature = {"inputs": examples.inputs, "input_names": list(examples.names), "outputs": flat.structure}
+        signature = Signature(examples.inputs, examples.names, flat.structure)
         return Built(error, signature)
 
     def open(self, path: Path, threads: int, names: Sequence[str]) -> Session:

@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttaas_jupyter.core.recipe import Goal, Prune
+from quanttaas_jupyter.core.recipe import Goal
+from quanttaas_jupyter.core.records.trial import Pruning, TrialConfig
 from quanttaas_jupyter.planning.search import Outcome
 from quanttaas_jupyter.planning.search.moves import MoveContext, _change_the_kind, base_quantization_of, next_move
 
-GOAL = Goal(max_drop=0.01)
+GOAL, RUNTIME = Goal(max_drop=0.01), "onnxruntime"
 
 
 def outcome(amount: float, drop: float | None, quantize: str = "int8", **changes: Any) -> Outcome:
-    prune = Prune(amount=amount).model_dump() if amount else None
     extra = {key: changes.pop(key) for key in ("effort", "recover") if key in changes}
-    config = {"prune": prune, "quantize": quantize, "runtime": "onnxruntime", **extra}
+    config = TrialConfig(Pruning(amount=amount) if amount else None, quantize, RUNTIME, **extra)
     size = (1 - amount) * (0.25 if quantize.startswith("int8") else 1.0)
     values = {"drop": drop, "size_ratio": None if drop is None else size, **changes}
     return Outcome(f"{amount:g}-{quantize}", config, **values)
@@ -23,7 +23,8 @@ def outcome(amount: float, drop: float | None, quantize: str = "int8", **changes
 
 def context(*known: Outcome, tried: tuple[Outcome, ...] = (), most: float = 0.97, can_mix: bool = True) -> MoveContext:
     configs = [item.config for item in (*known, *tried)]
-    return MoveContext(known, configs, GOAL, base_quantization_of(known, GOAL, "int8"), most, True, can_mix)
+    base = base_quantization_of(known, GOAL, "int8")
+    return MoveContext(known, configs, GOAL, RUNTIME, base, most, can_spread=True, can_mix=can_mix)
 
 
 def test_the_base_quantization_is_the_cheapest_unpruned_quantization_that_meets_the_goal() -> None:
@@ -50,58 +51,55 @@ def test_for_latency_no_quantization_carries_where_others_are_slower() -> None:
 def test_the_gap_between_what_meets_the_goal_and_what_does_not_is_halved() -> None:
     move = next_move(context(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5)), turn=0)
     assert move is not None
-    assert move["amount"] == pytest.approx(1 - (0.5 * 0.1) ** 0.5, abs=0.01)
-    assert move["quantize"] == "int8"
+    assert move.amount == pytest.approx(1 - (0.5 * 0.1) ** 0.5, abs=0.01)
+    assert move.quantize == "int8"
 
 
 def test_of_what_still_runs_the_best_is_hoped() -> None:
     running = outcome(0.7, None)
     move = next_move(context(outcome(0, 0), outcome(0.5, 0.0), outcome(0.9, 0.5), tried=(running,)), turn=0)
     assert move is not None
-    assert move["amount"] == pytest.approx(1 - (0.3 * 0.1) ** 0.5, abs=0.01)
+    assert move.amount == pytest.approx(1 - (0.3 * 0.1) ** 0.5, abs=0.01)
 
 
 def test_while_everything_meets_the_goal_half_of_the_rest_goes_up_to_the_largest_amount() -> None:
     move = next_move(context(outcome(0, 0), outcome(0.9, 0.0)), turn=0)
     assert move is not None
-    assert move["amount"] == pytest.approx(0.95)
+    assert move.amount == pytest.approx(0.95)
     at_most = next_move(context(outcome(0, 0), outcome(0.6, 0.0), most=0.7), turn=0)
     assert at_most is not None
-    assert at_most["amount"] == pytest.approx(0.7)
+    assert at_most.amount == pytest.approx(0.7)
 
 
 def test_a_near_miss_is_trained_longer_and_longer() -> None:
     missed = outcome(0.8, 0.02)
     move = next_move(context(outcome(0, 0), outcome(0.5, 0.0), missed), turn=1)
     assert move is not None
-    assert (move["amount"], move["effort"]) == (0.8, 3.0)
+    assert (move.amount, move.effort) == (0.8, 3.0)
     again = next_move(context(outcome(0, 0), outcome(0.5, 0.0), missed, outcome(0.8, 0.02, effort=3.0)), turn=1)
     assert again is not None
-    assert (again["amount"], again["effort"]) == (0.8, 6.0)
+    assert (again.amount, again.effort) == (0.8, 6.0)
 
 
 def test_the_near_miss_that_longer_training_likely_saves_goes_before_cheaper_ones() -> None:
     known = outcome(0, 0), outcome(0.75, 0.014), outcome(0.84, 0.0199)
     move = next_move(context(*known), turn=1)
     assert move is not None
-    assert (move["amount"], move["effort"]) == (0.75, 3.0)
+    assert (move.amount, move.effort) == (0.75, 3.0)
 
 
 def test_near_misses_train_longer_before_milder_amounts_are_tried() -> None:
     missed = outcome(0.5, 0.0101), outcome(0.75, 0.014)
     moves = [next_move(context(outcome(0, 0), *missed), turn) for turn in range(4)]
-    assert all(move is not None and move["amount"] >= 0.5 for move in moves)
+    assert all(move is not None and move.amount >= 0.5 for move in moves)
 
 
 def kinds_tried(*known: Outcome) -> list[tuple[float, str, str]]:
     """What is done to near misses until nothing is left to do."""
     seen, found = list(known), []
     while (move := _change_the_kind(context(*seen))) is not None:
-        found.append((move["spread"], move["quantize"], move["recover"]))
-        prune = Prune(amount=move["amount"], spread=move["spread"]).model_dump()
-        config = {"prune": prune, "quantize": move["quantize"], "runtime": "onnxruntime", "recover": move["recover"]}
-        config["effort"] = move["effort"]
-        seen.append(Outcome("tried", config, is_lost=True))
+        found.append((move.spread, move.quantize, move.recover))
+        seen.append(Outcome("tried", move, is_lost=True))
     return found
 
 
@@ -109,19 +107,19 @@ def test_a_near_miss_that_trained_longer_is_tried_with_amounts_by_sensitivity() 
     missed = outcome(0.8, 0.015)
     assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), missed) == []
     longer = outcome(0.8, 0.015, effort=3.0)
-    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), longer) == [(0.5, "int8", "distill")]
+    assert kinds_tried(outcome(0, 0), outcome(0.78, 0.0), longer) == [(0.5, "int8", "")]
 
 
 def test_where_rounding_alone_hurts_layers_are_kept_and_quantizers_trained_with() -> None:
     found = kinds_tried(outcome(0, 0.008), outcome(0.78, 0.008), outcome(0.8, 0.015, effort=3.0))
-    assert found == [(0.5, "int8", "distill"), (0.0, "mixed", "distill"), (0.0, "int8", "qat")]
+    assert found == [(0.5, "int8", ""), (0.0, "mixed", ""), (0.0, "int8", "qat")]
 
 
 def test_where_nothing_is_trained_no_move_trains() -> None:
     known = outcome(0, 0.008), outcome(0.5, 0.008), outcome(0.8, 0.015)
     ground_ = replace(context(*known), can_train=False)
     moves = [next_move(ground_, turn) for turn in range(4)]
-    assert all(move is None or (move["effort"], move["recover"]) == (1.0, "distill") for move in moves)
+    assert all(move is None or (move.effort, move.recover) == (1.0, "") for move in moves)
     always = replace(context(*known), can_train_quantized=False, can_mix=False, can_spread=False)
     assert _change_the_kind(always) is None
 
@@ -153,13 +151,5 @@ def test_a_move_is_new_and_within_bounds_whatever_was_seen(found: list[Outcome],
     move = next_move(context(*known, tried=tuple(found)), turn)
     if move is None:
         return
-    assert 0 <= move["amount"] <= 0.97
-    same = [
-        config
-        for config in (item.config for item in found)
-        if ((config["prune"] or {}).get("amount", 0.0), config["quantize"]) == (move["amount"], move["quantize"])
-        and config.get("effort", 1.0) == move["effort"]
-        and config.get("recover", "distill") == move["recover"]
-        and (config["prune"] or {}).get("spread", 0.0) == move["spread"]
-    ]
-    assert not same
+    assert 0 <= move.amount <= 0.97
+    assert move not in [item.config for item in found]

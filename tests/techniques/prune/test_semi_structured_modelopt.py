@@ -108,7 +108,7 @@ def test_zeros_outlast_training_in_the_file_that_a_study_measures(tmp_path: Path
     trial = state.trials["2:4-modelopt"]
     assert trial.status == "finished", trial.error
     assert trial.metrics["pruned_share"] == pytest.approx(0.5, abs=0.02)
-    with blobs.blob_file(LocalStore(tmp_path), trial.artifact["blob"]) as path:
+    with blobs.blob_file(LocalStore(tmp_path), trial.artifact.blob) as path:
         weights = [numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer]
     matrices = [weight for weight in weights if weight.ndim == 2]
     assert len(matrices) == 3

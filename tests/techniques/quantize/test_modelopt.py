@@ -39,7 +39,7 @@ class Built:
 
     def job(self, name: str, **more: Any) -> QuantizeJob:
         target = self.folder / f"{name}{self.place.suffix}"
-        names = tuple(self.built.signature["input_names"])
+        names = self.built.signature.input_names
         more.setdefault("module", lambda: copy.deepcopy(self.model))
         more.setdefault("class_dim", 1)
         ignore = more.pop("ignore", ())
@@ -52,7 +52,7 @@ class Built:
         return job.target, done.graph or job.target, done
 
     def quality(self, graph: Path) -> float:
-        session = self.place.open_graph(graph, 1, self.built.signature["input_names"])
+        session = self.place.open_graph(graph, 1, self.built.signature.input_names)
         return sqnr_db(session([images().numpy()])[0], self.said)
 
 
@@ -70,7 +70,7 @@ def test_multiplying_inputs_and_dividing_weights_changes_nothing(find: Any, tmp_
     built = Built(Transformer(), "onnxruntime", tmp_path)
     found = modelopt_scales.scaled(load_prepared(built.path), find(built.job("int8-smoothquant")))
     assert sum(node.op_type == "Mul" and node.name.endswith("/multiply") for node in found.model.graph.node) == 9
-    (name,) = built.built.signature["input_names"]
+    (name,) = built.built.signature.input_names
     np.testing.assert_allclose(open_model(found.model).run(None, {name: images().numpy()})[0], built.said, atol=1e-5)
 
 

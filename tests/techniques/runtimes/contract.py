@@ -88,12 +88,12 @@ class Contract:
 
     def quantize(self, name: str, x: torch.Tensor, **more: Any) -> tuple[Path, Quantized]:
         target = self.path.with_name(f"{name}{self.place.suffix}")
-        names = tuple(self.built.signature["input_names"])
+        names = self.built.signature.input_names
         job = QuantizeJob(self.source, target, batches(x), names, more.pop("ignore", ()), print, **more)
         return target, QUANTIZERS.get((name, self.runtime))(job)
 
     def run(self, path: Path, x: torch.Tensor) -> np.ndarray:
-        return np.asarray(self.place.open(path, 1, self.built.signature["input_names"])([x.numpy()])[0])
+        return np.asarray(self.place.open(path, 1, self.built.signature.input_names)([x.numpy()])[0])
 
     def layers_of(self, path: Path) -> Any:
         return self.place.layers(path)
@@ -107,7 +107,7 @@ class Contract:
         self.build(model, images(), folder)
         for name in ("", "int8", "fp16"):
             path = self.quantize(name, images())[0] if name else self.path
-            session = self.place.open(path, 1, self.built.signature["input_names"])
+            session = self.place.open(path, 1, self.built.signature.input_names)
             for size in (1, 40):
                 found = session([images(size).numpy()])[0]
                 np.testing.assert_allclose(found, model(images(size)).detach().numpy(), atol=0.1)

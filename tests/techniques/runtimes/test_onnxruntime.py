@@ -39,10 +39,10 @@ def test_dict_inputs_and_outputs_come_back_in_their_structure(tmp_path: Path) ->
     model = TwoHeads()
     batch = {"image": torch.randn(8, 1, 8, 8), "table": torch.randn(8, 4), "labels": torch.zeros(8)}
     built = build(model, [batch], tmp_path / "m.onnx")
-    assert built.signature["input_names"] == ["image", "table"]
-    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature["input_names"])
+    assert built.signature.input_names == ("image", "table")
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature.input_names)
     arrays = session([batch["image"].numpy(), batch["table"].numpy()])
-    outputs = unflatten(built.signature["outputs"], arrays)
+    outputs = unflatten(built.signature.outputs, arrays)
     assert set(outputs) == {"logits", "score"}
     assert outputs["score"].shape == (8, 1)
 
@@ -61,7 +61,7 @@ def test_lengths_that_differ_between_batches_stay_free(tmp_path: Path) -> None:
     model = Sequence()
     data = [(torch.randn(4, length, 5), torch.zeros(4)) for length in (7, 9, 4)]
     built = build(model, data, tmp_path / "m.onnx")
-    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature["input_names"])
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature.input_names)
     x = torch.randn(2, 13, 5)
     np.testing.assert_allclose(session([x.numpy()])[0], model(x).detach().numpy(), atol=1e-4)
 
@@ -73,7 +73,7 @@ class Unread(nn.Module):
 
 def test_an_input_that_the_model_never_reads_is_no_trouble(tmp_path: Path) -> None:
     built = build(Unread(), [{"used": torch.ones(4, 2), "unread": torch.ones(4, 2)}], tmp_path / "m.onnx")
-    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature["input_names"])
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature.input_names)
     assert session([np.ones((3, 2), np.float32), np.zeros((3, 2), np.float32)])[0].tolist() == [[2, 2]] * 3
 
 
@@ -101,7 +101,7 @@ class Wordy(nn.Module):
 
 def test_outputs_that_are_no_tensors_leave_the_file_and_none_at_all_is_refused(tmp_path: Path) -> None:
     data = (torch.randn(4, 2), torch.zeros(4))
-    assert build(Texty(), data, tmp_path / "m.onnx").signature["outputs"] == ["tuple", "tensor", None]
+    assert build(Texty(), data, tmp_path / "m.onnx").signature.outputs == ["tuple", "tensor", None]
     with pytest.raises(StageError, match="returns no tensor but a str"):
         build(Wordy(), data, tmp_path / "n.onnx")
 
@@ -114,8 +114,8 @@ class Sum(nn.Module):
 def test_inputs_in_a_tuple_get_names_that_exporters_leave_alone(tmp_path: Path) -> None:
     data = [((torch.ones(4, 2), torch.zeros(4, 2)), torch.zeros(4))]
     built = build(Sum(), data, tmp_path / "m.onnx")
-    assert built.signature["input_names"] == ["input_0", "input_1"]
-    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature["input_names"])
+    assert built.signature.input_names == ("input_0", "input_1")
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature.input_names)
     assert session([np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)])[0].tolist() == [[3, 3]] * 3
 
 
@@ -146,6 +146,6 @@ class FrozenBatch(nn.Module):
 
 def test_a_batch_size_that_tracing_froze_is_found_out(tmp_path: Path) -> None:
     built = build(FrozenBatch(), (torch.randn(8, 2, 2), torch.zeros(8)), tmp_path / "m.onnx")
-    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature["input_names"])
+    session = RUNTIME.open(tmp_path / "m.onnx", 1, built.signature.input_names)
     for size in (1, 5):
         assert session([np.ones((size, 2, 2), np.float32)])[0].shape == (size, 4)

@@ -22,7 +22,7 @@ class TestOnTensorRt(Contract):
     precisions: ClassVar = {"int8": (0.30, 20), "fp8": (0.30, 15), "fp16": (0.55, 50), "int4-weight": (0.30, 15)}
 
     def run(self, path: Path, x: torch.Tensor) -> np.ndarray:
-        return np.asarray(self.place.open_graph(path, 1, self.built.signature["input_names"])([x.numpy()])[0])
+        return np.asarray(self.place.open_graph(path, 1, self.built.signature.input_names)([x.numpy()])[0])
 
     def integer_layers(self, path: Path) -> list[str]:
         return integer_products(path)

@@ -66,7 +66,7 @@ class TestOpenVino(Contract):
         for network in (ResidualNet(), Transformer()):
             self.build(network, images(), tmp_path)
             self.quantize("int8", images())
-            sessions = [self.place.open(self.path, 1, self.built.signature["input_names"]) for _ in range(3)]
+            sessions = [self.place.open(self.path, 1, self.built.signature.input_names) for _ in range(3)]
             while sessions:
                 sessions.pop(0)
                 gc.collect()

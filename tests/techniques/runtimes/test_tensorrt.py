@@ -24,7 +24,7 @@ class TestTensorRt(Contract):
     precisions: ClassVar = {"int8": (0.9, 20), "fp8": (0.9, 15), "fp16": (0.9, 50), "bf16": (0.99, 35)}
 
     def run(self, path: Path, x: torch.Tensor) -> np.ndarray:
-        session = self.place.open_graph(path.with_suffix(".onnx"), 1, self.built.signature["input_names"])
+        session = self.place.open_graph(path.with_suffix(".onnx"), 1, self.built.signature.input_names)
         return np.asarray(session([x.numpy()])[0])
 
     def layers_of(self, path: Path) -> Any:
