@@ -217,7 +217,7 @@ def stratified(classes: torch.Tensor, count: int) -> torch.Tensor:
     return torch.argsort((rank + 0.5) / sizes[inverse], stable=True)[:count]
 
 
-def call(model: Any, structure: Structure, leaves: Sequence[Any]) -> Any:
+def call(model: Callable[..., Any], structure: Structure, leaves: Sequence[Any]) -> Any:
     """Call a model with its inputs unpacked: a tuple as positional arguments, a dict as keywords, else one argument."""
     inputs = unflatten(structure, list(leaves))
     if is_one_argument(structure):

@@ -15,11 +15,14 @@ import importlib.metadata
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from .local_code import is_local_module
+
+if TYPE_CHECKING:
+    import torch
 
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 _IGNORED_MODULE_STATE = frozenset({"training", "_is_full_backward_hook", "_compiled_call_impl"})
@@ -116,7 +119,7 @@ class _Walker:
 
             self._hash.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
-    def _module(self, module: Any) -> None:
+    def _module(self, module: torch.nn.Module) -> None:
         self._text("module", type(module).__qualname__)
         self.add(type(module))
         for key in sorted(vars(module)):

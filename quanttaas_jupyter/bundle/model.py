@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -14,6 +14,9 @@ from ..core.errors import ModelError
 from ..core.failures import first_line
 from .digest import digest
 from .local_code import pickled_by_value
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def snapshot(model: Any) -> ModelSnapshot:
     return ModelSnapshot(dumps(_folded(module)), digest(module), description)
 
 
-def unwrapped(model: Any) -> Any:
+def unwrapped(model: Any) -> torch.nn.Module:
     """Return the plain module inside ``torch.compile``, DataParallel or DistributedDataParallel.
 
     Raises:
@@ -72,7 +75,7 @@ def unwrapped(model: Any) -> Any:
     return model
 
 
-def _folded(module: Any) -> Any:
+def _folded(module: torch.nn.Module) -> torch.nn.Module:
     """Return the module with computed parametrizations (weight norm, orthogonal weights), which cannot be pickled."""
     import torch
     from torch.nn.utils import parametrize
@@ -80,7 +83,8 @@ def _folded(module: Any) -> Any:
     if not any(parametrize.is_parametrized(child) for child in module.modules()):
         return module
     copied = copy.deepcopy(module)
-    for child in filter(parametrize.is_parametrized, list(copied.modules())):
+    parametrized: list[Any] = [child for child in copied.modules() if parametrize.is_parametrized(child)]
+    for child in parametrized:
         values = {name: getattr(child, name).detach().clone() for name in child.parametrizations}
         del child.parametrizations
         # The copy shares its generated class with the original: ``remove_parametrizations`` would break both.
@@ -90,7 +94,7 @@ def _folded(module: Any) -> Any:
     return copied
 
 
-def dumps(module: Any) -> bytes:
+def dumps(module: torch.nn.Module) -> bytes:
     """Pickle a module together with the local code it needs.
 
     Raises:
@@ -112,14 +116,14 @@ def dumps(module: Any) -> bytes:
     return stream.getvalue()
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes) -> torch.nn.Module:
     """Load a pickled module onto the CPU in eval mode.
 
     This runs code, so only use it on data that this user submitted.
     """
     import torch
 
-    model = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    model: torch.nn.Module = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     return model.eval()
 
 
@@ -131,7 +135,7 @@ class _Pickle:
     dumps = staticmethod(cloudpickle.dumps)
 
 
-def _unpicklable_member(module: Any) -> str:
+def _unpicklable_member(module: torch.nn.Module) -> str:
     members = [(path, name, value) for path, child in module.named_modules() for name, value in vars(child).items()]
     with pickled_by_value():
         for path, name, value in members:

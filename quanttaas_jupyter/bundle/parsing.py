@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError
 from .batches import Batch
 from .structure import TEXT, Structure, flatten
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parsed_batch(
@@ -41,7 +44,7 @@ def parsed_batch(
     return batch, tuple(name for name, _ in input_leaves), (input_structure, target_structure)
 
 
-def _narrowed(leaf: Any) -> Any:
+def _narrowed(leaf: torch.Tensor) -> torch.Tensor:
     import torch
 
     return leaf.float() if leaf.dtype == torch.float64 else leaf
@@ -105,7 +108,7 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, (Mapping, tuple, list))
 
 
-def as_tensor(leaf: Any, option: str, name: str) -> Any:
+def as_tensor(leaf: Any, option: str, name: str) -> torch.Tensor:
     """Return a tensor, array or number as a tensor on the CPU. Raises DataError naming ``option`` and ``name``."""
     import numpy
     import torch

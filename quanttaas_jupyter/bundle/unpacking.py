@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 LABEL_NAMES = (
     "labels",
@@ -103,7 +106,7 @@ class Unpacking:
         return tuple(str(part) for part in parts if part not in self.inputs and part not in self.targets)
 
 
-def _own_labels(tokens: Any, mask: Any) -> Any:
+def _own_labels(tokens: Any, mask: Any) -> torch.Tensor:
     """Tokens as labels, with padding ignored."""
     import torch
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..compute.clusters import Cluster, open_cluster, store_for
 from ..core.config import load_config
@@ -24,6 +24,9 @@ from .preparation import prepare
 from .study import Study, whoami
 from .submission import Submission, bundle, ignore_progress
 
+if TYPE_CHECKING:
+    import torch
+
 LOCAL = "local"
 
 _PATIENCE = 10.0
@@ -33,7 +36,7 @@ RecipeLike = Recipe | Mapping[str, Any] | str | Path | None
 
 
 def compress(
-    model: Any,
+    model: torch.nn.Module,
     data: Any = None,
     recipe: RecipeLike = None,
     calibration: Any = None,
@@ -146,7 +149,7 @@ def _stores(store: str | Path | None) -> list[Store]:
 
 
 def plan(
-    model: Any,
+    model: torch.nn.Module,
     data: Any = None,
     recipe: RecipeLike = None,
     calibration: Any = None,

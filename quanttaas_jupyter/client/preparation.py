@@ -8,7 +8,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import model as models
 from ..bundle.batches import Batch, Batches
@@ -22,6 +22,9 @@ from ..core.records.study import StudyRecord
 from ..core.versions import versions
 from ..techniques.availability import refuse_unavailable
 from .inspection import Asked, Inspection, inspect
+
+if TYPE_CHECKING:
+    import torch
 
 _CHECK_SAMPLES = 8
 """Samples on which model and metric are tried before submission; chosen, not tuned, to return fast."""
@@ -121,7 +124,7 @@ def prepare(
     )
 
 
-def _inspected(model: Any, source: Source, asked: Asked) -> Inspection:
+def _inspected(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     try:
         return inspect(model, source, asked)
     except QuantTaaSError:
@@ -161,7 +164,7 @@ def _shape_of(mine: Any, theirs: Any) -> str:
     return f"{json.dumps(mine)} instead of {json.dumps(theirs)}"
 
 
-def _refuse_unknown_modules(module: Any, ignore: tuple[str, ...]) -> None:
+def _refuse_unknown_modules(module: torch.nn.Module, ignore: tuple[str, ...]) -> None:
     names = {path for path, _ in module.named_modules() if path}
     classes = {type(child).__name__ for child in module.modules()}
     for name in ignore:
@@ -170,7 +173,7 @@ def _refuse_unknown_modules(module: Any, ignore: tuple[str, ...]) -> None:
             raise RecipeError(f"ignore: the model has no module or class {name!r}; {hint}")
 
 
-def _refuse_unready(module: Any) -> None:
+def _refuse_unready(module: torch.nn.Module) -> None:
     """Raise ModelError where weights do not exist yet, or are integers already."""
     import torch
 
@@ -192,11 +195,11 @@ def _refuse_unready(module: Any) -> None:
             raise ModelError(f"the model is quantized already: {name} holds integers; {_GIVE_FLOATS}")
 
 
-def _home_of(child: Any) -> str:
+def _home_of(child: torch.nn.Module) -> str:
     return f"{type(child).__module__}.{type(child).__name__}"
 
 
-def _refuse_other_precisions(module: Any) -> None:
+def _refuse_other_precisions(module: torch.nn.Module) -> None:
     import torch
 
     for name, parameter in module.named_parameters():
@@ -207,7 +210,7 @@ def _refuse_other_precisions(module: Any) -> None:
             )
 
 
-def _loaded(snapshot: models.ModelSnapshot) -> Any:
+def _loaded(snapshot: models.ModelSnapshot) -> torch.nn.Module:
     """Return the copied model as a worker will load it."""
     try:
         return models.loads(snapshot.data)

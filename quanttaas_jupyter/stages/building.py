@@ -7,7 +7,7 @@ import gzip
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import model as models
 from ..bundle.batches import Batches
@@ -28,6 +28,9 @@ from ..techniques.runtimes.export_check import as_built
 from . import inference
 from .context import Context
 from .model_profile import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
+
+if TYPE_CHECKING:
+    import torch
 
 _JUDGED_SAMPLES = 512
 """Samples on which techniques and screens compute a drop; chosen, not tuned. Fewer make their decisions noisy."""
@@ -246,19 +249,19 @@ def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
     )
 
 
-def _whole(context: Context) -> Any:
+def _whole(context: Context) -> torch.nn.Module:
     portable_model.refuse(context.settings["model"])
     return context.model("trained")
 
 
 def _taught(
     context: Context,
-    model: Any,
-    teacher: Any,
+    model: torch.nn.Module,
+    teacher: torch.nn.Module,
     lesson: Batches,
     epochs: int | None,
     warn: Callable[[str], None],
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     settings = context.settings
     zeros = {name: p == 0 for name, p in model.named_parameters()} if settings["keep_zeros"] else {}
     ignored = ignored_modules(tuple(settings.get("ignore", ())), classes_of(model))
@@ -282,7 +285,7 @@ def _taught(
     return _unmasked(job.model, zeros), summary
 
 
-def _model(context: Context, model: Any, measurements: Mapping[str, Any]) -> StageResult:
+def _model(context: Context, model: torch.nn.Module, measurements: Mapping[str, Any]) -> StageResult:
     blob = blobs.put_bytes(context.store, models.dumps(model))
     return StageResult(blobs={"model": blob}, measurements=measurements)
 
@@ -346,7 +349,7 @@ def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJ
     ]
 
 
-def _masked(model: Any, zeros: dict[str, Any]) -> Any:
+def _masked(model: torch.nn.Module, zeros: dict[str, torch.Tensor]) -> torch.nn.Module:
     """Keep pruned weights at zero during a recovery, by masking their gradients."""
     for name, parameter in model.named_parameters():
         mask = zeros.get(name)
@@ -356,7 +359,7 @@ def _masked(model: Any, zeros: dict[str, Any]) -> Any:
     return model
 
 
-def _unmasked(model: Any, zeros: dict[str, Any]) -> Any:
+def _unmasked(model: torch.nn.Module, zeros: dict[str, torch.Tensor]) -> torch.nn.Module:
     import torch
 
     with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import local_code
 from ..bundle import model as models
@@ -21,6 +21,9 @@ from ..techniques import portable_model
 from ..techniques.evaluate.judge import Measure
 from ..techniques.runtimes import RUNTIMES, Notes, Runtime, Session
 from ..techniques.runtimes.export_check import as_built
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Context:
         """Measurements that runtimes kept from earlier builds of any study."""
         return _NotesInStore(self.store)
 
-    def model(self, role: str = "model") -> Any:
+    def model(self, role: str = "model") -> torch.nn.Module:
         """Return the module that the stage in this role made, or the user's model."""
         if made := self.inputs.get(role):
             return models.loads(blobs.get_bytes(self.store, made.blobs["model"]))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.batches import Batch, Batches, call
 from ..bundle.outputs import kept_outputs
 from ..bundle.structure import unflatten
 from ..core.records.artifact import Signature
 from ..techniques.runtimes import Session
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = 64
 """Samples per batch of evaluations; chosen, not tuned."""
@@ -30,7 +33,7 @@ def of_session(
             report(f"measured {seen} of {samples.samples} samples")
 
 
-def of_module(model: Any, samples: Batches) -> Iterator[Any]:
+def of_module(model: torch.nn.Module, samples: Batches) -> Iterator[Any]:
     """Yield the outputs of a module for every batch."""
     import torch
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.batches import Batches, call
 
+if TYPE_CHECKING:
+    import torch
 
-def classes_of(model: Any) -> dict[str, str]:
+
+def classes_of(model: torch.nn.Module) -> dict[str, str]:
     """Return the class name of each module by path."""
     return {path: type(module).__name__ for path, module in model.named_modules() if path}
 
 
-def parameters_of(model: Any) -> int:
+def parameters_of(model: torch.nn.Module) -> int:
     """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def nonzero_in(model: Any) -> int:
+def nonzero_in(model: torch.nn.Module) -> int:
     """Return the number of parameters without zero weights; vectors, such as biases, are counted in full."""
     return sum(int((p != 0).sum()) if p.ndim > 1 else p.numel() for p in model.parameters())
 
 
-def weights_by_kind(model: Any) -> dict[str, int]:
+def weights_by_kind(model: torch.nn.Module) -> dict[str, int]:
     """Return the number of parameters by the kind of layer that holds them; a search starts from it."""
     import torch
 
@@ -40,7 +43,7 @@ def weights_by_kind(model: Any) -> dict[str, int]:
     return counts
 
 
-def macs_of(model: Any, examples: Batches) -> int | None:
+def macs_of(model: torch.nn.Module, examples: Batches) -> int | None:
     """Return the multiply-accumulate operations for one sample, or None if they cannot be counted."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -8,17 +8,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.batches import Batches
 from ..bundle.structure import flatten, is_one_argument, unflatten
 from ..core.failures import StageError
 
+if TYPE_CHECKING:
+    import torch
+
 WHY_NOT = "the model came from another version of Python as an exported program, which cannot be pruned or trained"
 WHAT_INSTEAD = "use a kernel with the cluster's version of Python, or an image with yours; or quantize only"
 
 
-def pack(model: Any, examples: Batches) -> tuple[bytes, dict[str, Any]]:
+def pack(model: torch.nn.Module, examples: Batches) -> tuple[bytes, dict[str, Any]]:
     """Export a module, and return the program's bytes and the structures of its inputs and outputs.
 
     Raises:
@@ -32,7 +35,7 @@ def pack(model: Any, examples: Batches) -> tuple[bytes, dict[str, Any]]:
         return path.read_bytes(), {"inputs": built.signature.inputs, "outputs": built.signature.outputs}
 
 
-def load(data: bytes, signature: Mapping[str, Any]) -> Any:
+def load(data: bytes, signature: Mapping[str, Any]) -> torch.nn.Module:
     """Return a module that runs a packed program and is called like the original.
 
     Raises:
@@ -59,7 +62,7 @@ def load(data: bytes, signature: Mapping[str, Any]) -> Any:
             leaves = [leaf for _, leaf in flatten(inputs)[0]]
             return unflatten(signature["outputs"], list(self.program(*leaves)))
 
-        def train(self, mode: bool = True) -> Any:
+        def train(self, mode: bool = True) -> Portable:
             # An exported program has one mode only, and raises an error for another.
             self.training = False
             return self

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batch, Batches, Leaf, call
 from ...bundle.data import Source
@@ -23,6 +23,9 @@ from .metric_check import refuse_uneven, tried
 from .rows import Collapsed, Layout, layout_of
 from .tasks import Finding, as_logits, looks_ahead, refuse_unknown, task_of
 from .unpackings import Signature, candidates
+
+if TYPE_CHECKING:
+    import torch
 
 _RUN_ON = 8
 """Samples that the model is run on while its inputs are found out."""
@@ -77,7 +80,7 @@ class Inspection:
     measure: Measure
 
 
-def inspect(model: Any, source: Source, asked: Asked) -> Inspection:
+def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     """Look at a model and its evaluation data.
 
     Args:
@@ -126,17 +129,17 @@ def inspect(model: Any, source: Source, asked: Asked) -> Inspection:
     return Inspection(understanding, unpacking, is_narrowed, layout, found, pickled, measure)
 
 
-def answering(model: Any, data: Batches) -> Callable[[Batch], Any]:
+def answering(model: torch.nn.Module, data: Batches) -> Callable[[Batch], Any]:
     """Return a function that gives the model's outputs for a batch of some data."""
     return lambda batch: kept_outputs(_run(model, dataclasses.replace(data, batches=(batch,))))[0]
 
 
-def is_causal(model: Any) -> bool:
+def is_causal(model: torch.nn.Module) -> bool:
     """Whether a model is a causal language model of ``transformers``."""
     return type(model).__name__.endswith(_CAUSAL)
 
 
-def _unpacked(model: Any, source: Source, asked: Asked) -> tuple[Unpacking, bool]:
+def _unpacked(model: torch.nn.Module, source: Source, asked: Asked) -> tuple[Unpacking, bool]:
     """Find how batches are taken apart, by running the model on the candidates in turn."""
     error: Exception | None = None
     found = candidates(source.first_item, Signature.of(model), asked.labels)
@@ -171,7 +174,7 @@ def _each(found: Any, item: Any) -> Any:
         yield candidate
 
 
-def _decoders(found: Any, model: Any) -> Any:
+def _decoders(found: Any, model: torch.nn.Module) -> Any:
     """Yield the candidates, with decoder inputs made of the labels if the model has a decoder."""
     config = getattr(model, "config", None)
     has_decoder = _has_decoder(model) and "decoder_input_ids" in Signature.of(model).names
@@ -188,11 +191,11 @@ def _decoders(found: Any, model: Any) -> Any:
             yield candidate
 
 
-def _has_decoder(model: Any) -> bool:
+def _has_decoder(model: torch.nn.Module) -> bool:
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def _is_narrowed(model: Any, batch: Batches) -> bool:
+def _is_narrowed(model: torch.nn.Module, batch: Batches) -> bool:
     import torch
 
     weights = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
@@ -201,7 +204,7 @@ def _is_narrowed(model: Any, batch: Batches) -> bool:
     )
 
 
-def _run(model: Any, first: Batches, seed: int = 0) -> Any:
+def _run(model: torch.nn.Module, first: Batches, seed: int = 0) -> Any:
     """Run a model on a few samples, as a worker will. Raises DataError or ModelError."""
     import torch
 
@@ -231,7 +234,7 @@ def _run(model: Any, first: Batches, seed: int = 0) -> Any:
     return outputs
 
 
-def _answers_twice(model: Any, few: Batches) -> Any:
+def _answers_twice(model: torch.nn.Module, few: Batches) -> Any:
     """Run twice; refuse a model that answers the same input differently. Raises ModelError."""
     import torch
 
@@ -251,7 +254,7 @@ def _answers_twice(model: Any, few: Batches) -> Any:
     return first
 
 
-def _layout(model: Any, source: Source, batch_dim: int | None) -> Layout:
+def _layout(model: torch.nn.Module, source: Source, batch_dim: int | None) -> Layout:
     """Find where samples lie, and tell the source. Raises ModelError where one sample alone comes out differently."""
     import torch
 
@@ -259,7 +262,7 @@ def _layout(model: Any, source: Source, batch_dim: int | None) -> Layout:
     _refuse_absent(batch_dim, first)
     batch = first.batches[0] if first.batches[0].samples > 1 or not first.is_uniform() else first.joined()
 
-    def run(leaves: Sequence[Any]) -> list[Any]:
+    def run(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             return [leaf for _, leaf in flatten_outputs(call(model, first.inputs, leaves))[0]]
 
@@ -328,7 +331,7 @@ def _target_dim(leaf: Leaf, batch: Batch, layout: Layout) -> int:
 
 
 def _task(
-    model: Any, first: Batches, asked: Asked, layout: Layout, unpacking: Unpacking
+    model: torch.nn.Module, first: Batches, asked: Asked, layout: Layout, unpacking: Unpacking
 ) -> tuple[Judging, list[str], Any, Any]:
     """Return the judging, notes, and the judged output and targets of some samples."""
     import torch
@@ -362,7 +365,7 @@ def _task(
         return finding.judging, list(finding.notes), output, None
     if isinstance(targets, (dict, tuple)) and len(flatten(targets)[0]) > 1:
         return _several_targets(base, targets, asked), [], output, targets
-    tensor = targets if isinstance(targets, list) else target
+    tensor: Any = targets if isinstance(targets, list) else target
     if isinstance(tensor, torch.Tensor) and target_dim:
         tensor = tensor.movedim(target_dim, 0)
     try:
@@ -381,7 +384,7 @@ def _task(
     return finding.judging, list(finding.notes), output, targets
 
 
-def _leaves_the_unit(model: Any, first: Batches, judging: Judging) -> bool:
+def _leaves_the_unit(model: torch.nn.Module, first: Batches, judging: Judging) -> bool:
     """Whether outputs that lie between 0 and 1 are logits, which large inputs drive out of these bounds."""
     batch = first.batches[0]
     for factor in (100.0, -100.0):
@@ -394,7 +397,7 @@ def _leaves_the_unit(model: Any, first: Batches, judging: Judging) -> bool:
     return False
 
 
-def _judged_name(leaves: Mapping[str, Any], target: Any, asked: Asked) -> str | None:
+def _judged_name(leaves: Mapping[str, torch.Tensor], target: Any, asked: Asked) -> str | None:
     """Return the dotted name of the output that is judged. Raises DataError for one that does not exist."""
     if not leaves:
         return None
@@ -413,13 +416,13 @@ def _judged_name(leaves: Mapping[str, Any], target: Any, asked: Asked) -> str | 
     return fitting[0] if fitting else names[0]
 
 
-def _fits(output: Any, shape: Any) -> bool:
+def _fits(output: torch.Tensor, shape: Any) -> bool:
     sizes = [size for size in shape if size > 1]
     own = [size for size in output.shape if size > 1]
     return own == sizes or any([*own[:at], *own[at + 1 :]] == sizes for at in range(1, len(own)))
 
 
-def _without_targets(output: Any, base: Judging, name: str, asked: Asked) -> Finding:
+def _without_targets(output: torch.Tensor, base: Judging, name: str, asked: Asked) -> Finding:
     """Class scores are told by the name ``logits`` or by being a table."""
     if asked.task in ("regression", "embedding"):
         return Finding(dataclasses.replace(base, task=asked.task))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batch
 from ...core.failures import first_line
+
+if TYPE_CHECKING:
+    import torch
 
 _RELATIVE = 1e-3
 """Share of the largest output by which rows may differ: kernels round differently at other batch sizes."""
@@ -68,7 +71,7 @@ class Collapsed(Exception):
         self.alone, self.together = alone, together
 
 
-def _dims_of(leaves: Sequence[Any], dim: int) -> tuple[int, ...] | None:
+def _dims_of(leaves: Sequence[torch.Tensor], dim: int) -> tuple[int, ...] | None:
     """Return the dimension of the samples in every leaf, given that of the first; None if a leaf has none."""
     if leaves[0].ndim <= dim or leaves[0].shape[dim] < 2:
         return None
@@ -81,10 +84,10 @@ def _dims_of(leaves: Sequence[Any], dim: int) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def _tried(run: Run, leaves: Sequence[Any], dims: tuple[int, ...]) -> Layout | None:
+def _tried(run: Run, leaves: Sequence[torch.Tensor], dims: tuple[int, ...]) -> Layout | None:
     """Compare what two samples give together and alone; None if the model cannot run them."""
 
-    def rows(*positions: int) -> list[Any]:
+    def rows(*positions: int) -> list[torch.Tensor]:
         import torch
 
         picked = torch.tensor(positions)
@@ -114,7 +117,7 @@ def _tried(run: Run, leaves: Sequence[Any], dims: tuple[int, ...]) -> Layout | N
     return Layout(dims, tuple(found), True)
 
 
-def _grown(together: Any, alone: Any, preferred: int) -> int | None:
+def _grown(together: torch.Tensor, alone: torch.Tensor, preferred: int) -> int | None:
     """Return the dimension along which two samples give twice what one gives, all others being equal."""
     if together.ndim != alone.ndim:
         return None
@@ -123,7 +126,7 @@ def _grown(together: Any, alone: Any, preferred: int) -> int | None:
     return grown[0] if len(grown) == 1 and others == grown else None
 
 
-def _alike(mine: Any, theirs: Any) -> bool:
+def _alike(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
     if mine.shape != theirs.shape:
         return False
     if not mine.is_floating_point():
@@ -133,5 +136,5 @@ def _alike(mine: Any, theirs: Any) -> bool:
     return not difference.numel() or float(difference.max()) <= _RELATIVE * scale + 1e-5
 
 
-def _output_dims_by_size(outputs: Sequence[Any], samples: int) -> tuple[int | None, ...]:
+def _output_dims_by_size(outputs: Sequence[torch.Tensor], samples: int) -> tuple[int | None, ...]:
     return tuple(0 if output.ndim and output.shape[0] == samples else None for output in outputs)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DataError
 from ...core.understanding import TASKS, Judging, Scores
 from ...techniques.evaluate.tensors import class_dims
+
+if TYPE_CHECKING:
+    import torch
 
 _TORCH_IGNORES = -100
 _VOID = 255
@@ -38,7 +41,12 @@ def refuse_unknown(task: str | None) -> None:
 
 
 def task_of(
-    output: Any, target: Any, base: Judging, task: str | None, ignore_label: int | None, is_causal: bool
+    output: torch.Tensor,
+    target: torch.Tensor | list[Any],
+    base: Judging,
+    task: str | None,
+    ignore_label: int | None,
+    is_causal: bool,
 ) -> Finding:
     """Find the task.
 
@@ -89,7 +97,7 @@ def as_logits(finding: Finding) -> Finding:
     return Finding(replace(finding.judging, scores="logits"), notes)
 
 
-def looks_ahead(output: Any, target: Any) -> bool:
+def looks_ahead(output: torch.Tensor, target: torch.Tensor) -> bool:
     """Whether scores with classes last (n, length, classes) say the next token of labels rather than the same one."""
     if output.ndim != 3 or output.shape[:2] != target.shape or target.shape[1] < 2:
         return False
@@ -97,7 +105,7 @@ def looks_ahead(output: Any, target: Any) -> bool:
     return int((guess[:, :-1] == target[:, 1:]).sum()) > int((guess[:, :-1] == target[:, :-1]).sum())
 
 
-def scores_of(output: Any, class_dim: int | None) -> Scores:
+def scores_of(output: torch.Tensor, class_dim: int | None) -> Scores:
     """Whether an output holds class numbers, probabilities or logits."""
     import torch
 
@@ -111,7 +119,9 @@ def scores_of(output: Any, class_dim: int | None) -> Scores:
     return "logits"
 
 
-def _of_integers(output: Any, target: Any, base: Judging, task: str | None, is_causal: bool) -> Finding:
+def _of_integers(
+    output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None, is_causal: bool
+) -> Finding:
     output_shape, squeezed = tuple(output.shape), _squeezed(target)
     if not output.is_floating_point():
         return _of_classes(output, target, base)
@@ -128,7 +138,7 @@ def _of_integers(output: Any, target: Any, base: Judging, task: str | None, is_c
     )
 
 
-def _of_classes(output: Any, target: Any, base: Judging) -> Finding:
+def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Finding:
     if not _same_places(output, target):
         raise DataError(
             f"the model gives whole numbers of shape {tuple(output.shape)}, and targets have shape "
@@ -140,7 +150,9 @@ def _of_classes(output: Any, target: Any, base: Judging) -> Finding:
     return Finding(_with_ignored(judging, target, None), (note,))
 
 
-def _of_class_scores(output: Any, target: Any, dims: list[int], base: Judging, is_causal: bool) -> Finding:
+def _of_class_scores(
+    output: torch.Tensor, target: torch.Tensor, dims: list[int], base: Judging, is_causal: bool
+) -> Finding:
     notes: list[str] = []
     dim = dims[0]
     if len(dims) > 1:
@@ -167,7 +179,7 @@ def _of_class_scores(output: Any, target: Any, dims: list[int], base: Judging, i
     return Finding(_with_ignored(judging, target, classes, notes), tuple(notes))
 
 
-def _of_floats(output: Any, target: Any, base: Judging, task: str | None) -> Finding:
+def _of_floats(output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None) -> Finding:
     if not output.is_floating_point():
         raise DataError(
             "the model gives whole numbers and the targets are floats; give integer targets, or --task regression"
@@ -185,7 +197,9 @@ def _of_floats(output: Any, target: Any, base: Judging, task: str | None) -> Fin
     return _of_same_shape(output, target.double(), base, task, is_whole=False)
 
 
-def _of_same_shape(output: Any, target: Any, base: Judging, task: str | None, is_whole: bool) -> Finding:
+def _of_same_shape(
+    output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None, is_whole: bool
+) -> Finding:
     """Tell values, zeros and ones, and one-hot rows apart, in outputs and targets of one shape."""
     has_columns = output.ndim == 2 and output.shape[1] > 1
     kept = target if base.ignore_label is None else target[target != base.ignore_label]
@@ -215,7 +229,7 @@ def _of_same_shape(output: Any, target: Any, base: Judging, task: str | None, is
     return Finding(judging, (f"all targets are 0 or 1: {name}, outputs are {what}; --task regression says otherwise",))
 
 
-def _of_one_hot(output: Any, base: Judging, note: str) -> Finding:
+def _of_one_hot(output: torch.Tensor, base: Judging, note: str) -> Finding:
     judging = replace(
         base,
         task="classification",
@@ -227,7 +241,7 @@ def _of_one_hot(output: Any, base: Judging, note: str) -> Finding:
     return Finding(judging, (note,))
 
 
-def _values(output: Any, target: Any, base: Judging) -> Judging:
+def _values(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Judging:
     if base.ignore_label is not None:
         raise DataError("--ignore-label is for class labels; leave out samples whose values do not count")
     if not _same_places(output, target):
@@ -242,7 +256,9 @@ def _task_of_list(target: Sequence[Any]) -> str | None:
     return "detection" if target and isinstance(target[0], dict) and "boxes" in target[0] else None
 
 
-def _with_ignored(judging: Judging, target: Any, classes: int | None, notes: list[str] | None = None) -> Judging:
+def _with_ignored(
+    judging: Judging, target: torch.Tensor, classes: int | None, notes: list[str] | None = None
+) -> Judging:
     """Find the label that counts nowhere; refuse labels that are no classes."""
     if judging.ignore_label is not None:
         refuse_strange_labels(target, judging)
@@ -264,7 +280,7 @@ def _with_ignored(judging: Judging, target: Any, classes: int | None, notes: lis
     raise DataError(_strange(strange, classes))
 
 
-def refuse_strange_labels(target: Any, judging: Judging) -> None:
+def refuse_strange_labels(target: torch.Tensor | None, judging: Judging) -> None:
     """Raise DataError where targets, samples first, are not what those of the first look were."""
     import torch
 
@@ -299,7 +315,7 @@ def refuse_strange_labels(target: Any, judging: Judging) -> None:
         raise DataError(_strange(sorted({int(label) for label in target[wrong].unique()}), judging.classes or 0))
 
 
-def _refuse_other_rows(target: Any) -> None:
+def _refuse_other_rows(target: torch.Tensor) -> None:
     sums = target.sum(1)
     if bool(((sums - 1).abs() > _SHARE_ERROR).any()):
         value = float(sums[(sums - 1).abs() > _SHARE_ERROR][0])
@@ -317,7 +333,7 @@ def _strange(labels: list[int], classes: int) -> str:
     )
 
 
-def _better_dim(output: Any, target: Any, dims: list[int]) -> tuple[int, str]:
+def _better_dim(output: torch.Tensor, target: torch.Tensor, dims: list[int]) -> tuple[int, str]:
     """Of several dimensions that the shapes allow, the one along which more labels are right."""
     counted = target != _TORCH_IGNORES
     shares = {dim: float(((output.argmax(dim) == target) & counted).sum()) / max(1, int(counted.sum())) for dim in dims}
@@ -328,12 +344,12 @@ def _better_dim(output: Any, target: Any, dims: list[int]) -> tuple[int, str]:
     )
 
 
-def _squeezed(target: Any) -> Any:
+def _squeezed(target: torch.Tensor) -> torch.Tensor:
     """Targets without dimensions of one behind the samples."""
     return target.reshape(len(target), *[size for size in target.shape[1:] if size > 1]) if target.ndim else target
 
 
-def _same_places(output: Any, target: Any) -> bool:
+def _same_places(output: torch.Tensor, target: torch.Tensor) -> bool:
     if output.ndim == 0 or target.ndim == 0 or len(output) != len(target):
         return False
     return [size for size in output.shape[1:] if size > 1] == [size for size in target.shape[1:] if size > 1]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.unpacking import LABEL_NAMES, OTHER_LABEL_NAMES, Part, Unpacking, parts_of
 from ...core.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 _INPUT_NAMES = (
     "image",
@@ -45,7 +48,7 @@ class Signature:
     is_open: bool
 
     @classmethod
-    def of(cls, model: Any) -> Signature:
+    def of(cls, model: torch.nn.Module) -> Signature:
         """Read the signature of a module's ``forward``."""
         parameters = list(inspect.signature(model.forward).parameters.values())
         kinds = inspect.Parameter

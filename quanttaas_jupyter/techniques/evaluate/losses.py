@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...core.failures import StageError, explain
 from ...core.understanding import Judging
 from .tensors import aligned, classes_last, counted, judged, raw_targets
+
+if TYPE_CHECKING:
+    import torch
 
 _TORCH_IGNORES = -100
 """What losses of torch ignore unless they are told another label."""
@@ -86,6 +89,6 @@ def _weights(loss: Any, reduction: str, target: Any, values: Any, judging: Judgi
     return torch.where(counts, weight[torch.where(counts, target, 0)], 0.0)
 
 
-def _by_sample(values: Any) -> np.ndarray:
+def _by_sample(values: torch.Tensor) -> np.ndarray:
     found: np.ndarray = values.reshape(len(values), -1).double().sum(1).numpy()
     return found

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ..registry import Registry
+
+if TYPE_CHECKING:
+    import torch
 
 Ranking = Sequence[tuple[str, float]]
 """Layers (module paths) with the SQNR in dB of the model's outputs when only that layer is pruned; worst first."""
@@ -36,10 +39,10 @@ class PruneJob:
         output: Dotted name of the output that is judged; empty for ``logits`` or the first.
     """
 
-    model: Any
+    model: torch.nn.Module
     amount: float
     examples: Batches
-    ignore: tuple[Any, ...]
+    ignore: tuple[torch.nn.Module, ...]
     report: Callable[[str], None]
     importance: str = "auto"
     scope: str = "global"
@@ -59,7 +62,7 @@ class Pruned:
         choices: Decisions of the technique, such as the importance; small JSON.
     """
 
-    model: Any
+    model: torch.nn.Module
     warnings: tuple[str, ...] = ()
     choices: dict[str, Any] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from ..evaluate.tensors import class_dims
 from . import PruneJob
 from .units import Units
 
+if TYPE_CHECKING:
+    import torch
+
 KINDS = ("magnitude", "batchnorm", "taylor")
 _SAMPLES, _BATCH = 128, 16
 _IGNORED_LABEL = -100
@@ -31,7 +34,7 @@ _FLATTEST = 1e-3
 """Share of an output's mean square added to its variance; chosen, not tuned, so that constants are not amplified."""
 
 
-def applicable(model: Any, units: Units) -> tuple[str, ...]:
+def applicable(model: torch.nn.Module, units: Units) -> tuple[str, ...]:
     """Return the kinds of importance that apply to this model's units."""
     return tuple(kind for kind in KINDS if kind != "batchnorm" or _scales(model, units))
 
@@ -58,7 +61,7 @@ def of_groups(kind: str, job: PruneJob, units: Units) -> list[np.ndarray]:
     return [_normal(changes[group.units]) for group in units.groups]
 
 
-def _squares(model: Any) -> dict[str, np.ndarray]:
+def _squares(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {
         name: parameter.detach().double().square().numpy()
         for name, parameter in model.named_parameters()
@@ -66,7 +69,7 @@ def _squares(model: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _scales(model: Any, units: Units) -> dict[str, np.ndarray]:
+def _scales(model: torch.nn.Module, units: Units) -> dict[str, np.ndarray]:
     import torch
 
     names = {axis.name for axis in units.axes}
@@ -118,7 +121,7 @@ def _taylor(job: PruneJob, units: Units) -> np.ndarray:
     return scores
 
 
-def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any) -> list[Any]:
+def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: torch.Generator) -> list[torch.Tensor]:
     import torch
 
     leaves = [leaf for _, leaf in flatten_outputs(outputs)[0] if leaf.requires_grad]
@@ -142,14 +145,14 @@ def _losses(job: PruneJob, outputs: Any, targets: Sequence[Any], generator: Any)
     ]  # fmt: skip
 
 
-def _are_labels(scores: Any, labels: Any, dim: int) -> bool:
+def _are_labels(scores: torch.Tensor, labels: torch.Tensor, dim: int) -> bool:
     if dim not in class_dims(scores, labels) or labels.is_complex():
         return False
     counted = labels[labels != _IGNORED_LABEL]
     return len(counted) > 0 and int(counted.min()) >= 0 and int(counted.max()) < scores.shape[dim]
 
 
-def _spread(leaf: Any) -> Any:
+def _spread(leaf: torch.Tensor) -> torch.Tensor:
     """Return the standard deviation of an output, with a floor so that a nearly constant one is not amplified."""
     return (leaf.var(correction=0) + _FLATTEST * leaf.square().mean()).sqrt().clamp_min(1e-8)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .couplings import Couplings, Labels
+
+if TYPE_CHECKING:
+    import torch
 
 Passed = Sequence["Labels | None"]
 """Labels of each output; None for an output that no later operation uses, such as saved statistics."""
@@ -79,7 +82,7 @@ def rule(names: str) -> Callable[[Rule], Rule]:
     return keep
 
 
-def tensors_in(value: Any) -> list[Any]:
+def tensors_in(value: Any) -> list[torch.Tensor]:
     """Return all tensors in nested tuples and lists."""
     if hasattr(value, "untyped_storage"):
         return [value]

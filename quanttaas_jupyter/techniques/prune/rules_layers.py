@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .couplings import Couplings, Label, Labels
 from .rules import Operation, Passed, fixed, rule
+
+if TYPE_CHECKING:
+    import torch
 
 
 @rule("mm addmm bmm baddbmm linear mv matmul dot")
@@ -31,7 +34,7 @@ def _product(op: Operation) -> Labels:
     return labels_out if bias is None else _added(op, labels_out, bias)
 
 
-def _added(op: Operation, labels_out: Labels, bias: Any) -> Labels:
+def _added(op: Operation, labels_out: Labels, bias: torch.Tensor) -> Labels:
     offset = len(labels_out) - bias.ndim
     for dim, label in enumerate(op.labels(bias)):
         if bias.shape[dim] != 1:

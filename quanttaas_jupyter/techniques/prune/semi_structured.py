@@ -6,11 +6,14 @@ Mishra et al., "Accelerating Sparse Deep Neural Networks" (2021). Other hardware
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.catalogue import Technique
 from ...core.failures import StageError
 from . import PRUNERS, Pruned, PruneJob
+
+if TYPE_CHECKING:
+    import torch
 
 GROUP = 4
 """Consecutive weights of a group in the 2:4 pattern."""
@@ -40,7 +43,7 @@ def prune(job: PruneJob) -> Pruned:
     return zero_in_fours(job, lambda path, module: halve(module))
 
 
-def zero_in_fours(job: PruneJob, zero: Callable[[str, Any], None]) -> Pruned:
+def zero_in_fours(job: PruneJob, zero: Callable[[str, torch.nn.Module], None]) -> Pruned:
     """Call ``zero(path, module)`` for each layer that fits the pattern, once for a weight that several layers share.
 
     Raises:
@@ -95,7 +98,7 @@ def halve(module: Any) -> None:
         rows.copy_(fours.scatter(-1, smallest, 0.0).flatten(-2))
 
 
-def _inputs(module: Any) -> int | None:
+def _inputs(module: torch.nn.Module) -> int | None:
     """Return the number of inputs along which groups of four are formed, or None for other layers."""
     import torch
 

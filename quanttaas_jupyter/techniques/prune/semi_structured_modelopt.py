@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...bundle.batches import call
+from ...bundle.batches import Batches, call
 from ...core.catalogue import Technique
 from ...core.failures import StageError
 from ..modelopt import in_one_sentence, sparsity
 from . import PRUNERS, Pruned, PruneJob
 from .semi_structured import GROUP, halve, kept_weights, zero_in_fours
+
+if TYPE_CHECKING:
+    import torch
 
 _SAMPLES, _BATCH = 512, 32
 """Calibration samples of SparseGPT, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
@@ -63,7 +66,7 @@ def prune(job: PruneJob) -> Pruned:
     return replace(pruned, choices={**pruned.choices, "chosen_by_sparsegpt": len(chosen)})
 
 
-def _where_complete(mask: Any, weight: Any, halved: Any) -> Any:
+def _where_complete(mask: torch.Tensor, weight: torch.Tensor, halved: torch.Tensor) -> torch.Tensor:
     """Return the masked weight; where a mask keeps less than two of four, return the weight halved by magnitude.
 
     ModelOpt drops all weights of an input that is zero on all calibration samples.
@@ -74,7 +77,7 @@ def _where_complete(mask: Any, weight: Any, halved: Any) -> Any:
     return torch.where(is_complete.expand(-1, -1, GROUP).flatten(-2), weight * mask, halved)
 
 
-def _masks(job: PruneJob) -> dict[str, Any]:
+def _masks(job: PruneJob) -> dict[str, torch.Tensor]:
     """Return the masks of kept weights of Linear layers, by path."""
     batches = job.examples.head(_SAMPLES).rebatched(_BATCH)
     with in_one_sentence("choose weights of", "use 2:4"):
@@ -97,7 +100,7 @@ def _masks(job: PruneJob) -> dict[str, Any]:
     return {path: mask for path, mask in found.items() if mask is not None}
 
 
-def _judged(model: Any, batches: Any) -> list[str]:
+def _judged(model: torch.nn.Module, batches: Batches) -> list[str]:
     """Return the Linear layers that run on inputs that ModelOpt supports; it would zero all weights of others."""
     import torch
 
@@ -116,7 +119,7 @@ def _judged(model: Any, batches: Any) -> list[str]:
     return [path for path, is_taken in seen.items() if is_taken]
 
 
-def _run(model: Any, batches: Any) -> None:
+def _run(model: torch.nn.Module, batches: Batches) -> None:
     import torch
 
     with torch.no_grad():

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Surgery:
     """Changes made to a model; ``undo`` reverts all of them."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
         self._undo: list[Callable[[], None]] = []
 
@@ -51,7 +54,7 @@ class Surgery:
         for module in [m for m in self._model.modules() if changed & set(m.modules())]:
             self.set(module, sizes_of(module))
 
-    def set(self, module: Any, values: Mapping[str, Any]) -> None:
+    def set(self, module: torch.nn.Module, values: Mapping[str, Any]) -> None:
         """Set attributes of a module to new values."""
         for name, value in values.items():
             old = getattr(module, name)
@@ -64,13 +67,13 @@ class Surgery:
         while self._undo:
             self._undo.pop()()
 
-    def _put(self, module: Any, key: str, old: Any, new: Any) -> None:
+    def _put(self, module: torch.nn.Module, key: str, old: Any, new: Any) -> None:
         self._undo.append(partial(setattr, module, key, old))
         setattr(module, key, new)
 
 
 @contextlib.contextmanager
-def runs_leave_nothing(model: Any) -> Iterator[None]:
+def runs_leave_nothing(model: torch.nn.Module) -> Iterator[None]:
     """Remove the hooks and attributes that a model adds to itself while it runs; some cannot be pickled."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
     before = [(m, set(vars(m)), {name: dict(vars(m)[name]) for name in hooks}) for m in model.modules()]
@@ -85,7 +88,7 @@ def runs_leave_nothing(model: Any) -> Iterator[None]:
                 vars(module)[name].update(entries)
 
 
-def sizes_of(module: Any) -> dict[str, Any]:
+def sizes_of(module: torch.nn.Module) -> dict[str, Any]:
     """Return the size attributes of one of PyTorch's own modules, as its tensors have them."""
     from torch import nn
 
@@ -98,7 +101,7 @@ def sizes_of(module: Any) -> dict[str, Any]:
         groups = new if module.num_groups == module.num_channels else module.num_groups
         return {"num_channels": new, "num_groups": groups}
     if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
-        tensor: Any = module.weight if module.weight is not None else module.running_mean
+        tensor: torch.Tensor = module.weight if module.weight is not None else module.running_mean
         return {} if tensor is None else {"num_features": tensor.shape[0]}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
         return {"normalized_shape": tuple(module.weight.shape)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batch, call
 from ...bundle.outputs import flatten_outputs
@@ -19,6 +19,9 @@ from ..attention import layer_by_layer
 from .couplings import Couplings, Label, Labels
 from .recurrent import couple_recurrent
 from .rules import Operation, passed_on, tensors_in
+
+if TYPE_CHECKING:
+    import torch
 
 Note = Callable[[str, str, bool, "dict[str, Any]", "list[Any]"], None]
 """Called with module path, operation, whether it is pointwise, its arguments by name and its outputs."""
@@ -77,7 +80,7 @@ class Trace:
         return [axis for axis in axes if axis.label is not None]
 
 
-def trace(model: Any, structure: Structure, batch: Batch, fixed: set[int]) -> Trace:
+def trace(model: torch.nn.Module, structure: Structure, batch: Batch, fixed: set[int]) -> Trace:
     """Run the model, and return the couplings of its parameters.
 
     Args:
@@ -101,7 +104,7 @@ def trace(model: Any, structure: Structure, batch: Batch, fixed: set[int]) -> Tr
     return traced
 
 
-def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[Any]:
+def watch(model: torch.nn.Module, structure: Structure, batch: Batch, note: Note) -> list[Any]:
     """Run the model without gradients and call ``note`` after each operation.
 
     Returns:
@@ -123,12 +126,12 @@ def watch(model: Any, structure: Structure, batch: Batch, note: Note) -> list[An
                 note(path[-1], _SAME.get(name, name), torch.Tag.pointwise in func.tags, values, tensors_in(result))
             return result
 
-    def enter(name: str, module: Any) -> None:
+    def enter(name: str, module: torch.nn.Module) -> None:
         path.append(name)
         if isinstance(module, torch.nn.RNNBase):
             inside.append(module)
 
-    def leave(module: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def leave(module: torch.nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         name = path.pop()
         if isinstance(module, torch.nn.RNNBase) and inside:
             inside.pop()
@@ -156,7 +159,7 @@ def is_step(operation: str) -> bool:
 class _Labels:
     """Labels of the tensors of a run; it keeps the tensors alive, so that their ids stay unique."""
 
-    def __init__(self, model: Any, traced: Trace) -> None:
+    def __init__(self, model: torch.nn.Module, traced: Trace) -> None:
         self._traced = traced
         self._kept: dict[int, tuple[Any, Labels, bool]] = {}
         self._used: set[int] = set()
@@ -166,12 +169,12 @@ class _Labels:
             traced.tensors[name] = labels
             self._kept[id(tensor)] = (tensor, labels, True)
 
-    def of(self, tensor: Any) -> Labels:
+    def of(self, tensor: torch.Tensor) -> Labels:
         """Return the labels of a tensor's dimensions."""
         held = self._kept.get(id(tensor))
         return list(held[1]) if held else [None] * tensor.ndim
 
-    def is_weight(self, tensor: Any) -> bool:
+    def is_weight(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor depends on parameters and buffers alone."""
         held = self._kept.get(id(tensor))
         return held is not None and held[2]
@@ -210,7 +213,7 @@ class _Labels:
                 self._traced.couplings.freeze(label)
 
 
-def _is_closed(module: Any) -> bool:
+def _is_closed(module: torch.nn.Module) -> bool:
     """Return whether a module computes sizes from each other in ways that its parameters do not show."""
     import torch
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .tracing import Axis, Trace
+
+if TYPE_CHECKING:
+    import torch
 
 _SHARE_KEPT = 0.1
 """Share of a group's units that always stays; chosen, not tuned. A smaller one lets layers nearly vanish."""
@@ -48,7 +51,7 @@ class Group:
 class Units:
     """Units of a traced model, in groups."""
 
-    def __init__(self, model: Any, trace: Trace) -> None:
+    def __init__(self, model: torch.nn.Module, trace: Trace) -> None:
         self.couplings = trace.couplings
         self.axes = trace.axes()
         self.sizes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -84,7 +87,7 @@ def surviving(label: Any, alive: np.ndarray) -> np.ndarray:
     return np.asarray(alive[label].all(axis=1))
 
 
-def _grouped(model: Any, axes: list[Axis]) -> list[Group]:
+def _grouped(model: torch.nn.Module, axes: list[Axis]) -> list[Group]:
     owners = dict(model.named_modules())
     parameters = dict(model.named_parameters())
     places: dict[int, set[tuple[int, int]]] = defaultdict(set)
@@ -113,5 +116,5 @@ def _grouped(model: Any, axes: list[Axis]) -> list[Group]:
     return groups
 
 
-def _shape(parameters: dict[str, Any], axis: Axis) -> tuple[int, ...]:
+def _shape(parameters: Mapping[str, torch.Tensor], axis: Axis) -> tuple[int, ...]:
     return tuple(parameters[axis.name].shape) if axis.name in parameters else ()

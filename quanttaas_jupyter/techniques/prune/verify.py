@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .couplings import Couplings, Labels
 from .surgery import Surgery
 from .tracing import Step, Trace, is_step, watch
 from .units import surviving
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Expected:
         return atoms[~self._alive[atoms]]
 
 
-def find_fault(model: Any, structure: Structure, batch: Batch, expected: Expected) -> Fault | None:
+def find_fault(model: torch.nn.Module, structure: Structure, batch: Batch, expected: Expected) -> Fault | None:
     """Run a pruned model on the traced batch, and return the first difference from the trace, or None."""
     place = 0
 
@@ -94,7 +97,7 @@ def find_fault(model: Any, structure: Structure, batch: Batch, expected: Expecte
     return None
 
 
-def mend(model: Any, surgery: Surgery, expected: Expected, fault: Fault, only_heads: bool) -> bool:
+def mend(model: torch.nn.Module, surgery: Surgery, expected: Expected, fault: Fault, only_heads: bool) -> bool:
     """Correct sizes that the faulty module stores as attributes, such as its number of heads.
 
     Args:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique, describe
 from ..registry import Registry
 from ..runtimes import Notes, Session
+
+if TYPE_CHECKING:
+    import torch
 
 Ranking = Sequence[tuple[str, float]]
 """Layers (module paths) with the SQNR in dB of the model's outputs when only that layer is quantized; worst first."""
@@ -70,7 +73,7 @@ class QuantizeJob:
     max_drop: float = 0.01
     judge: Judge | None = None
     targets: tuple[str, ...] = ()
-    module: Callable[[], Any] | None = None
+    module: Callable[[], torch.nn.Module] | None = None
     notes: Notes | None = None
     class_dim: int | None = None
     output: str = ""

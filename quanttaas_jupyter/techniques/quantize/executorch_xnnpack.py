@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.failures import StageError, optional
 from ..runtimes.executorch_file import lower, package
 from ..runtimes.torch_graph import is_ignored, layers_of, load, save, tensor_of
 from . import QUANTIZERS, Quantized, QuantizeJob
+
+if TYPE_CHECKING:
+    import torch
 
 _SAMPLES, _BATCH = 256, 32
 """Calibration samples, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
@@ -54,7 +57,7 @@ def _quantized(job: QuantizeJob, is_dynamic: bool) -> Quantized:
     quantizer.set_filter_function(lambda node: node.name not in ignored)
     inputs = job.calibration.head(2).batches[0].inputs
     dynamic = _dynamic_dims(module)
-    names = {layer.node.name: [node.target for node in layer.weights] for layer in layers}
+    names = {layer.node.name: [str(node.target) for node in layer.weights] for layer in layers}
     prepared = prepare_pt2e(module, quantizer)
     with torch.no_grad():
         for batch in job.calibration.head(_SAMPLES).rebatched(_BATCH).batches:
@@ -69,7 +72,7 @@ def _quantized(job: QuantizeJob, is_dynamic: bool) -> Quantized:
     return Quantized((f"float32 in {', '.join(kept)}",) if kept else (), graph=graph)
 
 
-def _dynamic_dims(module: Any) -> list[dict[int, Any]]:
+def _dynamic_dims(module: torch.fx.GraphModule) -> list[dict[int, Any]]:
     """Return the dynamic dimensions of each input, with the bounds that memory was planned for."""
     import torch
 
@@ -88,7 +91,7 @@ def _bounds(size: Any) -> dict[str, int]:
     return {"min": max(1, int(known.lower)), "max": int(known.upper)}
 
 
-def _name_weights(module: Any, names: dict[str, list[str]]) -> None:
+def _name_weights(module: torch.fx.GraphModule, names: dict[str, list[str]]) -> None:
     """Name quantized weights after the original ones; conversion names them ``_frozen_param0`` and so on."""
     import torch
 
@@ -98,7 +101,7 @@ def _name_weights(module: Any, names: dict[str, list[str]]) -> None:
                 continue
             tensor, (parent, _, leaf) = tensor_of(module, node), name.rpartition(".")
             # A tensor with two names would be written twice.
-            delattr(module, node.target)
+            delattr(module, str(node.target))
             place = module
             for part in filter(None, parent.split(".")):
                 if not hasattr(place, part):

@@ -7,7 +7,7 @@ and written into the ONNX graph of the same module. Needs the ``modelopt`` extra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from ..runtimes.onnx_graph import layers_of
 from . import QuantizeJob, Ranking
 from .onnx_calibration import Ranges
+
+if TYPE_CHECKING:
+    import torch
 
 _SAMPLES, _BATCH = 512, 32
 """Calibration samples, and samples per batch; chosen, not tuned. More samples cost time in proportion."""
@@ -201,7 +204,7 @@ def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> 
     shared = _part_shared(module)
     batches = job.calibration.head(_SAMPLES).rebatched(_BATCH)
 
-    def run(model: Any) -> None:
+    def run(model: torch.nn.Module) -> None:
         for batch in batches.batches:
             call(model, batches.inputs, batch.inputs)
 
@@ -211,7 +214,7 @@ def _scales(job: QuantizeJob, config: dict[str, Any], smooths: bool = False) -> 
     return {path: _read(layer) for path, layer in layers}
 
 
-def _part_shared(module: Any) -> set[str]:
+def _part_shared(module: torch.nn.Module) -> set[str]:
     """Give each layer its own weight, since ModelOpt scales weights in place, and return the paths that shared one.
 
     In the graph, shared weights are one constant, which does not show from which layer a node comes.
@@ -224,8 +227,8 @@ def _part_shared(module: Any) -> set[str]:
             holders.setdefault(id(layer.weight), []).append(path)
     shared = {path for paths in holders.values() if len(paths) > 1 for path in paths}
     for path in shared:
-        layer = module.get_submodule(path)
-        layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
+        holder: Any = module.get_submodule(path)
+        holder.weight = torch.nn.Parameter(holder.weight.detach().clone(), requires_grad=holder.weight.requires_grad)
     return shared
 
 
@@ -252,7 +255,7 @@ def _decibels(divergence: float) -> float:
     return float(min(LOSSLESS_DB, -10 * np.log10(max(divergence, 1e-12))))
 
 
-def _module(job: QuantizeJob) -> Any:
+def _module(job: QuantizeJob) -> torch.nn.Module:
     if job.module is None:
         raise StageError("ModelOpt starts from the PyTorch module, which is not at hand", "use int8 or fp8 instead")
     return job.module()

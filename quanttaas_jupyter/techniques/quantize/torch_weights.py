@@ -8,11 +8,14 @@ needs only PyTorch. PT2E is not offered, because its files grow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.failures import StageError
 from ..runtimes.torch_graph import Layer, add_tensor, is_ignored, layers_of, rewrite, tensor_of
 from . import QUANTIZERS, Quantized, QuantizeJob
+
+if TYPE_CHECKING:
+    import torch
 
 
 @QUANTIZERS.register(("int8-weight", "torch"))
@@ -49,7 +52,7 @@ def quantize_dynamic(job: QuantizeJob) -> Quantized:
     others: list[str] = []
     linear: list[str] = []
 
-    def change(module: Any, layer: Layer) -> None:
+    def change(module: torch.fx.GraphModule, layer: Layer) -> None:
         is_linear = str(layer.node.target) == "aten.linear.default" and layer.node.args[1] is layer.weights[0]
         (linear if is_linear else others).append(layer.module)
         (_make_dynamic if is_linear else _store_int8)(module, layer)
@@ -60,8 +63,8 @@ def quantize_dynamic(job: QuantizeJob) -> Quantized:
     return Quantized((f"int8 weights, float32 arithmetic in {', '.join(others)}",) if others else ())
 
 
-def _changed(job: QuantizeJob, change: Callable[[Any, Layer], None]) -> Quantized:
-    def all_layers(module: Any) -> None:
+def _changed(job: QuantizeJob, change: Callable[[torch.fx.GraphModule, Layer], None]) -> Quantized:
+    def all_layers(module: torch.fx.GraphModule) -> None:
         for layer in layers_of(module):
             if not is_ignored(layer.module, job.ignore):
                 change(module, layer)
@@ -70,7 +73,7 @@ def _changed(job: QuantizeJob, change: Callable[[Any, Layer], None]) -> Quantize
     return Quantized()
 
 
-def _store_int8(module: Any, layer: Layer) -> None:
+def _store_int8(module: torch.fx.GraphModule, layer: Layer) -> None:
     import torch
 
     for node in layer.weights:
@@ -81,7 +84,7 @@ def _store_int8(module: Any, layer: Layer) -> None:
             node.replace_all_uses_with(module.graph.call_function(torch.ops.aten.mul.Tensor, (wide, scale)))
 
 
-def _store_as(module: Any, layer: Layer, kind: Any) -> None:
+def _store_as(module: torch.fx.GraphModule, layer: Layer, kind: torch.dtype) -> None:
     import torch
 
     for node in layer.weights:
@@ -93,7 +96,7 @@ def _store_as(module: Any, layer: Layer, kind: Any) -> None:
             node.replace_all_uses_with(wide)
 
 
-def _make_dynamic(module: Any, layer: Layer) -> None:
+def _make_dynamic(module: torch.fx.GraphModule, layer: Layer) -> None:
     node = layer.weights[0]
     values, scales = _int8(tensor_of(module, node), 0)
     stored, scale = add_tensor(module, node, "int8", values), add_tensor(module, node, "scale", scales[:, 0].clone())
@@ -105,7 +108,7 @@ def _make_dynamic(module: Any, layer: Layer) -> None:
     module.graph.erase_node(call)
 
 
-def _linear_int8(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
+def _linear_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a linear layer for ``x`` (..., in) with an int8 weight (out, in); it exports to plain operators."""
     import torch
 
@@ -117,7 +120,7 @@ def _linear_int8(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _int8(tensor: Any, axis: int) -> tuple[Any, Any]:
+def _int8(tensor: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     others = [dim for dim in range(tensor.ndim) if dim != axis]

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ..registry import Registry
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class RecoverJob:
         function: The notebook's own recovery function, if there is one.
     """
 
-    model: Any
-    teacher: Any
+    model: torch.nn.Module
+    teacher: torch.nn.Module
     data: Batches
     class_dim: int | None
     epochs: int | None
@@ -46,7 +49,7 @@ class RecoverJob:
     warn: Callable[[str], None] = lambda sentence: None
     effort: float = 1.0
     precision: str = ""
-    ignore: tuple[Any, ...] = ()
+    ignore: tuple[torch.nn.Module, ...] = ()
     function: Callable[..., Any] | None = None
     output: str = ""
 

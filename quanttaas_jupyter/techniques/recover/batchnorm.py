@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batch, Batches, call
 from ...core.catalogue import Technique
 from . import RECOVERIES, RecoverJob
+
+if TYPE_CHECKING:
+    import torch
 
 _BATCH = 64
 """Samples per batch for the statistics; chosen, not tuned."""
@@ -33,7 +36,7 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     return {"batchnorm_layers": count}
 
 
-def estimate_again(model: Any, data: Batches, warn: Callable[[str], None]) -> int:
+def estimate_again(model: torch.nn.Module, data: Batches, warn: Callable[[str], None]) -> int:
     """Re-estimate all BatchNorm statistics, and return the number of BatchNorm layers.
 
     If no batch is usable, the statistics stay unchanged and a warning is given.
@@ -53,14 +56,14 @@ def estimate_again(model: Any, data: Batches, warn: Callable[[str], None]) -> in
     return len(layers)
 
 
-def layers_of(model: Any) -> list[Any]:
+def layers_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Return all BatchNorm layers of a model."""
     import torch
 
     return [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
 
 
-def learnable(model: Any, data: Batches) -> list[Batch]:
+def learnable(model: torch.nn.Module, data: Batches) -> list[Batch]:
     """Return the batches that BatchNorm can learn from: those with more than one value per channel in each layer.
 
     A single sample suffices if features have positions, as in images. This is checked only if most batches hold one
@@ -74,13 +77,13 @@ def learnable(model: Any, data: Batches) -> list[Batch]:
     return [batch for batch in data.batches if batch.samples > 1 or _fewest_values(model, data, batch) > 1]
 
 
-def _fewest_values(model: Any, data: Batches, batch: Batch) -> int:
+def _fewest_values(model: torch.nn.Module, data: Batches, batch: Batch) -> int:
     """Return the smallest number of values per channel that any BatchNorm layer sees."""
     import torch
 
     counts: list[int] = []
 
-    def look(module: Any, inputs: tuple[Any, ...]) -> None:
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         counts.append(inputs[0].numel() // max(1, inputs[0].shape[1]))
 
     hooks = [layer.register_forward_pre_hook(look) for layer in layers_of(model)]
@@ -102,7 +105,7 @@ class _Called:
     that behaves differently in training mode works too.
     """
 
-    def __init__(self, model: Any, data: Batches) -> None:
+    def __init__(self, model: torch.nn.Module, data: Batches) -> None:
         self._model, self._data = model, data
 
     def __getattr__(self, name: str) -> Any:

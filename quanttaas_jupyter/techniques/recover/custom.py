@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ...bundle.model import unwrapped
@@ -12,6 +12,9 @@ from ...core.catalogue import Technique
 from ...core.failures import StageError, one_line
 from ...core.recipe import CALLABLE
 from . import RECOVERIES, RecoverJob
+
+if TYPE_CHECKING:
+    import torch
 
 
 @RECOVERIES.register(
@@ -48,7 +51,7 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     return {} if loss is None else {"loss": loss}
 
 
-def _taken_over(model: Any, returned: Any) -> float | None:
+def _taken_over(model: torch.nn.Module, returned: Any) -> float | None:
     """Turn ``model`` into the returned module, or return the returned number as the loss.
 
     Raises:

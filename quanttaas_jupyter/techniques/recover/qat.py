@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.catalogue import Technique
 from ...core.failures import StageError
@@ -21,6 +21,9 @@ from ..attention import layer_by_layer
 from . import RECOVERIES, RecoverJob
 from .qat_modelopt import QUANTIZERS, keep_buffers, with_quantizers
 from .training import train
+
+if TYPE_CHECKING:
+    import torch
 
 ROUNDED_HERE = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
 PRECISIONS = (*ROUNDED_HERE, *QUANTIZERS)
@@ -32,6 +35,9 @@ _BLOCK = 32
 _MEMORY = 0.95
 """Decay of the moving average of activation ranges, per batch; chosen, not tuned. A larger one forgets more slowly."""
 _WHAT = "training with quantizers"
+
+Rounding = Callable[["torch.nn.Module", str], "Callable[[torch.Tensor], torch.Tensor] | None"]
+"""From a layer and the name of its parameter to its rounding; None for a parameter that is not rounded."""
 
 
 @RECOVERIES.register(
@@ -72,9 +78,9 @@ def recover(job: RecoverJob) -> dict[str, Any]:
     return {**summary, "precision": job.precision, "rounded_weights": len(rounded.weights)}
 
 
-def round_symmetric(weight: Any, axis: int | None, bits: int = 8) -> Any:
+def round_symmetric(weight: torch.Tensor, axis: int | None, bits: int = 8) -> torch.Tensor:
     """Round ``weight`` to a symmetric grid of ``bits`` bits, with one scale per index of ``axis``, or a single one."""
-    largest = 2 ** (bits - 1) - 1
+    largest: int = 2 ** (bits - 1) - 1
     if axis is None:
         scale = weight.abs().max()
     else:
@@ -84,7 +90,7 @@ def round_symmetric(weight: Any, axis: int | None, bits: int = 8) -> Any:
     return (weight / scale).round().clamp(-largest, largest) * scale
 
 
-def round_blocks(weight: Any, bits: int = 4) -> Any:
+def round_blocks(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
     """Round a matrix (outputs x inputs) to a symmetric grid with one scale for each 32 inputs of an output."""
     import torch
 
@@ -96,7 +102,7 @@ def round_blocks(weight: Any, bits: int = 4) -> Any:
 class _Rounded:
     """Weights that are rounded inside the context ``entered``."""
 
-    def __init__(self, layers: list[Any], rounding: Callable[[Any, str], Callable[[Any], Any] | None]) -> None:
+    def __init__(self, layers: list[torch.nn.Module], rounding: Rounding) -> None:
         found = {}
         for module in layers:
             for name, parameter in module.named_parameters(recurse=False):
@@ -119,13 +125,13 @@ class _Rounded:
                 parameter.data = original
 
 
-def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any] | None]:
+def _weight_rounding(precision: str) -> Rounding:
     """Return a function from a module and a parameter's name to its rounding, or to None if it is not rounded."""
     import torch
 
     recurrent = (torch.nn.RNNBase, torch.nn.RNNCellBase)
 
-    def rounding(module: Any, name: str) -> Callable[[Any], Any] | None:
+    def rounding(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         is_matrix = isinstance(module, torch.nn.Linear) or name == "in_proj_weight"
         if isinstance(module, recurrent) and name.startswith("weight"):
             # All precisions store recurrent weights as int8 with one scale per row.
@@ -142,7 +148,7 @@ def _weight_rounding(precision: str) -> Callable[[Any, str], Callable[[Any], Any
     return rounding
 
 
-def _round_inputs(layers: list[Any]) -> list[Any]:
+def _round_inputs(layers: list[torch.nn.Module]) -> list[Any]:
     import torch
 
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
@@ -156,7 +162,7 @@ class _RoundedInput:
         self._low: Any = None
         self._high: Any = None
 
-    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         import torch
 
         x = inputs[0]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import call
 from ...core.failures import StageError
 from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from . import RecoverJob
+
+if TYPE_CHECKING:
+    import torch
 
 _SAMPLES, _BATCH = 512, 32
 """Samples that calibrate the quantizers, and samples per batch; chosen, not tuned."""
@@ -41,7 +44,7 @@ QUANTIZERS: dict[str, tuple[dict[str, Any], ...]] = {
 """ModelOpt's quantizer rules by precision."""
 
 
-def with_quantizers(job: RecoverJob) -> tuple[Any, int]:
+def with_quantizers(job: RecoverJob) -> tuple[torch.nn.Module, int]:
     """Return a copy of the module with quantizers in its layers, and how many weights they round.
 
     The copy shares its parameters with the job's model.
@@ -53,7 +56,7 @@ def with_quantizers(job: RecoverJob) -> tuple[Any, int]:
 
     batches = job.data.head(_SAMPLES).rebatched(_BATCH)
 
-    def run(model: Any) -> None:
+    def run(model: torch.nn.Module) -> None:
         with torch.no_grad():
             for batch in batches.batches:
                 call(model, batches.inputs, batch.inputs)
@@ -76,7 +79,7 @@ def with_quantizers(job: RecoverJob) -> tuple[Any, int]:
     return module, len(rounded)
 
 
-def keep_buffers(job: RecoverJob, module: Any) -> None:
+def keep_buffers(job: RecoverJob, module: torch.nn.Module) -> None:
     """Copy the buffers of the trained module into the job's model, because a module may have replaced them."""
     trained = dict(module.named_buffers())
     for path, owner in job.model.named_modules():
@@ -85,7 +88,7 @@ def keep_buffers(job: RecoverJob, module: Any) -> None:
                 owner._buffers[name] = found.detach()
 
 
-def _called(module: Any, run: Callable[[Any], None]) -> set[str]:
+def _called(module: torch.nn.Module, run: Callable[[torch.nn.Module], None]) -> set[str]:
     """Return the paths of the layers that run: attention reads its output layer's weight without calling the layer."""
     seen: set[str] = set()
     hooks = [

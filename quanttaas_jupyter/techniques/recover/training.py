@@ -13,13 +13,16 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...bundle.batches import Batch, Batches, call
 from ...bundle.outputs import flatten_outputs, main_output
 from ...core.failures import StageError
 from . import RecoverJob
 from .batchnorm import NOTHING_TO_LEARN, layers_of, learnable
+
+if TYPE_CHECKING:
+    import torch
 
 _TEMPERATURE = 2.0
 """Temperature of class scores, a usual choice for distillation; a higher one weighs unlikely classes more."""
@@ -70,7 +73,7 @@ def train(
     seen = mode.usable(seen.rebatched(_BATCH))
     layout = fast_layout(job.model, job.teacher, seen.head(_PROBED))
     for model in (job.model, job.teacher):
-        model.to(device=training_device(), memory_format=layout)
+        _move(model, layout, training_device())
     lesson = _Lesson(job, seen, layout, forward_and_back)
     exam = _Lesson(job, held_out.rebatched(256), layout, forward_and_back)
     epochs = job.epochs or default_epochs(seen.samples, job.effort)
@@ -99,7 +102,7 @@ def train(
     for parameter in parameters:
         parameter.grad = None
     for model in (job.model, job.teacher):
-        model.to(device="cpu", memory_format=torch.contiguous_format).eval()
+        _move(model, torch.contiguous_format, "cpu").eval()
     return {"epochs": epoch, "best_epoch": best_epoch, "losses": losses, "held_out_loss": best_loss}
 
 
@@ -115,7 +118,7 @@ def training_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def fast_layout(student: Any, teacher: Any, data: Batches) -> Any:
+def fast_layout(student: torch.nn.Module, teacher: torch.nn.Module, data: Batches) -> torch.memory_format:
     """Return the memory format for training: channels last for 2-D convolutions, a third faster on CPUs, if it works.
 
     A model that takes views of its activations fails with channels last, so a few samples are tried first.
@@ -128,20 +131,26 @@ def fast_layout(student: Any, teacher: Any, data: Batches) -> Any:
     modes = [model.training for model in models]
     try:
         for model in models:
-            model.to(memory_format=torch.channels_last).eval()
+            _move(model, torch.channels_last).eval()
             leaves = _float_leaves(call(model, data.inputs, _laid_out(data.batches[0].inputs, torch.channels_last)))
             if any(leaf.requires_grad for leaf in leaves):
-                sum(leaf.sum() for leaf in leaves if leaf.requires_grad).backward()
+                cast("torch.Tensor", sum(leaf.sum() for leaf in leaves if leaf.requires_grad)).backward()
     except RuntimeError:
         return torch.contiguous_format
     finally:
         for model, mode in zip(models, modes, strict=True):
-            model.to(memory_format=torch.contiguous_format).train(mode)
+            _move(model, torch.contiguous_format).train(mode)
             model.zero_grad(set_to_none=True)
     return torch.channels_last
 
 
-def _laid_out(leaves: Sequence[Any], layout: Any) -> list[Any]:
+def _move(model: torch.nn.Module, layout: torch.memory_format, device: str | None = None) -> torch.nn.Module:
+    """Move a module in place; the types of torch know no memory format of modules."""
+    to: Any = model.to
+    return cast("torch.nn.Module", to(device=device, memory_format=layout))
+
+
+def _laid_out(leaves: Sequence[torch.Tensor], layout: torch.memory_format) -> list[torch.Tensor]:
     return [leaf.contiguous(memory_format=layout) if leaf.ndim == 4 else leaf for leaf in leaves]
 
 
@@ -168,7 +177,7 @@ class _Mode:
         self._job.warn(NOTHING_TO_LEARN)
         return data
 
-    def enter(self, model: Any) -> None:
+    def enter(self, model: torch.nn.Module) -> None:
         """Put a model into this mode."""
         import torch
 
@@ -182,7 +191,7 @@ class _Mode:
                 module.train()
 
 
-def _answers_alike(model: Any, probed: Batches) -> bool:
+def _answers_alike(model: torch.nn.Module, probed: Batches) -> bool:
     """Return whether a model's outputs have the same structure and shapes in training mode as in eval mode."""
     import torch
 
@@ -204,7 +213,7 @@ def _answers_alike(model: Any, probed: Batches) -> bool:
 class _Lesson:
     """Batches with the teacher's outputs, computed once."""
 
-    def __init__(self, job: RecoverJob, data: Batches, layout: Any, forward_and_back: Pass) -> None:
+    def __init__(self, job: RecoverJob, data: Batches, layout: torch.memory_format, forward_and_back: Pass) -> None:
         import torch
 
         self._layout, self._device = layout, training_device()
@@ -221,7 +230,12 @@ class _Lesson:
         self._ndim = main.ndim
         self._scales = [_scale(list(leaves)) for leaves in zip(*self._answers, strict=True)]
 
-    def teach(self, model: Any, optimizer: Any, schedule: Any) -> float:
+    def teach(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> float:
         """Train for one pass over the batches in a new order, and return the mean loss."""
         import torch
 
@@ -240,7 +254,7 @@ class _Lesson:
             total += float(loss.detach())
         return total / len(pairs)
 
-    def loss(self, model: Any) -> float:
+    def loss(self, model: torch.nn.Module) -> float:
         """Return the mean loss in eval mode."""
         import torch
 
@@ -251,7 +265,7 @@ class _Lesson:
             ]
         return sum(parts) / sum(batch.samples for batch in self.batches)
 
-    def _shuffled(self) -> list[tuple[Batch, Sequence[Any]]]:
+    def _shuffled(self) -> list[tuple[Batch, Sequence[torch.Tensor]]]:
         import torch
 
         pairs = list(zip(self.batches, self._answers, strict=True))
@@ -266,7 +280,7 @@ class _Lesson:
         chunks = torch.tensor_split(order, len(pairs))
         return [(Batch([leaf[rows] for leaf in inputs], []), [leaf[rows] for leaf in answers]) for rows in chunks]
 
-    def _half_mixed(self, pair: tuple[Batch, Sequence[Any]]) -> tuple[Batch, Sequence[Any]]:
+    def _half_mixed(self, pair: tuple[Batch, Sequence[torch.Tensor]]) -> tuple[Batch, Sequence[torch.Tensor]]:
         """Mix the first half of a batch with other samples of it, if the inputs are floating-point numbers."""
         import torch
 
@@ -285,21 +299,21 @@ class _Lesson:
         inputs = [torch.cat([new, leaf[half:]]) for new, leaf in zip(mixed, batch.inputs, strict=True)]
         return Batch(inputs, []), [torch.cat([new, old[half:]]) for new, old in zip(fresh, answers, strict=True)]
 
-    def _outputs(self, model: Any, leaves: Sequence[Any]) -> list[Any]:
+    def _outputs(self, model: torch.nn.Module, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return _float_leaves(call(model, self._inputs, self._there(leaves)))
 
-    def _there(self, leaves: Sequence[Any]) -> list[Any]:
+    def _there(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [leaf.to(self._device) for leaf in _laid_out(leaves, self._layout)]
 
-    def _loss(self, model: Any, batch: Batch, answers: Sequence[Any]) -> Any:
+    def _loss(self, model: torch.nn.Module, batch: Batch, answers: Sequence[torch.Tensor]) -> torch.Tensor:
         given = self._outputs(model, batch.inputs)
         parts = [
             self._leaf_loss(student, teacher, scale)
             for student, teacher, scale in zip(given, answers, self._scales, strict=True)
         ]
-        return sum(parts) / len(parts)
+        return cast("torch.Tensor", sum(parts)) / len(parts)
 
-    def _leaf_loss(self, student: Any, teacher: Any, scale: float) -> Any:
+    def _leaf_loss(self, student: torch.Tensor, teacher: torch.Tensor, scale: float) -> torch.Tensor:
         from torch.nn import functional
 
         dim = self._class_dim
@@ -315,7 +329,7 @@ class _Lesson:
         return functional.mse_loss(student, teacher) / scale
 
 
-def _scale(answers: list[Any]) -> float:
+def _scale(answers: list[torch.Tensor]) -> float:
     """Return the variance of an output, at least a thousandth of its mean square."""
     import torch
 
@@ -323,6 +337,6 @@ def _scale(answers: list[Any]) -> float:
     return max(float(values.var(correction=0)), _FLATTEST * float(values.square().mean())) or 1.0
 
 
-def _float_leaves(outputs: Any) -> list[Any]:
+def _float_leaves(outputs: Any) -> list[torch.Tensor]:
     leaves, _ = flatten_outputs(outputs)
     return [leaf for _, leaf in leaves if leaf.is_floating_point()]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...bundle.batches import Batches
 from ...core.records.artifact import Signature
 from ..registry import Registry
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Runtime(Protocol):
 
     suffix: str
 
-    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+    def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Write the unquantized artifact of a module.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batch, Batches
 from ...core.catalogue import Technique
@@ -12,6 +12,9 @@ from ...core.failures import StageError
 from ...core.records.artifact import Signature
 from . import RUNTIMES, Built, Layers, Runtime, Session
 from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ExecuTorch(Runtime):
@@ -22,7 +25,7 @@ class ExecuTorch(Runtime):
 
     suffix = ".pte"
 
-    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+    def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Lower the module, and compare the outputs of the file with the module's at several batch sizes.
 
         The batch varies up to 64, other dimensions up to twice the size in the data. If ``torch.export`` needs a fixed
@@ -69,7 +72,9 @@ class ExecuTorch(Runtime):
 
         return summarize(path)
 
-    def _write(self, flat: Any, probe: Batch, dynamic: Sequence[dict[int, Any]], graph: Path, path: Path) -> None:
+    def _write(
+        self, flat: torch.nn.Module, probe: Batch, dynamic: Sequence[dict[int, Any]], graph: Path, path: Path
+    ) -> None:
         import torch
 
         from .executorch_file import lower
@@ -79,7 +84,13 @@ class ExecuTorch(Runtime):
         lower(torch.export.load(graph), path)
 
     def _built_for_one(
-        self, flat: Any, probes: list[Batch], answers: list[list[Any]], examples: Batches, graph: Path, path: Path
+        self,
+        flat: torch.nn.Module,
+        probes: list[Batch],
+        answers: list[list[Any]],
+        examples: Batches,
+        graph: Path,
+        path: Path,
     ) -> float:
         one = Batch([leaf[:1] for leaf in probes[0].inputs], [])
         try:

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ...bundle.structure import Structure
 from ...core.failures import StageError, one_line
 from ...core.records.artifact import Signature
 from . import Session
+
+if TYPE_CHECKING:
+    import torch
 
 _RELATIVE = 1e-3
 """Largest difference of an exported file, relative to the largest output; chosen, not tuned. Smaller refuses more."""
@@ -61,7 +64,7 @@ def probes_of(examples: Batches) -> list[Batch]:
     return [dataclasses.replace(whole, targets=[]), small, *others]
 
 
-def all_probes(flat: Any, examples: Batches) -> list[Batch]:
+def all_probes(flat: torch.nn.Module, examples: Batches) -> list[Batch]:
     """Return ``probes_of`` and batches of the other sizes that the study's data has, where the module takes them."""
     probes = probes_of(examples)
     for other in resized(probes[0], examples):
@@ -118,7 +121,7 @@ def varying(examples: Batches, probes: list[Batch]) -> tuple[dict[int, str], ...
     return tuple(dynamic)
 
 
-def flattened(model: Any, inputs: Structure) -> Any:
+def flattened(model: torch.nn.Module, inputs: Structure) -> Any:
     """Return the model as a module from tensors to a tuple of tensors; ``structure`` is that of its last outputs."""
     import torch
 
@@ -129,7 +132,7 @@ def flattened(model: Any, inputs: Structure) -> Any:
             super().__init__()
             self.model = model
 
-        def forward(self, *leaves: Any) -> tuple[Any, ...]:
+        def forward(self, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
             outputs = call(self.model, inputs, leaves)
             found, self.structure = flatten_outputs(outputs)
             if not found:
@@ -145,13 +148,13 @@ def flattened(model: Any, inputs: Structure) -> Any:
     return flat
 
 
-def _positions(count: int) -> Any:
+def _positions(count: int) -> torch.Tensor:
     import torch
 
     return torch.arange(count)
 
 
-def arrays_of(outputs: tuple[Any, ...]) -> list[Any]:
+def arrays_of(outputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
     """Return outputs as NumPy arrays."""
     return [leaf.detach().numpy() for leaf in outputs]
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ...core.failures import StageError
 from ...core.records.artifact import Signature
 from ..attention import layer_by_layer
 from .export_check import Mismatch, all_probes, arrays_of, difference, flattened, named, one_by_one, varying
+
+if TYPE_CHECKING:
+    import torch
 
 _OPSET = 17
 """Opset of traced files: the first with LayerNormalization."""
@@ -39,8 +42,8 @@ Runner = Callable[[Path, "tuple[str, ...]"], Callable[[Sequence[Any]], "list[Any
 class _Plan:
     """Arguments of both exporters."""
 
-    module: Any
-    inputs: tuple[Any, ...]
+    module: torch.nn.Module
+    inputs: tuple[torch.Tensor, ...]
     names: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic: tuple[dict[int, str], ...]
@@ -53,7 +56,7 @@ class _Plan:
 
 
 def export(
-    model: Any, examples: Batches, path: Path, run: Runner, report: Callable[[str], None]
+    model: torch.nn.Module, examples: Batches, path: Path, run: Runner, report: Callable[[str], None]
 ) -> tuple[float, Signature]:
     """Write the ONNX file of a module.
 

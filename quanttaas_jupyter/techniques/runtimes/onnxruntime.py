@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
 from . import RUNTIMES, Built, Layers, Runtime, Session
+
+if TYPE_CHECKING:
+    import torch
 
 
 class OnnxRuntime(Runtime):
@@ -16,7 +19,7 @@ class OnnxRuntime(Runtime):
 
     suffix = ".onnx"
 
-    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+    def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Export the module, and compare the outputs of the file with the module's.
 
         Raises:

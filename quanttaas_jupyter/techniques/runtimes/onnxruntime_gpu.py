@@ -8,13 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
 from ...core.failures import StageError
 from . import RUNTIMES, Built, Layers, Runtime, Session
 from .onnxruntime import open_session
+
+if TYPE_CHECKING:
+    import torch
 
 _FLOAT16, _NARROW = 10, (3, 17)  # int8, float8 (E4M3)
 
@@ -28,7 +31,7 @@ class OnnxRuntimeGpu(Runtime):
         """Use the provider ``CUDA`` or ``Tensorrt``; CUDA computes operators that the latter does not support."""
         self._provider = f"{provider}ExecutionProvider"
 
-    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+    def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Export the module, and compare the outputs of the file with the module's.
 
         Raises:

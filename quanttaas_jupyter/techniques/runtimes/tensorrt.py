@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
 from . import RUNTIMES, Built, Layers, Notes, Runtime, Session
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TensorRt(Runtime):
@@ -20,7 +23,7 @@ class TensorRt(Runtime):
         """Build for these GPU architectures; empty for this machine's GPU or the default. Notes hold kernel timings."""
         self._targets, self._notes = tuple(targets), notes
 
-    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+    def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Export to ONNX, compare that with the module, and build an engine from it.
 
         Raises:

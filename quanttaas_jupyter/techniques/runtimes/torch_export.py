@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
@@ -13,13 +13,16 @@ from ...core.records.artifact import Signature
 from . import RUNTIMES, Built, Layers, Runtime, Session
 from .export_check import Mismatch, arrays_of, difference, flattened, named, probes_of, varying
 
+if TYPE_CHECKING:
+    import torch
+
 
 class TorchExport(Runtime):
     """PyTorch runtime: builds with ``torch.export``, runs the program's graph with folded constants."""
 
     suffix = ".pt2"
 
-    def build(self, model: Any, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
+    def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Export the module, and compare the outputs of the file with the module's at several batch sizes.
 
         Raises:

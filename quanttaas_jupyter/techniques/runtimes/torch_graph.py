@@ -8,10 +8,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.failures import StageError
 from . import Layers
+
+if TYPE_CHECKING:
+    import torch
 
 _WEIGHTS = {
     **{f"aten.conv{n}d.{kind}": 1 for n in (1, 2, 3) for kind in ("default", "padding")},
@@ -39,14 +42,14 @@ class Layer:
         is_integer: Whether all weights are integers.
     """
 
-    node: Any
+    node: torch.fx.Node
     module: str
-    weights: tuple[Any, ...]
+    weights: tuple[torch.fx.Node, ...]
     is_quantized: bool
     is_integer: bool
 
 
-def load(path: Path) -> Any:
+def load(path: Path) -> torch.fx.GraphModule:
     """Read a program as a ``GraphModule``.
 
     Raises:
@@ -58,7 +61,9 @@ def load(path: Path) -> Any:
     return torch.export.load(path).module()
 
 
-def save(module: Any, inputs: Sequence[Any], dynamic: Sequence[dict[int, Any]], path: Path) -> None:
+def save(
+    module: torch.nn.Module, inputs: Sequence[torch.Tensor], dynamic: Sequence[dict[int, Any]], path: Path
+) -> None:
     """Export a module, and write it without source traces and sample inputs."""
     import torch
 
@@ -73,7 +78,9 @@ def save(module: Any, inputs: Sequence[Any], dynamic: Sequence[dict[int, Any]], 
     torch.export.save(program, path)
 
 
-def rewrite(path: Path, target: Path, inputs: Sequence[Any], change: Callable[[Any], None]) -> None:
+def rewrite(
+    path: Path, target: Path, inputs: Sequence[torch.Tensor], change: Callable[[torch.fx.GraphModule], None]
+) -> None:
     """Load a program, change its graph, and write it with the same dynamic dimensions."""
     import torch
 
@@ -90,7 +97,7 @@ def rewrite(path: Path, target: Path, inputs: Sequence[Any], change: Callable[[A
     save(module, inputs, dynamic, target)
 
 
-def layers_of(module: Any) -> list[Layer]:
+def layers_of(module: torch.fx.GraphModule) -> list[Layer]:
     """Return all calls with weights, in order."""
     layers = []
     for node in module.graph.nodes:
@@ -115,21 +122,22 @@ def summarize(path: Path) -> Layers:
     return Layers(len(layers), len(layers) - len(kept), kept, sum(layer.is_integer for layer in layers))
 
 
-def tensor_of(module: Any, node: Any) -> Any:
+def tensor_of(module: torch.nn.Module, node: torch.fx.Node) -> torch.Tensor:
     """Return the tensor that a ``get_attr`` node reads."""
-    parent, _, name = node.target.rpartition(".")
-    return getattr(module.get_submodule(parent), name)
+    parent, _, name = str(node.target).rpartition(".")
+    tensor: torch.Tensor = getattr(module.get_submodule(parent), name)
+    return tensor
 
 
-def add_tensor(module: Any, beside: Any, suffix: str, tensor: Any) -> Any:
+def add_tensor(module: torch.fx.GraphModule, beside: torch.fx.Node, suffix: str, tensor: torch.Tensor) -> torch.fx.Node:
     """Register a tensor in the module of the one that ``beside`` reads, and return the ``get_attr`` node for it."""
-    parent, _, name = beside.target.rpartition(".")
+    parent, _, name = str(beside.target).rpartition(".")
     module.get_submodule(parent).register_buffer(f"{name}_{suffix}", tensor)
     with module.graph.inserting_before(beside):
         return module.graph.get_attr(f"{parent}.{name}_{suffix}".lstrip("."))
 
 
-def fold(module: Any) -> None:
+def fold(module: torch.fx.GraphModule) -> None:
     """Compute nodes that depend on no input once, so that weights are widened at load and not at each call."""
     import torch
 
@@ -157,21 +165,21 @@ def is_ignored(module: str, ignore: Iterable[str]) -> bool:
     return any(not name or module == name or module.startswith(f"{name}.") for name in ignore)
 
 
-def _shapes_of(module: Any, dynamic: Sequence[dict[int, Any]]) -> Any:
+def _shapes_of(module: torch.nn.Module, dynamic: Sequence[dict[int, Any]]) -> Any:
     import torch
 
     # A loaded program has named inputs; a flat module has all of them in one tuple.
     return tuple(dynamic) if isinstance(module, torch.fx.GraphModule) else (tuple(dynamic),)
 
 
-def _source(node: Any) -> Any:
+def _source(node: Any) -> torch.fx.Node | None:
     """Return the ``get_attr`` node that a weight comes from, looking through casts, scales and views."""
     while getattr(node, "op", "") == "call_function" and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node if getattr(node, "op", "") == "get_attr" else None
 
 
-def _module_of(node: Any) -> str:
+def _module_of(node: torch.fx.Node) -> str:
     return str(node.target).rpartition(".")[0].removeprefix("model.")
 
 
@@ -181,7 +189,7 @@ def _attribute(module: Any, target: str) -> Any:
     return module
 
 
-def _drop_unread(module: Any) -> None:
+def _drop_unread(module: torch.fx.GraphModule) -> None:
     read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
     found = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     for name, _ in found:
