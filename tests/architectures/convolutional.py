@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
-def unit(inside: int, outside: int, size: int = 3, stride: int = 1, **more: int) -> nn.Sequential:
+def unit(inside: int, outside: int, size: int = 3, stride: int = 1, **more: Any) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU."""
     padding = more.pop("padding", size // 2)
     convolution = nn.Conv2d(inside, outside, size, stride, padding, bias=False, **more)

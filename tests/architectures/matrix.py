@@ -110,7 +110,7 @@ class _Bench:
     def __init__(self, architecture: Architecture, folder: Path) -> None:
         self._architecture, self._folder = architecture, folder
         self._runtime = RUNTIMES.get("onnxruntime")
-        self._names: list[str] = []
+        self._names: tuple[str, ...] = ()
 
     def run(self, technique: str) -> str:
         """What was measured. Raises whatever goes wrong."""
@@ -149,7 +149,7 @@ class _Bench:
         if not source.exists():
             self._exported(model, source)
         calibration = self._architecture.data(seed=1)
-        names = tuple(self._names)
+        names = self._names
         QUANTIZERS.get((quantization, "onnxruntime"))(
             QuantizeJob(source, target, calibration, names, (), lambda line: None)
         )

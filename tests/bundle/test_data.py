@@ -47,6 +47,13 @@ def read(given: Any, max_samples: int = 10_000) -> Batches:
     return open_source(given, "--data", max_samples, seed=0).read()
 
 
+def targets_of(batches: Batches) -> torch.Tensor:
+    """The targets of all samples, which are one tensor."""
+    (targets,) = batches.joined().targets
+    assert isinstance(targets, torch.Tensor)
+    return targets
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -61,9 +68,9 @@ def read(given: Any, max_samples: int = 10_000) -> Batches:
     ],
 )
 def test_every_kind_of_data_gives_all_samples_in_order(given: Any) -> None:
-    whole = read(given).joined()
-    assert torch.equal(whole.inputs[0], X)
-    assert torch.equal(whole.targets[0], Y)
+    whole = read(given)
+    assert torch.equal(whole.joined().inputs[0], X)
+    assert torch.equal(targets_of(whole), Y)
 
 
 def test_dicts_tuples_and_label_keys_are_understood() -> None:
@@ -117,7 +124,7 @@ def test_what_the_notebook_left_for_collection_is_not_finalized_in_a_worker(load
     gc.disable()
     try:
         Native()
-        readers = read(loader).joined().targets[0]
+        readers = targets_of(read(loader))
     finally:
         gc.collect()
         if was_enabled:
@@ -127,20 +134,20 @@ def test_what_the_notebook_left_for_collection_is_not_finalized_in_a_worker(load
 
 @pytest.mark.parametrize("given", [Noisy(), [(X + random.random(), Y)], DataLoader(Noisy(), batch_size=4)])
 def test_reading_leaves_the_random_states_alone(given: Any) -> None:
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state()
     read(given)
     assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]
+    assert np.random.get_state(legacy=False)["state"]["key"].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
 def test_a_sampler_of_a_subset_is_respected_in_index_order() -> None:
     loader = DataLoader(TensorDataset(X, Y), batch_size=3, sampler=SubsetRandomSampler([7, 3, 11, 5]))
-    assert read(loader).joined().targets[0].tolist() == [3, 5, 7, 11]
+    assert targets_of(read(loader)).tolist() == [3, 5, 7, 11]
 
 
 def test_no_more_than_max_samples_are_read_and_the_choice_is_seeded() -> None:
-    chosen = [read((X, Y), max_samples=7).joined().targets[0].tolist() for _ in range(2)]
+    chosen = [targets_of(read((X, Y), max_samples=7)).tolist() for _ in range(2)]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 7
     assert read(iter([(X, Y), (X, Y)]), max_samples=7).samples == 7
@@ -179,13 +186,14 @@ def test_batches_survive_the_store(tmp_path: Path) -> None:
     assert after.inputs == before.inputs
     assert after.names == before.names
     for mine, theirs in zip(after.batches, before.batches, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine.leaves, theirs.leaves, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(mine.inputs, theirs.inputs, strict=True))
+    assert torch.equal(targets_of(after), targets_of(before))
 
 
 def test_a_split_is_disjoint_and_complete() -> None:
     rest, part = read((X, Y)).split(0.25, limit=100, seed=0)
     assert part.samples == 5
-    assert sorted(rest.joined().targets[0].tolist() + part.joined().targets[0].tolist()) == list(range(20))
+    assert sorted(targets_of(rest).tolist() + targets_of(part).tolist()) == list(range(20))
 
 
 def test_batches_of_different_lengths_stay_apart() -> None:
@@ -206,9 +214,9 @@ class Ready(Dataset):
 
 
 def test_a_loader_without_batch_size_hands_out_whole_batches() -> None:
-    whole = read(DataLoader(Ready(), batch_size=None)).joined()
-    assert torch.equal(whole.inputs[0], X)
-    assert torch.equal(whole.targets[0], Y)
+    whole = read(DataLoader(Ready(), batch_size=None))
+    assert torch.equal(whole.joined().inputs[0], X)
+    assert torch.equal(targets_of(whole), Y)
 
 
 @given(
@@ -229,7 +237,7 @@ def test_splitting_keeps_the_shares_of_classes() -> None:
     labels = torch.tensor([0] * 90 + [1] * 10)
     whole = open_source((torch.arange(100.0).reshape(-1, 1), labels), "--data", 1000, 0).read()
     rest, part = whole.split(0.5, 100, seed=1)
-    counts = [int((side.joined().targets[0] == 1).sum()) for side in (rest, part)]
+    counts = [int((targets_of(side) == 1).sum()) for side in (rest, part)]
     assert counts == [5, 5]
 
 
@@ -258,11 +266,10 @@ class Listed(Dataset):
     ids=["arrays", "tensors", "targets", "loader", "subset"],
 )
 def test_a_sample_of_many_keeps_the_shares_of_classes_and_is_the_same_every_time(given_data: Any) -> None:
-    first, again = (open_source(given_data, "--data", 20, 0).read().rebatched(20).batches[0] for _ in range(2))
-    assert sorted(first.targets[0].tolist()) == [0] * 18 + [1] * 2
-    assert torch.equal(first.inputs[0], again.inputs[0])
-    other = open_source(given_data, "--data", 20, 1).read().rebatched(20).batches[0]
-    assert not torch.equal(first.inputs[0], other.inputs[0])
+    first, again, other = (open_source(given_data, "--data", 20, seed).read() for seed in (0, 0, 1))
+    assert sorted(targets_of(first).tolist()) == [0] * 18 + [1] * 2
+    assert torch.equal(first.joined().inputs[0], again.joined().inputs[0])
+    assert not torch.equal(first.joined().inputs[0], other.joined().inputs[0])
 
 
 def sorted_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -275,9 +282,9 @@ def sorted_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_of_a_long_list_of_sorted_batches_every_class_keeps_its_share(as_given: type) -> None:
     found = read(as_given(sorted_batches()), max_samples=40)
     whole = found.joined()
-    assert whole.targets[0].bincount().tolist() == [10, 10, 10, 10]
+    assert targets_of(found).bincount().tolist() == [10, 10, 10, 10]
     assert whole.inputs[0].flatten().tolist() == sorted(set(whole.inputs[0].flatten().tolist()))
-    assert torch.equal(whole.inputs[0].flatten().long() // 25, whole.targets[0])
+    assert torch.equal(whole.inputs[0].flatten().long() // 25, targets_of(found))
     again = read(as_given(sorted_batches()), max_samples=40).joined()
     assert torch.equal(whole.inputs[0], again.inputs[0])
 

@@ -11,6 +11,7 @@ import torch
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.store import open_store
 from quanttaas_jupyter.study_store import deletion, records
+from tests.measured import number
 from tests.networks import Digits, Mlp, TwoHeads, regression_data
 
 METRICS = [
@@ -52,20 +53,20 @@ def test_every_trial_is_measured_with_every_metric(finished: qt.Study) -> None:
         missing = {name for name, value in trial.metrics.items() if value is None} - UNMEASURED
         assert not missing, trial.name
         assert all(value is None or math.isfinite(value) for value in trial.metrics.values())
-        assert trial.metrics["metric_low"] <= trial.metrics["metric"] <= trial.metrics["metric_high"]
+        assert number(trial, "metric_low") <= number(trial, "metric") <= number(trial, "metric_high")
         assert trial.metrics["samples"] == 599
 
 
 def test_structured_pruning_and_int8_shrink_the_file_and_unstructured_does_not(finished: qt.Study) -> None:
-    ratio = {trial.name: trial.metrics["size_ratio"] for trial in finished}
+    ratio = {trial.name: number(trial, "size_ratio") for trial in finished}
     assert ratio["baseline"] == 1
     assert ratio["prune50"] < 0.6
     assert ratio["int8"] < 0.4
     assert ratio["prune50-int8"] < 0.28
     assert ratio["unstructured60"] == pytest.approx(1, abs=0.02)
-    sparse, dense = finished["unstructured60"].metrics, finished["baseline"].metrics
-    assert sparse["size_gzip_bytes"] < 0.7 * dense["size_gzip_bytes"]
-    assert sparse["pruned_share"] == pytest.approx(0.6, abs=0.02)
+    sparse, dense = finished["unstructured60"], finished["baseline"]
+    assert number(sparse, "size_gzip_bytes") < 0.7 * number(dense, "size_gzip_bytes")
+    assert number(sparse, "pruned_share") == pytest.approx(0.6, abs=0.02)
     assert any("no smaller file" in warning for warning in finished["unstructured60"].warnings)
 
 
@@ -102,13 +103,13 @@ def test_no_latency_was_measured_while_another_stage_ran(finished: qt.Study) -> 
 
 def test_the_frontier_the_best_the_frame_and_the_texts(finished: qt.Study) -> None:
     frontier = finished.frontier()
-    sizes = [trial.metrics["size_bytes"] for trial in frontier]
-    values = [trial.metrics["metric"] for trial in frontier]
+    sizes = [number(trial, "size_bytes") for trial in frontier]
+    values = [number(trial, "metric") for trial in frontier]
     assert sizes == sorted(sizes)
     assert values == sorted(set(values))
     best = finished.best(max_drop=1.0)
     assert best is not None
-    assert best.metrics["size_bytes"] == min(trial.metrics["size_bytes"] for trial in finished)
+    assert best.metrics["size_bytes"] == min(number(trial, "size_bytes") for trial in finished)
     assert finished.best(max_drop=-1) is None
     frame = finished.frame()
     assert len(frame) == 12

@@ -51,7 +51,8 @@ class TestReading:
         assert recipe.goal == Goal(minimize="size", max_drop=0.01)
 
     def test_nothing_means_the_default(self) -> None:
-        for nothing in (None, "", "  \n", "# only a comment", {}):
+        empty: dict[str, Any] = {}
+        for nothing in (None, "", "  \n", "# only a comment", empty):
             assert Recipe.parse(nothing) == Recipe()
 
     def test_a_recipe_is_itself(self) -> None:
@@ -108,7 +109,7 @@ class TestReading:
 
     def test_a_recipe_cannot_be_changed(self) -> None:
         with pytest.raises(Exception, match="frozen"):
-            Recipe().seed = 1  # type: ignore[misc]
+            Recipe().seed = 1
 
 
 class TestRefusing:

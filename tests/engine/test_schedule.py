@@ -41,7 +41,8 @@ class Scripted:
 
 def ended(tmp_path: Path, script: list[Any]) -> tuple[Ended, Scripted, list[str]]:
     stage = Stage("k", "export", "exporting", {}, {})
-    executor, reported = Scripted(script), []  # type: ignore[var-annotated]
+    executor = Scripted(script)
+    reported: list[str] = []
 
     def append(type_: str, **values: Any) -> None:
         reported.append(type_)

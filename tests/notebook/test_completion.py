@@ -13,6 +13,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from quanttaas_jupyter.client import api
+from quanttaas_jupyter.client.study import Study
 from quanttaas_jupyter.core.config import ClusterConfig, save_cluster
 from quanttaas_jupyter.core.errors import NotFound, StoreError
 from quanttaas_jupyter.core.recipe import Recipe
@@ -22,20 +23,22 @@ from quanttaas_jupyter.notebook.completion import recipe_matches
 TRIALS = ("baseline", "prune50", "prune50-int8", "2:4-int8", "int8@torch", "int8@onnxruntime")
 
 
-class Study(api.Study):
+class ListedStudy(Study):
     """A study with no store behind it."""
 
     def __init__(self, name: str) -> None:
         self.id = name
 
-    trials = property(lambda self: [SimpleNamespace(name=name) for name in TRIALS])  # type: ignore[assignment]
+    @property
+    def trials(self) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in TRIALS]
 
 
 class Touchy:
     """An object of the notebook that raises whatever one asks it."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         raise RuntimeError("do not touch")
 
 
@@ -48,7 +51,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
     def open(name: str, store: str | None = None) -> Study:
         if name != "7f3a":
             raise NotFound(f"no study {name}")
-        return Study(name)
+        return ListedStudy(name)
 
     monkeypatch.setattr(api, "warm", lambda: None)
     monkeypatch.setattr(api, "studies", lambda store=None: infos[2:] if store == "/elsewhere" else infos)
@@ -67,7 +70,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
             "test_names": ["a"],
             "my_metric": lambda outputs, targets: 1.0,
             "my_number": 1,
-            "study": Study("7f3a"),
+            "study": ListedStudy("7f3a"),
             "touchy": Touchy(),
         }
     )

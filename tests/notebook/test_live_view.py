@@ -305,8 +305,9 @@ def test_save_writes_into_the_working_directory_and_overwrites_nothing(half: Stu
 def test_an_error_is_a_sentence_in_the_card_never_an_exception(
     half: StudyState, here: Path, error: Exception, button: str
 ) -> None:
-    view = view_of(half)
-    view._study.error = error
+    study = FakeStudy(half)
+    view = StudyView(study, {})
+    study.error = error
     view.select("int8")
     getattr(view, button).click()
     assert "qt-bad" in view._message.value
@@ -330,7 +331,9 @@ def test_copy_recipe_holds_the_one_trial(half: StudyState) -> None:
 
 def test_a_narrowed_recipe_parses_and_keeps_the_rest(half: StudyState) -> None:
     asked = Recipe.parse({"recover": "distill", "search": "auto", "budget": {"trials": 9}, "seed": 7})
-    narrow = Recipe.parse(card.narrowed(asked, half.trials["prune30-int8"]).to_yaml())
+    narrowed = card.narrowed(asked, half.trials["prune30-int8"])
+    assert narrowed is not None
+    narrow = Recipe.parse(narrowed.to_yaml())
     assert [part.amount for part in narrow.prune] == [0.3]
     assert narrow.quantize == ("int8",)
     assert narrow.search == "grid"
@@ -364,8 +367,9 @@ def test_cancel_reaches_the_study_and_cannot_be_pressed_twice(half: StudyState) 
 
 
 def test_a_cancel_that_fails_can_be_tried_again(half: StudyState) -> None:
-    view = view_of(half)
-    view._study.error = Refusal("the store cannot be reached")
+    study = FakeStudy(half)
+    view = StudyView(study, {})
+    study.error = Refusal("the store cannot be reached")
     view._cancel.click()
     assert not view._cancel.disabled
     assert "the store cannot be reached" in view._message.value
@@ -413,13 +417,14 @@ def test_nothing_a_person_typed_becomes_markup(half: StudyState) -> None:
     script.add("trial_failed", trial="int8", error={"reason": evil, "hint": evil})
     for state in (folded(script), folded(script.add("failed", reason=evil))):
         state = dataclasses.replace(state, name=evil, message=evil, recommendation=evil, cluster=evil)
-        view = view_of(state)
-        view._study.recipe = Recipe.parse({"ignore": [evil]})
+        study = FakeStudy(state)
+        study.recipe = Recipe.parse({"ignore": [evil]})
+        view = StudyView(study, {})
         for trial in (None, "int8"):
             view.select(trial)
             assert "<script" not in words(view)
             assert "&lt;script&gt;" in words(view)
-        view._study.recipe = Recipe.parse({"quantize": ["none"]})
+        study.recipe = Recipe.parse({"quantize": ["none"]})
         assert "<script" not in card.details(state, state.trials[evil])
 
 

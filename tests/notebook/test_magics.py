@@ -14,6 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from quanttaas_jupyter.client import api
+from quanttaas_jupyter.client.study import Study
 from quanttaas_jupyter.core.config import ClusterConfig, load_config, save_cluster
 from quanttaas_jupyter.core.errors import ModelError, NotFound, StudyFailed
 from quanttaas_jupyter.core.state import LogLine, StudyState
@@ -33,7 +34,7 @@ class FakeTrial:
         return Path(path).absolute()
 
 
-class FakeStudy(api.Study):
+class FakeStudy(Study):
     """A study with no store behind it, which notes what is asked of it."""
 
     def __init__(self, name: str = "7f3a", status: str = "running") -> None:
@@ -43,7 +44,9 @@ class FakeStudy(api.Study):
         self.now = StudyState(id=name, status=status, log=log)
         self.known = {name: FakeTrial(name) for name in ("baseline", "prune50-int8")}
 
-    state = property(lambda self: self.now)  # type: ignore[assignment]
+    @property
+    def state(self) -> StudyState:
+        return self.now
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.known:

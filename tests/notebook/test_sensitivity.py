@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 import quanttaas_jupyter as qt
@@ -18,7 +20,8 @@ def test_every_ranking_has_a_panel_with_the_most_sensitive_layer_on_top() -> Non
     assert "pruned by half" in left.get_title(loc="left")
     assert "int8 on onnxruntime" in right.get_title(loc="left")
     assert [label.get_text() for label in left.get_yticklabels()] == ["layer0", "layer1", "layer2"]
-    assert [bar.get_width() for bar in left.patches] == [5.0, 6.0, 7.0]
+    bars: list[Any] = list(left.patches)
+    assert [bar.get_width() for bar in bars] == [5.0, 6.0, 7.0]
     top, bottom = left.get_ylim()[1], left.get_ylim()[0]
     assert top < 0 < bottom
 

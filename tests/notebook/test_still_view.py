@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from IPython.display import DisplayHandle
 
 from quanttaas_jupyter.core.catalogue import MARKERS
 from quanttaas_jupyter.core.state import StudyState, apply
@@ -208,7 +209,7 @@ class Screen:
         self.updates: list[dict[str, Any]] = []
         self.arrived = threading.Event()
         monkeypatch.setattr(still_view, "display", lambda bundle, **options: self.shown.append({**options, **bundle}))
-        monkeypatch.setattr(still_view.DisplayHandle, "update", self._update)
+        monkeypatch.setattr(DisplayHandle, "update", self._update)
 
     def _update(self, bundle: dict[str, Any], **options: Any) -> None:
         self.updates.append(bundle)

@@ -55,7 +55,7 @@ class Client:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
-            return Answer(error.code, error.headers, error.read())
+            return Answer(error.code, dict(error.headers.items()), error.read())
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, **query: Any) -> Answer:
         return self.ask("GET", path, None, headers, **query)

@@ -9,6 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,9 @@ def browser(house: House) -> urllib.request.OpenerDirector:
 
 
 def cookies(browser: urllib.request.OpenerDirector) -> dict[str, str]:
-    jar = next(handler.cookiejar for handler in browser.handlers if hasattr(handler, "cookiejar"))
+    # The types of the standard library know no handlers of an opener.
+    handlers: list[Any] = vars(browser)["handlers"]
+    jar = next(handler.cookiejar for handler in handlers if hasattr(handler, "cookiejar"))
     return {cookie.name: cookie.value or "" for cookie in jar}
 
 

@@ -302,6 +302,7 @@ def test_a_model_that_keeps_state_is_refused() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 3)
+            self.last: torch.Tensor
             self.register_buffer("last", torch.zeros(3))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

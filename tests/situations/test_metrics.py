@@ -116,7 +116,7 @@ def test_psnr_of_pictures(tmp_path: Path) -> None:
     x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         net.weight.fill_(0.9)
-        net.bias.fill_(0.03)
+        net.get_parameter("bias").fill_(0.03)
     found = tried(tmp_path, net, (x, x), metric="psnr")
     right = 10 * math.log10(1 / float(((net(x) - x).double() ** 2).mean()))
     assert found.metric == pytest.approx(right, rel=1e-5)

@@ -32,7 +32,8 @@ def test_a_dynamically_quantized_model_is_refused() -> None:
 
 
 def test_a_statically_quantized_model_is_refused() -> None:
-    model = nn.Sequential(torch.ao.quantization.QuantStub(), *classifier(), torch.ao.quantization.DeQuantStub()).eval()
+    ends = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+    model: Any = nn.Sequential(ends[0], *classifier(), ends[1]).eval()
     model.qconfig = torch.ao.quantization.default_qconfig
     prepared = torch.ao.quantization.prepare(model)
     prepared(X)
@@ -75,7 +76,7 @@ def test_logits_of_minus_infinity_are_refused_with_the_way_out() -> None:
 
 
 def test_weights_of_nan_are_refused() -> None:
-    model = classifier()
+    model: Any = classifier()
     with torch.no_grad():
         model[0].weight[0, 0] = torch.nan
     assert "NaN" in refused(model, (X, torch.arange(80) % 3))

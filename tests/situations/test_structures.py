@@ -178,7 +178,8 @@ def test_frames_and_series_of_pandas(tmp_path: Path) -> None:
 
 def test_single_samples_in_a_list(tmp_path: Path) -> None:
     net, x, y = known()
-    for index, label in enumerate((int, lambda value: value, lambda value: value.numpy())):
+    forms: tuple[Callable[[torch.Tensor], Any], ...] = (int, lambda value: value, lambda value: value.numpy())
+    for index, label in enumerate(forms):
         samples = [(p, label(value)) for p, value in zip(x, y, strict=True)]
         found = tried(tmp_path / str(index), net, samples)
         assert found.metric == pytest.approx(0.8, **CLOSE)

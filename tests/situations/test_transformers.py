@@ -316,7 +316,7 @@ def overlap(found: list[dict[str, torch.Tensor]], targets: list[dict[str, torch.
 def test_detr_with_a_metric_of_boxes(tmp_path: Path) -> None:
     model = detr()
     generator = torch.Generator().manual_seed(0)
-    batches = []
+    batches: list[dict[str, Any]] = []
     for _ in range(3):
         count = [int(n) for n in torch.randint(1, 4, (4,), generator=generator)]
         targets = [

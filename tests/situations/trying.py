@@ -21,7 +21,7 @@ from quanttaas_jupyter.core.understanding import Understanding
 from tests.engine.inline import drive
 
 RECIPE = {"prune": [0], "quantize": ["none"]}
-CLOSE = {"rel": 1e-6, "abs": 1e-6}
+CLOSE: dict[str, Any] = {"rel": 1e-6, "abs": 1e-6}
 
 
 @dataclass(frozen=True)

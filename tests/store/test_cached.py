@@ -162,7 +162,8 @@ def test_a_blob_evicted_under_a_reader_is_downloaded_again(
 ) -> None:
     store = CachedStore(inner, folder)
     sha = blobs.put_bytes(store, b"content")
-    mark, marked = cached._mark_open, []
+    mark = cached._mark_open
+    marked: list[str] = []
 
     def evicted_just_before(stream: object) -> None:
         if not marked:

@@ -93,7 +93,7 @@ def test_a_newcomer_does_not_join_a_run_that_is_being_stopped() -> None:
     assert not third.done()
 
 
-def test_the_executor_is_called_without_a_lock_that_the_end_of_a_stage_needs() -> None:
+def test_the_executor_is_called_without_a_lock_that_the_end_of_a_stage_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = ByHand()
     shared = SharingExecutor(inner)
     first = shared.submit(call("first"), ignore)
@@ -105,13 +105,13 @@ def test_the_executor_is_called_without_a_lock_that_the_end_of_a_stage_needs() -
         assert first.result(5) == {"done": 1}
         return submit(asked, report)
 
-    inner.submit = ends_the_first_meanwhile  # type: ignore[method-assign]
+    monkeypatch.setattr(inner, "submit", ends_the_first_meanwhile)
     second = shared.submit(call("second"), ignore)
     inner.futures[1].set_result({"done": 2})
     assert second.result(1) == {"done": 2}
 
 
-def test_whoever_joined_a_run_that_could_not_be_submitted_is_told() -> None:
+def test_whoever_joined_a_run_that_could_not_be_submitted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = ByHand()
     shared = SharingExecutor(inner)
     joined: list[Future[dict[str, Any]]] = []
@@ -120,7 +120,7 @@ def test_whoever_joined_a_run_that_could_not_be_submitted_is_told() -> None:
         joined.append(shared.submit(call(), ignore))
         raise RuntimeError("out of reach")
 
-    inner.submit = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(inner, "submit", fails)
     for future in (shared.submit(call(), ignore), joined[0]):
         with pytest.raises(RuntimeError, match="out of reach"):
             future.result(1)

@@ -192,7 +192,12 @@ def test_lines_are_asked_for_now_and_then_and_not_all_the_time(
 ) -> None:
     asked: list[float] = []
     take = executor._take_lines
-    monkeypatch.setattr(executor, "_take_lines", lambda *given: (asked.append(time.monotonic()), take(*given)))
+
+    def noted(*given: Any) -> None:
+        asked.append(time.monotonic())
+        take(*given)
+
+    monkeypatch.setattr(executor, "_take_lines", noted)
     told: list[str] = []
     future = executor.submit(call({"until": str(tmp_path / "end")}), told.append)
     until(lambda: len(asked) >= 8)

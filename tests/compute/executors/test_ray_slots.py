@@ -209,7 +209,11 @@ def looked(executor: RayExecutor, times: int = 3) -> None:
     """Wait until the executor has gone round."""
     for _ in range(times):
         before = executor._nodes_updated
-        until(lambda before=before: executor._nodes_updated > before, 5)
+
+        def is_newer(before: float = before) -> bool:
+            return executor._nodes_updated > before
+
+        until(is_newer, 5)
 
 
 def test_stages_that_fail_do_not_stop_those_who_submit_more(cluster: Cluster, make: Make) -> None:
@@ -266,8 +270,8 @@ def test_no_more_slots_make_room_than_a_gpu_holds() -> None:
         fleet.come_up(slot, {"node": "n", "device": {"machine": "x", "cpu": "a", "cores": 4}})
     fleet.pending += [Job(call(GO, gpu=True), ignore, Future(), 0.0, number) for number in range(4)]
     given = 0
-    while (slot := fleet.exchange()[0]) is not None:
-        fleet.slots.remove(slot)
+    while (given_back := fleet.exchange()[0]) is not None:
+        fleet.slots.remove(given_back)
         given += 1
     assert given == 2
 

@@ -1,16 +1,18 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.core.failures import StageError
-from quanttaas_jupyter.techniques.prune import PRUNERS, PruneJob
+from quanttaas_jupyter.techniques.prune import PRUNERS, Pruned, PruneJob
 from tests.networks import Mlp, ResidualNet
 
 EXAMPLES = open_source((torch.randn(8, 1, 8, 8), torch.zeros(8)), "--data", 100, 0).read()
 
 
-def pruned(model: nn.Module, ignore: tuple[nn.Module, ...] = ()):
+def pruned(model: nn.Module, ignore: tuple[nn.Module, ...] = ()) -> Pruned:
     return PRUNERS.get("2:4")(PruneJob(model, 0.5, EXAMPLES, ignore, lambda line: None))
 
 
@@ -20,7 +22,7 @@ def zeros_in_fours(weight: torch.Tensor) -> set[int]:
 
 
 def test_two_of_every_four_weights_along_the_inputs_are_zero() -> None:
-    model = ResidualNet()
+    model: Any = ResidualNet()
     before = {name: p.clone() for name, p in model.named_parameters()}
     found = pruned(model)
     assert zeros_in_fours(model.head.weight) == zeros_in_fours(model.blocks[1].conv1.weight) == {2}
@@ -44,7 +46,7 @@ def test_transposed_convolutions_are_cut_along_their_inputs() -> None:
 
 
 def test_ignored_layers_and_embeddings_keep_their_weights() -> None:
-    model = Mlp()
+    model: Any = Mlp()
     pruned(model, (model.layers[2],))
     assert bool((model.layers[2].weight != 0).all())
     words, out = nn.Embedding(12, 8), nn.Linear(8, 12)
@@ -59,7 +61,7 @@ def test_a_model_that_the_pattern_fits_nowhere_is_refused() -> None:
 
 
 def test_a_parametrized_weight_is_left_out_and_that_is_said() -> None:
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 4))
+    model: Any = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 4))
     found = pruned(model)
     assert found.choices == {"pruned_layers": 1, "skipped": ["0"]}
     assert "left out 0: " in found.warnings[0]

@@ -39,7 +39,7 @@ def count(model: nn.Module) -> int:
 def test_the_share_of_parameters_is_the_amount_and_the_model_runs(amount: float) -> None:
     model = ResidualNet(width=32)
     before = count(model)
-    pruned = prune(job(model, amount)).model
+    pruned: Any = prune(job(model, amount)).model
     assert 1 - count(pruned) / before == pytest.approx(amount, abs=0.02)
     assert pruned(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     assert pruned.head.out_features == 10
@@ -47,15 +47,15 @@ def test_the_share_of_parameters_is_the_amount_and_the_model_runs(amount: float)
 
 
 def test_ignored_modules_keep_their_channels() -> None:
-    model = ResidualNet(width=32)
-    pruned = prune(job(model, 0.3, (model.blocks[1].conv1,))).model
+    model: Any = ResidualNet(width=32)
+    pruned: Any = prune(job(model, 0.3, (model.blocks[1].conv1,))).model
     assert pruned.blocks[1].conv1.out_channels == 64
 
 
 def test_all_outputs_of_a_model_with_two_heads_stay_whole() -> None:
     batch = {"image": torch.randn(8, 1, 8, 8), "table": torch.randn(8, 4), "labels": torch.zeros(8)}
     model = TwoHeads()
-    pruned = prune(job(model, 0.25, data=[batch])).model
+    pruned: Any = prune(job(model, 0.25, data=[batch])).model
     outputs = pruned(torch.randn(2, 1, 8, 8), torch.randn(2, 4))
     assert outputs["logits"].shape == (2, 3)
     assert outputs["score"].shape == (2, 1)
@@ -71,8 +71,9 @@ def test_an_architecture_that_allows_less_gives_what_it_can_and_warns() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
     found = prune(job(model, 0.9, (model[1],)))
     assert "of the parameters go where 90% was asked" in found.warnings[0]
-    assert found.model[2].out_features < 64
-    assert found.model[1].out_features == 32
+    pruned: Any = found.model
+    assert pruned[2].out_features < 64
+    assert pruned[1].out_features == 32
 
 
 NETS: list[tuple[str, Callable[[], nn.Module], torch.Tensor]] = [
@@ -92,30 +93,29 @@ def test_removing_units_does_exactly_what_silencing_them_does(make: Callable[[],
     units = Units(whole, trace(whole, task.examples.inputs, Batch([x[:2]], []), set()))
     shapes = {name: p.shape for name, p in whole.named_parameters()}
     pruned = prune(task).model
-    gone = _removed(units, whole, pruned)
+    gone = _removed(units, job(whole, 0.4, data=(x, torch.zeros(len(x)))), pruned)
     with torch.no_grad():
         for axis in units.axes:
             if axis.name in shapes:
+                assert axis.label is not None
                 lost = [i for i, atoms in enumerate(axis.label.tolist()) if gone & set(atoms)]
                 whole.get_parameter(axis.name).index_fill_(axis.dim, torch.tensor(lost, dtype=torch.long), 0.0)
         assert gone
         assert torch.allclose(pruned(x), whole(x), atol=1e-4)
 
 
-def _removed(units: Units, whole: nn.Module, pruned: nn.Module) -> set[int]:
+def _removed(units: Units, task: PruneJob, pruned: nn.Module) -> set[int]:
     """The least magnitudes of each group, as many as are missing."""
     from quanttaas_jupyter.techniques.prune.importance import of_groups
 
     found: set[int] = set()
     small = dict(pruned.named_parameters())
-    for group, score in zip(
-        units.groups, of_groups("magnitude", PruneJob(whole, 0.4, None, (), print), units), strict=True
-    ):  # type: ignore[arg-type]
-        axis = next(
-            a for a in units.axes if a.name in small and (set(a.label[:, 0].tolist()) <= {*group.units.tolist()})
-        )
-        copies = len(axis.label) // len(group.units)
-        missing = (len(axis.label) - small[axis.name].shape[axis.dim]) // copies
+    axes = [(a.name, a.dim, a.label) for a in units.axes if a.name in small and a.label is not None]
+    for group, score in zip(units.groups, of_groups("magnitude", task, units), strict=True):
+        members = set(group.units.tolist())
+        name, dim, label = next(axis for axis in axes if set(axis[2][:, 0].tolist()) <= members)
+        copies = len(label) // len(group.units)
+        missing = (len(label) - small[name].shape[dim]) // copies
         found |= set(group.units[score.argsort(kind="stable")[:missing]].tolist())
     return found
 
@@ -131,11 +131,11 @@ def test_every_importance_and_scope_reaches_the_amount(importance: str, scope: s
 
 
 def test_channels_that_a_kind_of_importance_calls_worthless_go_first() -> None:
-    model = ResidualNet()
+    model: Any = ResidualNet()
     with torch.no_grad():
         model.blocks[1].bn1.weight[::2] *= 1e-3
     kept = model.blocks[1].bn1.weight[1::2].detach().clone()
-    pruned = prune(job(model, 0.3, importance="batchnorm", scope="layer")).model
+    pruned: Any = prune(job(model, 0.3, importance="batchnorm", scope="layer")).model
     assert set(pruned.blocks[1].bn1.weight.tolist()) >= set(kept.tolist()[:1])
     assert float(pruned.blocks[1].bn1.weight.detach().abs().mean()) > float(kept.abs().mean()) / 2
 
@@ -157,9 +157,9 @@ def test_the_ranking_puts_the_layer_that_matters_most_first_and_spread_spares_it
     assert {layer for layer, _ in ranking} == {"1", "3"}
     assert [decibels for _, decibels in ranking] == sorted(decibels for _, decibels in ranking)
     assert all(bool((value == before[name]).all()) for name, value in model.state_dict().items())
-    even = prune(job(copy.deepcopy(model), 0.5, importance="magnitude")).model
+    even: Any = prune(job(copy.deepcopy(model), 0.5, importance="magnitude")).model
     shaped = [("1", 0.0), ("3", 20.0)]
-    spread = prune(job(model, 0.5, importance="magnitude", spread=1.0, ranking=shaped)).model
+    spread: Any = prune(job(model, 0.5, importance="magnitude", spread=1.0, ranking=shaped)).model
     assert spread[1].out_features > even[1].out_features
     assert spread[3].out_features < even[3].out_features
 
@@ -180,7 +180,7 @@ class BiLstm(nn.Module):
 def test_hidden_units_of_recurrent_layers_go(amount: float, is_last: bool) -> None:
     model = BiLstm(is_last)
     before = count(model)
-    pruned = prune(job(model, amount, data=(torch.randn(8, 7, 12), torch.zeros(8)))).model
+    pruned: Any = prune(job(model, amount, data=(torch.randn(8, 7, 12), torch.zeros(8)))).model
     assert 1 - count(pruned) / before == pytest.approx(amount, abs=0.05)
     assert pruned.layers.hidden_size == pruned.layers.weight_hh_l1_reverse.shape[1] < 32
     assert pruned(torch.randn(3, 11, 12)).shape == (3, 9)
@@ -191,7 +191,7 @@ def test_heads_go_and_the_modules_count_of_them_follows() -> None:
     model = OwnAttention(width=64, heads=8)
     before = count(model)
     data = (torch.randn(8, 20, 12), torch.zeros(8))
-    pruned = prune(job(model, 0.5, (model.stem, model.head), data=data)).model
+    pruned: Any = prune(job(model, 0.5, (model.stem, model.head), data=data)).model
     assert pruned.heads < 8
     assert pruned.queries.out_features == pruned.keys.out_features == pruned.out.in_features == 8 * pruned.heads
     assert 1 - count(pruned) / before == pytest.approx(0.5, abs=0.1)
@@ -212,8 +212,9 @@ class Unforeseen(nn.Module):
 
 def test_a_size_written_into_forward_keeps_its_layer_whole_and_the_others_go() -> None:
     found = prune(job(Unforeseen(), 0.3))
-    assert found.model.second.out_features == 64
-    assert found.model.third.out_features < 64
+    pruned: Any = found.model
+    assert pruned.second.out_features == 64
+    assert pruned.third.out_features < 64
     assert any("stayed whole" in warning for warning in found.warnings)
 
 
@@ -228,7 +229,7 @@ class Strange(nn.Module):
 
 
 def test_an_unknown_operation_fixes_only_what_goes_into_it() -> None:
-    pruned = prune(job(Strange(), 0.2)).model
+    pruned: Any = prune(job(Strange(), 0.2)).model
     assert pruned.first.out_features == 32
     assert pruned.second.out_features < 32
 
@@ -258,7 +259,7 @@ class HooksItself(nn.Module):
 
 def test_what_a_model_hangs_on_itself_while_it_runs_does_not_travel() -> None:
     model = HooksItself()
-    pruned = prune(job(model, 0.3)).model
+    pruned: Any = prune(job(model, 0.3)).model
     assert not pruned.first._forward_hooks
     assert cloudpickle.loads(cloudpickle.dumps(pruned))(torch.randn(2, 1, 8, 8)).shape == (2, 4)
 
@@ -278,7 +279,7 @@ class NarrowGroups(nn.Module):
 
 def test_groups_of_two_channels_become_groups_of_one() -> None:
     found = prune(job(NarrowGroups(), 0.6))
-    grouped_layer = found.model.grouped
-    assert (grouped_layer.groups, grouped_layer.in_channels, grouped_layer.weight.shape[1]) == (16, 16, 1)
-    assert found.model.stem.out_channels == 16
+    pruned: Any = found.model
+    assert (pruned.grouped.groups, pruned.grouped.in_channels, pruned.grouped.weight.shape[1]) == (16, 16, 1)
+    assert pruned.stem.out_channels == 16
     assert not [warning for warning in found.warnings if "stayed whole" in warning]

@@ -26,8 +26,9 @@ def integer_products(path: Path) -> list[str]:
     makers = {node.output[0]: node for node in graph.node}
     found = []
     for node in graph.node:
-        sources = [makers.get(name) for name in node.input[:2]]
-        if node.op_type in ("Conv", "Gemm", "MatMul") and all(s and s.op_type == "DequantizeLinear" for s in sources):
+        sources = [makers[name] for name in node.input[:2] if name in makers]
+        is_product = node.op_type in ("Conv", "Gemm", "MatMul") and len(sources) == 2
+        if is_product and all(source.op_type == "DequantizeLinear" for source in sources):
             data, weight = sources
             assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
             assert makers[data.input[0]].op_type == "QuantizeLinear"
@@ -73,7 +74,8 @@ class Text(nn.Module):
         self.embedding = nn.Embedding(500, 64)
         self.blocks = nn.Sequential(Block(), Block())
         self.head = nn.Linear(64, 4)
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             for norm, linear in ((block.norm1, block.qkv), (block.norm2, block.fc1)):
                 norm.weight.data[:3] *= outliers
                 linear.weight.data[:, :3] /= outliers
@@ -85,7 +87,7 @@ class Text(nn.Module):
 class Recurrent(nn.Module):
     """Sequences of shape (batch, 25, 12) to nine classes."""
 
-    def __init__(self, kind: type[nn.RNNBase], bidirectional: bool) -> None:
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], bidirectional: bool) -> None:
         super().__init__()
         self.rnn = kind(12, 96, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(192 if bidirectional else 96, 9)

@@ -14,6 +14,7 @@ from torch import nn
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.core.errors import MissingDependency
 from quanttaas_jupyter.core.failures import StageError
+from quanttaas_jupyter.core.fingerprint import version_of
 from quanttaas_jupyter.planning.search.auto import _within_reach
 from quanttaas_jupyter.techniques import registry
 from quanttaas_jupyter.techniques.availability import available_quantizations, refuse_missing
@@ -22,6 +23,7 @@ from quanttaas_jupyter.techniques.quantize.onnx_calibration import open_model
 from quanttaas_jupyter.techniques.quantize.onnx_file import load_prepared
 from quanttaas_jupyter.techniques.runtimes import RUNTIMES
 from tests.engine.inline import drive
+from tests.measured import number
 from tests.networks import Digits, Encoder, ResidualNet
 from tests.techniques.quantize.on_onnx import integer_products
 from tests.techniques.runtimes.contract import Transformer, batches, images, sqnr_db
@@ -58,7 +60,8 @@ class Built:
 
 def with_outliers(model: Transformer) -> Transformer:
     """Three channels behind each normalization forty times as large: what transformers at scale are like."""
-    for block in model.blocks:
+    blocks: Any = model.blocks
+    for block in blocks:
         for norm, linear in ((block.norm1, block.qkv), (block.norm2, block.fc1)):
             norm.weight.data[:3] *= 40
             linear.weight.data[:, :3] /= 40
@@ -150,14 +153,14 @@ def test_a_study_measures_what_modelopt_made(tmp_path: Path, digits: Digits) -> 
     assert len(state.trials) == 6
     for name, trial in state.trials.items():
         assert trial.status == "finished", (name, trial.error)
-        assert "prune" in name or trial.metrics["drop"] <= 0.01, name
-        assert trial.is_baseline or "int8" not in name or trial.metrics["size_ratio"] < 0.35, name
+        assert "prune" in name or number(trial, "drop") <= 0.01, name
+        assert trial.is_baseline or "int8" not in name or number(trial, "size_ratio") < 0.35, name
 
 
 class TestWithoutThePackage:
     @pytest.fixture(autouse=True)
     def _not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        installed = registry.version_of
+        installed = version_of
         monkeypatch.setattr(registry, "version_of", lambda name: "" if name == "nvidia-modelopt" else installed(name))
 
     def test_submission_tells_the_pip_command(self) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.quantize import QUANTIZERS, RANKERS, QuantizeJob, onnx_static
-from quanttaas_jupyter.techniques.runtimes import RUNTIMES
+from quanttaas_jupyter.techniques.quantize.onnx_calibration import Reference
+from quanttaas_jupyter.techniques.runtimes import RUNTIMES, Session
 
 RUNTIME = RUNTIMES.get("onnxruntime")
 
@@ -27,6 +28,7 @@ class Fragile(nn.Module):
         self.second = nn.Conv2d(16, 16, 3, padding=1)
         self.third = nn.Conv2d(16, 16, 3, padding=1)
         self.head = nn.Linear(16, 10)
+        self.sizes: torch.Tensor
         self.register_buffer("sizes", torch.logspace(3, -4, 16).view(1, 16, 1, 1))
         self.second.weight.data /= self.sizes
 
@@ -52,6 +54,9 @@ class Loss:
     def drop(self, path: Path) -> float:
         self.calls += 1
         return self._of(self.sqnr_db(path))
+
+    def drop_of(self, session: Session) -> float:
+        raise NotImplementedError("it judges files")
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +160,7 @@ def test_where_everything_is_ignored_mixed_says_that_nothing_is_left(job: Quanti
         QUANTIZERS.get(("mixed", "onnxruntime"))(replace(everything, keep=None))
 
 
-class Wrong(onnx_static.Reference):
+class Wrong(Reference):
     """An ONNX Runtime that computes integers between layers wrongly."""
 
     def sqnr_db(self, model: onnx.ModelProto) -> float:

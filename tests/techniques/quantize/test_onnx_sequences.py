@@ -105,7 +105,7 @@ def test_no_product_reads_a_transpose_of_float16(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_weights_become_int8(kind: type[nn.RNNBase], bidirectional: bool, tmp_path: Path) -> None:
+def test_recurrent_weights_become_int8(kind: type[nn.LSTM | nn.GRU], bidirectional: bool, tmp_path: Path) -> None:
     x = torch.randn(64, 25, 12)
     source = exported(Recurrent(kind, bidirectional), x, tmp_path / "m.onnx")
     for name in ("int8-dynamic", "int8-weight", "int8"):

@@ -1,5 +1,7 @@
 """Training with quantizers of layers that store integers and compute in floating point."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,13 @@ from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.recover import RecoverJob, qat
 from quanttaas_jupyter.techniques.recover.qat import ROUNDED_HERE
 
+Kind = type[nn.LSTM | nn.GRU]
+
 
 class LastState(nn.Module):
     """The last outputs of a recurrent layer."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.rnn = kind(4, 16, batch_first=True)
 
@@ -31,13 +35,13 @@ def training(model: nn.Module, x: torch.Tensor, precision: str, ignore: tuple[nn
 
 @pytest.mark.parametrize("precision", ROUNDED_HERE)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_weights_are_rounded_wherever_the_file_rounds_them(kind: type[nn.RNNBase], precision: str) -> None:
+def test_recurrent_weights_are_rounded_wherever_the_file_rounds_them(kind: Kind, precision: str) -> None:
     summary = qat.recover(training(LastState(kind), torch.randn(16, 5, 4), precision))
     assert summary["rounded_weights"] == 2
 
 
 def test_recurrent_weights_have_a_scale_a_row_as_the_file_has() -> None:
-    model = LastState(nn.LSTM)
+    model: Any = LastState(nn.LSTM)
     with torch.no_grad():
         model.rnn.weight_ih_l0[0] = 1000
     how = qat._weight_rounding("int8")(model.rnn, "weight_ih_l0")
@@ -48,8 +52,8 @@ def test_recurrent_weights_have_a_scale_a_row_as_the_file_has() -> None:
 
 
 def test_where_nothing_is_rounded_nothing_is_trained() -> None:
-    model = nn.Sequential(nn.Linear(4, 4))
-    before = model[0].weight.detach().clone()
+    layer = nn.Linear(4, 4)
+    model, before = nn.Sequential(layer), layer.weight.detach().clone()
     with pytest.raises(StageError, match="found no weight that int8 rounds.*ignore fewer modules"):
-        qat.recover(training(model, torch.randn(16, 4), "int8", ignore=(model[0],)))
-    assert torch.equal(model[0].weight, before)
+        qat.recover(training(model, torch.randn(16, 4), "int8", ignore=(layer,)))
+    assert torch.equal(layer.weight, before)

@@ -44,13 +44,15 @@ LEVELS = {"int8-modelopt": 255, "fp8-modelopt": 255, "int4-awq": 15}
 def test_a_layer_computes_with_few_levels_while_it_trains(precision: str) -> None:
     model = Mlp()
     quantized, _ = with_quantizers(training_of(model, precision))
-    layer = next(module for module in quantized.modules() if isinstance(module, nn.Linear))
+    layer: Any = next(module for module in quantized.modules() if isinstance(module, nn.Linear))
     rounded = layer.weight_quantizer(layer.weight)
     assert not torch.equal(rounded, layer.weight)
     assert len(torch.unique(rounded[0, :32])) <= LEVELS[precision]
     loss = quantized(torch.randn(4, layer.in_features)).square().sum()
     loss.backward()
-    assert bool((next(model.parameters()).grad != 0).any())
+    gradient = next(model.parameters()).grad
+    assert gradient is not None
+    assert bool(gradient.any())
 
 
 def training_of(model: nn.Module, precision: str, ignore: tuple[nn.Module, ...] = ()) -> RecoverJob:
@@ -112,6 +114,7 @@ class Running(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(6, 6)
+        self.mean: torch.Tensor
         self.register_buffer("mean", torch.zeros(6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -140,4 +143,5 @@ def test_transposed_convolutions_have_a_scale_an_output() -> None:
     job = RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, precision="int8-modelopt")
     quantized, rounded = with_quantizers(job)
     assert rounded == 2
-    assert quantized[1].weight_quantizer.amax.shape == (1, 6, 1, 1)
+    layers: Any = quantized
+    assert layers[1].weight_quantizer.amax.shape == (1, 6, 1, 1)

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_a_regressor_learns_from_the_teachers_numbers() -> None:
 def test_a_loss_that_is_not_finite_is_an_error_with_advice(digits: Digits) -> None:
     model = pruned(digits, 0.3)
     with torch.no_grad():
-        model.head.weight.fill_(float("inf"))
+        model.get_parameter("head.weight").fill_(float("inf"))
     with pytest.raises(StageError, match="smaller lr"):
         distill.recover(recovery(model, digits.model, digits.train, epochs=1))
 
@@ -73,7 +74,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_advice(digits: Digits) -> No
 def test_batchnorm_statistics_become_those_of_the_data(digits: Digits) -> None:
     model = copy.deepcopy(digits.model)
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
             module.running_mean.add_(3)
     assert accuracy(model, digits) < 0.9
     summary = batchnorm.recover(recovery(model, digits.model, digits.train))
@@ -84,8 +85,9 @@ def test_batchnorm_statistics_become_those_of_the_data(digits: Digits) -> None:
 def test_training_with_quantizers_makes_a_coarse_rounding_cost_less(digits: Digits) -> None:
     def rounded(model: torch.nn.Module) -> torch.nn.Module:
         copied = copy.deepcopy(model)
+        weight = copied.get_parameter("head.weight")
         with torch.no_grad():
-            copied.head.weight.copy_(qat.round_blocks(copied.head.weight))
+            weight.copy_(qat.round_blocks(weight))
         return copied
 
     torch.manual_seed(0)
@@ -99,7 +101,7 @@ def test_training_with_quantizers_makes_a_coarse_rounding_cost_less(digits: Digi
     assert summary["rounded_weights"] == 1
     assert summary["losses"][-1] < summary["losses"][0]
     assert accuracy(rounded(model), digits) > before + 0.1
-    assert not torch.equal(rounded(model).head.weight, model.head.weight)
+    assert not torch.equal(rounded(model).get_parameter("head.weight"), model.head.weight)
 
 
 def test_training_with_quantizers_leaves_an_ordinary_model(digits: Digits) -> None:
@@ -130,7 +132,7 @@ def test_a_function_of_the_notebook_recovers_with_batches_as_they_were_given(dig
     def mine(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> float:
         seen.append((model.training, teacher.training, len(batches), batches[0][0].shape[1:], batches[0][1].dtype))
         with torch.no_grad():
-            model.head.bias.add_(1.0)
+            model.get_parameter("head.bias").add_(1.0)
         return 0.5
 
     model = copy.deepcopy(digits.model)
@@ -210,8 +212,9 @@ def test_a_sequence_is_taught_the_same_wherever_its_classes_lie() -> None:
 def warned(model: torch.nn.Sequential, data: object, how: object) -> tuple[list[str], dict]:
     sentences: list[str] = []
     teacher = copy.deepcopy(model).eval()
+    last: Any = model[-1]
     with torch.no_grad():
-        model[-1].weight.mul_(0.5)
+        last.weight.mul_(0.5)
     job = recovery(model, teacher, data, epochs=2, warn=sentences.append)
     return sentences, how.recover(job)  # type: ignore[attr-defined]
 
@@ -245,21 +248,17 @@ def test_batches_of_one_sample_with_many_places_are_enough_for_batchnorm(how: ob
 
 @pytest.mark.parametrize("how", [batchnorm, distill])
 def test_batches_of_one_value_a_channel_leave_batchnorm_as_it_was_and_say_so(how: object) -> None:
-    model = torch.nn.Sequential(
-        torch.nn.AdaptiveAvgPool1d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(4, 8),
-        torch.nn.BatchNorm1d(8),
-        torch.nn.Linear(8, 3),
-    ).eval()
-    with torch.no_grad():
-        model[3].running_mean.fill_(2.5)
-    before, head = statistics(model), 0.5 * model[4].weight.detach()
+    norm, last = torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)
+    first = (torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(4, 8))
+    model = torch.nn.Sequential(*first, norm, last).eval()
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(2.5)
+    before, head = statistics(model), 0.5 * last.weight.detach()
     sentences, _ = warned(model, SINGLES, how)
     assert torch.equal(statistics(model), before)
     assert sentences
     assert all("more than one value a channel" in sentence for sentence in sentences)
-    assert torch.equal(head, model[4].weight) == (how is batchnorm)
+    assert torch.equal(head, last.weight) == (how is batchnorm)
 
 
 def test_batches_of_one_sample_teach_a_model_without_batchnorm() -> None:
@@ -267,7 +266,7 @@ def test_batches_of_one_sample_teach_a_model_without_batchnorm() -> None:
     teacher = torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(2), torch.nn.Flatten(), torch.nn.Linear(8, 3)).eval()
     student = copy.deepcopy(teacher)
     with torch.no_grad():
-        student[2].weight.mul_(0.5)
+        student.get_parameter("2.weight").mul_(0.5)
     summary = distill.recover(recovery(student, teacher, SINGLES, epochs=10))
     assert summary["losses"][-1] < summary["losses"][0]
 
@@ -325,7 +324,7 @@ def test_a_module_that_a_function_returns_is_the_one_that_goes_on(digits: Digits
     def copies(model: torch.nn.Module, teacher: torch.nn.Module, batches: list) -> torch.nn.Module:
         trained = copy.deepcopy(model)
         with torch.no_grad():
-            trained.head.bias.add_(1.0)
+            trained.get_parameter("head.bias").add_(1.0)
         return trained
 
     model = copy.deepcopy(digits.model)

@@ -15,6 +15,7 @@ import quanttaas_jupyter as qt
 from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.quantize.saturation import saturates
 from quanttaas_jupyter.techniques.runtimes.openvino_file import core, load, module_of
+from tests.measured import number
 from tests.networks import Digits, ResidualNet
 from tests.techniques.quantize.on_onnx import Recurrent, Text
 from tests.techniques.runtimes.contract import Contract, Transformer, images, sqnr_db
@@ -103,8 +104,8 @@ class TestOpenVino(Contract):
         study = qt.compress(digits.model, digits.test, recipe=recipe, train=digits.train, name="mixed").wait(240)
         for trial in study:
             assert trial.status == "finished", trial.error
-            assert trial.metrics["drop"] <= 0.01
-            assert trial.metrics["export_error"] < 1e-3
-        assert study["mixed"].metrics["size_ratio"] < 0.5
+            assert number(trial, "drop") <= 0.01
+            assert number(trial, "export_error") < 1e-3
+        assert number(study["mixed"], "size_ratio") < 0.5
         x = next(iter(digits.test))[0][:5]
         assert (study["int8"].load()(x).argmax(1) == digits.model(x).argmax(1)).all()

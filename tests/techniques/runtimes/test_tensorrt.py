@@ -18,6 +18,11 @@ from tests.techniques.quantize.on_onnx import integer_products
 from tests.techniques.runtimes.contract import Contract, Transformer, batches, images
 
 
+def shapes_from(source: Path) -> dict[str, list[tuple[int, ...]]]:
+    """Batches of one and of 64 images for the only input of a file."""
+    return {onnx.load(str(source)).graph.input[0].name: [(1, 1, 8, 8), (1, 1, 8, 8), (64, 1, 8, 8)]}
+
+
 class TestTensorRt(Contract):
     runtime, package, extra = "tensorrt", "tensorrt_rtx", "tensorrt-rtx"
     # Engines hold code beside weights: their ratios are what they are, below that of fp32.
@@ -44,7 +49,7 @@ class TestTensorRt(Contract):
 
     def test_engines_are_built_for_the_named_targets(self, tmp_path: Path) -> None:
         self.build(ResidualNet(), images(), tmp_path)
-        shapes = {onnx.load(str(self.source)).graph.input[0].name: [(1, 1, 8, 8), (1, 1, 8, 8), (64, 1, 8, 8)]}
+        shapes = shapes_from(self.source)
         for targets in (["SM80"], ["SM86", "SM120"]):
             build(self.source, tmp_path / "other.engine", targets, shapes)
             assert read(tmp_path / "other.engine")[0]["targets"] == targets
@@ -105,7 +110,7 @@ class TestTensorRt(Contract):
 
         notes = Kept()
         self.build(ResidualNet(), images(), tmp_path)
-        shapes = {onnx.load(str(self.source)).graph.input[0].name: [(1, 1, 8, 8), (1, 1, 8, 8), (64, 1, 8, 8)]}
+        shapes = shapes_from(self.source)
         build(self.source, tmp_path / "first.engine", ["SM89"], shapes, notes)
         (name,) = notes
         assert name.startswith("tensorrt/tensorrt_rtx-")

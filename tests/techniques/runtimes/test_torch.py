@@ -18,6 +18,7 @@ from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.quantize import QUANTIZERS, QuantizeJob
 from quanttaas_jupyter.techniques.runtimes import RUNTIMES
 from quanttaas_jupyter.techniques.runtimes.torch_graph import layers_of, load, tensor_of
+from tests.measured import number
 from tests.networks import Digits, ResidualNet
 from tests.techniques.runtimes.contract import Contract
 
@@ -195,8 +196,8 @@ def test_a_study_runs_on_torch(digits: Digits) -> None:
     assert study.status == "finished"
     for trial in study:
         assert trial.status == "finished", trial
-        assert trial.metrics["agreement"] > 0.98
-    assert study["int8-weight"].metrics["size_ratio"] < 0.6
+        assert number(trial, "agreement") > 0.98
+    assert number(study["int8-weight"], "size_ratio") < 0.6
     loaded = study["int8-weight"].load()
     x = digits.test.dataset.tensors[0][:5]  # type: ignore[attr-defined]
     assert loaded(x).shape == (5, 10)
