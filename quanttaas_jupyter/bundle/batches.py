@@ -1,27 +1,22 @@
-"""Batches of inputs and targets, stored as shards of tensors that hold no code."""
+"""Batches of inputs and targets, and views of them: the first samples, other sizes of batches, parts.
+
+A data set need not fit into memory: its batches may be made when they are asked for (``LazyBatches``), and the views of
+such a data set are made in the same way.
+"""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from ..store import blobs
-from ..store.base import Progress, Store
 from .structure import Structure, is_one_argument, unflatten
 
 if TYPE_CHECKING:
     import torch
-
-SHARD_BYTES = 64 << 20
-"""Bytes of tensors per blob; chosen, not tuned. Smaller shards cost more requests, larger ones more memory."""
-_SENT_AT_ONCE = 4
-"""Shards that are packed and uploaded at the same time; chosen, not tuned."""
-
 
 Leaf: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 """A tensor with a dimension of samples, or a list of one tensor a sample where their shapes differ."""
@@ -60,11 +55,73 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Batches:
-    """A data set in memory: batches, and how inputs and targets are nested.
+class Outline:
+    """Sizes of a batch, known without its values.
 
     Attributes:
-        batches: The batches.
+        samples: Number of samples.
+        shapes: Shape of every leaf, inputs first; of a list of one tensor a sample, the number of tensors.
+        bytes: Bytes of its tensors.
+    """
+
+    samples: int
+    shapes: tuple[tuple[int, ...] | int, ...]
+    bytes: int
+
+    @staticmethod
+    def of(batch: Batch) -> Outline:
+        """Return the outline of a batch."""
+        shapes = tuple(len(leaf) if isinstance(leaf, list) else tuple(leaf.shape) for leaf in batch.leaves)
+        return Outline(batch.samples, shapes, batch.bytes)
+
+
+class LazyBatches(Sequence[Batch]):
+    """Batches that are made when they are asked for; the one asked for last is kept.
+
+    Attributes:
+        outlines: Sizes of all batches.
+    """
+
+    def __init__(self, outlines: Sequence[Outline], make: Callable[[int], Batch]) -> None:
+        """Make the batch at a position by ``make``."""
+        self.outlines, self._make = tuple(outlines), make
+        self._last: tuple[int, Batch] | None = None
+
+    def __len__(self) -> int:
+        return len(self.outlines)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            positions = range(len(self))[index]
+            return LazyBatches([self.outlines[at] for at in positions], lambda at: self[positions[at]])
+        position = range(len(self))[index]
+        last = self._last
+        if last is None or last[0] != position:
+            # The one before is let go first: two batches need not be held.
+            self._last = last = None
+            self._last = last = position, self._make(position)
+        return last[1]
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for position in range(len(self)):
+                yield self[position]
+        finally:
+            self._last = None
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A data set: batches, and how inputs and targets are nested.
+
+    Attributes:
+        batches: The batches, in memory or made when they are asked for.
         names: Names of the inputs.
         inputs: How inputs are nested.
         targets: How targets are nested.
@@ -74,7 +131,7 @@ class Batches:
             empty where none does.
     """
 
-    batches: tuple[Batch, ...]
+    batches: Sequence[Batch]
     names: tuple[str, ...]
     inputs: Structure
     targets: Structure
@@ -83,73 +140,81 @@ class Batches:
     sizes: tuple[dict[int, tuple[int, int]], ...] = ()
 
     @property
+    def outlines(self) -> tuple[Outline, ...]:
+        """Sizes of all batches."""
+        if isinstance(self.batches, LazyBatches):
+            return self.batches.outlines
+        return tuple(map(Outline.of, self.batches))
+
+    @property
     def samples(self) -> int:
         """Number of samples."""
-        return sum(batch.samples for batch in self.batches)
+        return sum(outline.samples for outline in self.outlines)
 
     @property
     def bytes(self) -> int:
         """Size of all tensors in bytes."""
-        return sum(batch.bytes for batch in self.batches)
+        return sum(outline.bytes for outline in self.outlines)
 
     @property
     def has_targets(self) -> bool:
         """Whether the data has targets (labels)."""
-        return bool(self.batches and self.batches[0].targets)
+        return bool(self.batches) and len(self.outlines[0].shapes) > self._count_inputs
 
     def is_sliceable(self) -> bool:
         """Whether every leaf has one row a sample, so that batches may be cut and joined."""
         return self.is_cut and all(
-            _rows(leaf, dim) == batch.samples for batch in self.batches for leaf, dim in self._located(batch)
+            _rows(shape, dim) == outline.samples
+            for outline in self.outlines
+            for shape, dim in zip(outline.shapes, self._dims(), strict=False)
         )
 
     def is_uniform(self) -> bool:
         """Return whether all samples have the same shape, so that they may be joined into batches of any size."""
         if not self.is_sliceable():
             return False
-        shapes = {tuple(_shape_of_one(*located) for located in self._located(batch)) for batch in self.batches}
+        shapes = {
+            tuple(_shape_of_one(shape, dim) for shape, dim in zip(outline.shapes, self._dims(), strict=False))
+            for outline in self.outlines
+        }
         return len(shapes) == 1
 
     def head(self, samples: int) -> Batches:
         """Return about the first ``samples`` samples, at least one batch; the last batch is cut if possible."""
-        taken: list[Batch] = []
-        left = samples
-        sliceable = self.is_sliceable()
-        for batch in self.batches:
-            if left <= 0:
-                break
-            taken.append(self.cut(batch, slice(0, left)) if sliceable and batch.samples > left else batch)
-            left -= batch.samples
-        return dataclasses.replace(self, batches=tuple(taken))
+        outlines = self.outlines
+        ends = list(itertools.accumulate(outline.samples for outline in outlines))
+        count = min(bisect.bisect_left(ends, max(samples, 1)) + 1, len(ends)) if ends else 0
+        kept = self._with(self.batches[:count])
+        if not count or ends[count - 1] <= samples or not self.is_sliceable():
+            return kept
+        rest = samples - (ends[count - 1] - outlines[count - 1].samples)
+        rows = [slice(None)] * (count - 1) + [slice(0, rest)]
+        return kept._cut_each(rows, [outline.samples for outline in outlines[: count - 1]] + [rest])
 
     def rebatched(self, size: int) -> Batches:
         """Return the samples in batches of ``size``, or unchanged if the samples differ in shape."""
         if not self.is_uniform():
             return self
-        whole = self.joined()
-        cut = tuple(self.cut(whole, slice(start, start + size)) for start in range(0, whole.samples, size))
-        return dataclasses.replace(self, batches=cut)
+        counts = [outline.samples for outline in self.outlines]
+        if all(count == size for count in counts[:-1]) and counts[-1] <= size:
+            return self
+        starts = [0, *itertools.accumulate(counts)]
+        edges = range(0, starts[-1], size)
+        outlines = [self._outline(min(size, starts[-1] - start)) for start in edges]
+        return self._made(outlines, lambda at: self._between(starts, edges[at], edges[at] + size))
+
+    def within(self, size: int, most_bytes: int) -> Batches:
+        """Return the samples in batches of at most ``size`` samples and, where one allows it, ``most_bytes`` bytes."""
+        each = max(1.0, self.bytes / max(1, self.samples))
+        return self.rebatched(max(1, min(size, int(most_bytes / each))))
 
     def joined(self) -> Batch:
         """All samples as one batch; only where ``is_uniform``."""
-        columns = zip(*(batch.leaves for batch in self.batches), strict=True)
-        leaves = [_joined(column, dim) for column, dim in zip(columns, self._dims(), strict=True)]
-        return self._batch(leaves)
+        return self._joined(list(self.batches))
 
     def cut(self, batch: Batch, rows: Any) -> Batch:
         """Return some samples of a batch; ``rows`` is a slice, positions or a mask."""
-        return self._batch([_cut(leaf, rows, dim) for leaf, dim in self._located(batch)])
-
-    def _batch(self, leaves: list[Any]) -> Batch:
-        first, inputs = self.batches[0], len(self.batches[0].inputs)
-        return Batch(leaves[:inputs], leaves[inputs:], first.dim)
-
-    def _dims(self) -> tuple[int, ...]:
-        return self.dims or (0,) * len(self.batches[0].leaves)
-
-    def _located(self, batch: Batch) -> Iterator[tuple[Leaf, int]]:
-        # Some batches carry no targets, such as examples that a person gave.
-        yield from zip(batch.leaves, self._dims(), strict=False)
+        return self._batch([_cut(leaf, rows, dim) for leaf, dim in self._located(batch)], batch)
 
     def split(self, share: float, limit: int, seed: int) -> tuple[Batches, Batches]:
         """Split into two disjoint parts, the second with about ``share`` of the samples and at most ``limit``.
@@ -160,17 +225,71 @@ class Batches:
         import torch
 
         generator = torch.Generator().manual_seed(seed)
+        counts = [outline.samples for outline in self.outlines]
         if self.is_sliceable():
             count = max(1, min(int(self.samples * share), limit))
             chosen = torch.zeros(self.samples, dtype=torch.bool)
             chosen[self._drawn(count, generator)] = True
-            marks = chosen.split([batch.samples for batch in self.batches])
+            marks = chosen.split(counts)
         else:
-            count = max(1, int(len(self.batches) * share))
-            picked = set(torch.randperm(len(self.batches), generator=generator)[:count].tolist())
-            marks = tuple(torch.full((batch.samples,), index in picked) for index, batch in enumerate(self.batches))
-        pairs = list(zip(self.batches, marks, strict=True))
-        return self._marked(pairs, False), self._marked(pairs, True)
+            count = max(1, int(len(counts) * share))
+            picked = set(torch.randperm(len(counts), generator=generator)[:count].tolist())
+            marks = tuple(torch.full((samples,), index in picked) for index, samples in enumerate(counts))
+        return self._marked([~mark for mark in marks]), self._marked(marks)
+
+    @property
+    def _count_inputs(self) -> int:
+        return len(self.names)
+
+    def _with(self, batches: Sequence[Batch]) -> Batches:
+        return dataclasses.replace(self, batches=batches)
+
+    def _made(self, outlines: Sequence[Outline], make: Callable[[int], Batch]) -> Batches:
+        """Return batches that are made of these: at once where these are in memory."""
+        if isinstance(self.batches, LazyBatches):
+            return self._with(LazyBatches(outlines, make))
+        return self._with(tuple(map(make, range(len(outlines)))))
+
+    def _cut_each(self, rows: Sequence[Any], counts: Sequence[int]) -> Batches:
+        """Return some rows of every batch; ``counts`` says how many."""
+        outlines = [
+            _narrowed(outline, count, self._dims()) for outline, count in zip(self.outlines, counts, strict=True)
+        ]
+
+        def make(at: int) -> Batch:
+            batch = self.batches[at]
+            return batch if counts[at] == batch.samples else self.cut(batch, rows[at])
+
+        return self._made(outlines, make)
+
+    def _between(self, starts: Sequence[int], start: int, end: int) -> Batch:
+        """Return the samples from ``start`` to ``end``; batch i holds those from ``starts[i]`` to ``starts[i + 1]``."""
+        parts = []
+        at = bisect.bisect_right(starts, start) - 1
+        while at < len(self.batches) and starts[at] < end:
+            rows = slice(max(0, start - starts[at]), end - starts[at])
+            parts.append(self.cut(self.batches[at], rows))
+            at += 1
+        return parts[0] if len(parts) == 1 else self._joined(parts)
+
+    def _joined(self, parts: Sequence[Batch]) -> Batch:
+        columns = zip(*(batch.leaves for batch in parts), strict=True)
+        leaves = [_joined(column, dim) for column, dim in zip(columns, self._dims(), strict=False)]
+        return self._batch(leaves, parts[0])
+
+    def _batch(self, leaves: list[Any], like: Batch) -> Batch:
+        inputs = len(like.inputs)
+        return Batch(leaves[:inputs], leaves[inputs:], like.dim)
+
+    def _outline(self, samples: int) -> Outline:
+        return _narrowed(self.outlines[0], samples, self._dims())
+
+    def _dims(self) -> tuple[int, ...]:
+        return self.dims or (0,) * len(self.outlines[0].shapes)
+
+    def _located(self, batch: Batch) -> Iterator[tuple[Leaf, int]]:
+        # Some batches carry no targets, such as examples that a person gave.
+        yield from zip(batch.leaves, self._dims(), strict=False)
 
     def _drawn(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Draw the positions of ``count`` samples, stratified by class if the targets are classes."""
@@ -184,19 +303,27 @@ class Batches:
         """Return the class of each sample as a tensor of integers, or None if the targets are not classes."""
         import torch
 
-        labels = [batch.targets[0] for batch in self.batches] if self.has_targets else []
-        classes = [leaf for leaf in labels if isinstance(leaf, torch.Tensor) and _are_classes(leaf)]
-        return torch.cat(classes) if classes and len(classes) == len(labels) else None
+        if not self.has_targets:
+            return None
+        found = []
+        for batch in self.batches:
+            leaf = batch.targets[0]
+            if not isinstance(leaf, torch.Tensor) or not _are_classes(leaf):
+                return None
+            found.append(leaf.clone())
+        return torch.cat(found)
 
-    def _marked(self, pairs: Iterable[tuple[Batch, Any]], wanted: bool) -> Batches:
-        kept = []
-        for batch, mark in pairs:
-            rows = mark if wanted else ~mark
-            if bool(rows.all()):
-                kept.append(batch)
-            elif bool(rows.any()):
-                kept.append(self.cut(batch, rows))
-        return dataclasses.replace(self, batches=tuple(kept))
+    def _marked(self, marks: Sequence[torch.Tensor]) -> Batches:
+        """Return the marked samples; batches without any are left out."""
+        kept = [at for at, mark in enumerate(marks) if bool(mark.any())]
+        chosen = self._with(self._at(kept))
+        return chosen._cut_each([marks[at] for at in kept], [int(marks[at].sum()) for at in kept])
+
+    def _at(self, positions: Sequence[int]) -> Sequence[Batch]:
+        if isinstance(self.batches, LazyBatches):
+            outlines = self.batches.outlines
+            return LazyBatches([outlines[at] for at in positions], lambda at: self.batches[positions[at]])
+        return tuple(self.batches[at] for at in positions)
 
 
 def stratified(classes: torch.Tensor, count: int) -> torch.Tensor:
@@ -229,105 +356,6 @@ def call(model: Callable[..., Any], structure: Structure, leaves: Sequence[Any])
     return model(inputs)
 
 
-def write_batches(store: Store, batches: Batches, upload: Callable[[], Progress] | None = None) -> dict[str, Any]:
-    """Store batches as shards.
-
-    Args:
-        store: The store.
-        batches: The batches.
-        upload: Called for each shard; returns the progress callback of its upload.
-
-    Returns:
-        The reference that ``read`` takes: digest of the content, shards, number of samples, and whether it has labels.
-    """
-
-    def put(part: list[Batch]) -> str:
-        return blobs.put_bytes(store, _pack(part, batches), upload() if upload else None)
-
-    with ThreadPoolExecutor(_SENT_AT_ONCE, thread_name_prefix="shards") as pool:
-        shards = list(pool.map(put, _shards(batches)))
-    return {
-        "digest": hashlib.sha256(b"".join(map(bytes.fromhex, shards))).hexdigest(),
-        "shards": shards,
-        "samples": batches.samples,
-        "labelled": batches.has_targets,
-    }
-
-
-def read_batches(store: Store, reference: Mapping[str, Any]) -> Batches:
-    """Load batches that ``write`` stored.
-
-    Raises:
-        MissingKey: A blob was deleted.
-    """
-    parts = [_unpack(blobs.get_bytes(store, sha)) for sha in reference["shards"]]
-    return dataclasses.replace(parts[0], batches=tuple(batch for part in parts for batch in part.batches))
-
-
-def _shards(batches: Batches) -> Iterator[list[Batch]]:
-    part: list[Batch] = []
-    size = 0
-    for batch in batches.batches:
-        part.append(batch)
-        size += batch.bytes
-        if size >= SHARD_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
-def _pack(part: list[Batch], batches: Batches) -> bytes:
-    from safetensors.torch import save
-
-    tensors = {
-        ".".join([f"{index:06d}", kind, f"{position:03d}", *sample]): part_.contiguous()
-        for index, batch in enumerate(part)
-        for kind, leaves in (("i", batch.inputs), ("t", batch.targets))
-        for position, leaf in enumerate(leaves)
-        for sample, part_ in _parts(leaf)
-    }
-    # One metadata key: safetensors writes several in random order, which would change the digest.
-    about = {"names": batches.names, "inputs": batches.inputs, "targets": batches.targets}
-    if batches.dims or not batches.is_cut:
-        about |= {"dims": batches.dims, "is_cut": batches.is_cut, "dim": part[0].dim}
-    if batches.sizes:
-        about["sizes"] = batches.sizes
-    return save(tensors, metadata={"batches": json.dumps(about)})
-
-
-def _parts(leaf: Leaf) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
-    if isinstance(leaf, list):
-        yield from (((f"{sample:06d}",), tensor) for sample, tensor in enumerate(leaf))
-    else:
-        yield (), leaf
-
-
-def _unpack(data: bytes) -> Batches:
-    from safetensors.torch import load
-
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    structures = json.loads(header["__metadata__"]["batches"])
-    tensors = load(data)
-    grouped: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in sorted(tensors):
-        index, kind, position, *sample = name.split(".")
-        leaves = grouped.setdefault(index, {"i": {}, "t": {}})[kind]
-        if sample:
-            leaves.setdefault(position, []).append(tensors[name])
-        else:
-            leaves[position] = tensors[name]
-    dim = structures.get("dim", 0)
-    batches = tuple(
-        Batch(list(group["i"].values()), list(group["t"].values()), dim) for _, group in sorted(grouped.items())
-    )
-    names, dims = tuple(structures["names"]), tuple(structures.get("dims", ()))
-    sizes = tuple({int(at): tuple(ends) for at, ends in leaf.items()} for leaf in structures.get("sizes", ()))
-    return Batches(
-        batches, names, structures["inputs"], structures["targets"], dims, structures.get("is_cut", True), sizes
-    )
-
-
 def varying_sizes(data: Iterable[Batches]) -> tuple[dict[int, tuple[int, int]], ...]:
     """Return for every input the dimensions that vary over all data, with smallest and largest size.
 
@@ -336,13 +364,14 @@ def varying_sizes(data: Iterable[Batches]) -> tuple[dict[int, tuple[int, int]], 
     sizes: list[dict[int, tuple[int, int]]] = []
     skipped: list[int | None] = []
     for batches in data:
-        for batch in batches.batches:
-            for position, leaf in enumerate(batch.inputs):
+        is_sliceable = batches.is_sliceable()
+        for outline in batches.outlines:
+            for position, shape in enumerate(outline.shapes[: len(batches.names)]):
                 if position == len(sizes):
                     sizes.append({})
                     rows = batches.dims[position] if batches.dims else 0
-                    skipped.append(rows if batches.is_sliceable() else None)
-                for dim, size in enumerate(leaf.shape):
+                    skipped.append(rows if is_sliceable else None)
+                for dim, size in enumerate(shape if isinstance(shape, tuple) else ()):
                     low, high = sizes[position].get(dim, (size, size))
                     sizes[position][dim] = min(low, size), max(high, size)
     found = tuple(
@@ -352,14 +381,25 @@ def varying_sizes(data: Iterable[Batches]) -> tuple[dict[int, tuple[int, int]], 
     return found if any(found) else ()
 
 
-def _rows(leaf: Leaf, dim: int) -> int | None:
-    if isinstance(leaf, list):
-        return len(leaf)
-    return int(leaf.shape[dim]) if leaf.ndim > dim else None
+def _rows(shape: tuple[int, ...] | int, dim: int) -> int | None:
+    if isinstance(shape, int):
+        return shape
+    return shape[dim] if len(shape) > dim else None
 
 
-def _shape_of_one(leaf: Leaf, dim: int) -> tuple[int, ...]:
-    return () if isinstance(leaf, list) else (*leaf.shape[:dim], *leaf.shape[dim + 1 :])
+def _shape_of_one(shape: tuple[int, ...] | int, dim: int) -> tuple[int, ...]:
+    return () if isinstance(shape, int) else (*shape[:dim], *shape[dim + 1 :])
+
+
+def _narrowed(outline: Outline, samples: int, dims: Sequence[int]) -> Outline:
+    """Return the outline of ``samples`` samples of a batch."""
+    if samples == outline.samples:
+        return outline
+    shapes = tuple(
+        samples if isinstance(shape, int) else (*shape[:dim], samples, *shape[dim + 1 :])
+        for shape, dim in zip(outline.shapes, dims, strict=False)
+    )
+    return Outline(samples, shapes, outline.bytes * samples // max(1, outline.samples))
 
 
 def _joined(column: Sequence[Any], dim: int) -> Leaf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import DataError
@@ -12,6 +13,7 @@ from ..core.failures import last_line
 from .batches import Batch, Batches
 from .parsing import as_tensor, is_array, parsed_batch
 from .reading import BATCH, from_arrays, from_batches, from_loader, read_now
+from .shards import Spool
 from .structure import Structure
 from .unpacking import Unpacking, by_form
 
@@ -27,9 +29,16 @@ class Source:
         note: Remark for the user about the selection of samples, available after ``read``; mostly empty.
     """
 
-    def __init__(self, option: str, items: Iterator[Any], limit: int, total: int | None) -> None:
-        """Read the first batch. Raises DataError where there is none."""
+    def __init__(
+        self, option: str, items: Iterator[Any], limit: int, total: int | None, most_bytes: int | None = None
+    ) -> None:
+        """Read the first batch; ``read`` stops at ``limit`` samples, or where it has ``most_bytes`` bytes.
+
+        Raises:
+            DataError: There is no batch.
+        """
         self._option, self._items, self._limit, self.total = option, items, limit, total
+        self._most_bytes = most_bytes
         self.note = ""
         self._unpack: Unpacking | None = None
         self._names: tuple[str, ...] = ()
@@ -40,6 +49,7 @@ class Source:
         self.is_of_rows = False
         self._batches: list[Batch] = []
         self._raw: list[Any] = []
+        self._position = 0
         if not self._fetch():
             raise self._empty()
 
@@ -62,7 +72,7 @@ class Source:
         """
         self._unpack = unpacking if unpacking.fits(self.first_item) else by_form(self.first_item)
         self._is_narrowed = is_narrowed
-        self._batches, self._structures = [], None
+        self._batches, self._structures, self._position = [], None, 0
 
     def lay_out(self, dims: tuple[int, ...], is_cut: bool) -> None:
         """Say where the samples lie in every leaf, and whether batches may be cut."""
@@ -71,28 +81,42 @@ class Source:
 
     def first(self, samples: int = 1) -> Batches:
         """Return the first batches, of at least ``samples`` samples if there are as many."""
-        while sum(batch.samples for batch in self._batches) < samples and self._read_one():
-            pass
+        while sum(batch.samples for batch in self._batches) < samples and (batch := self._next()) is not None:
+            self._batches.append(batch)
         if not self._batches or not self._batches[0].samples:
             raise self._empty()
         return self._so_far(len(self._batches))
 
-    def read(self, progress: Progress | None = None) -> Batches:
-        """Read all batches, up to the limit of samples.
+    def read(self, progress: Progress | None = None, scratch: Path | None = None) -> Batches:
+        """Read all batches, up to the limit of samples; what does not fit into one shard lies in files meanwhile.
+
+        Args:
+            progress: Called with the samples so far, and their number in all if that is known.
+            scratch: Folder for these files, by default the system's.
 
         Raises:
             DataError: Reading failed, or a batch is nested differently from the first.
         """
-        samples = self.first().samples
-        while samples < self._limit and self._read_one():
-            samples += self._batches[-1].samples
+        first = self.first()
+        samples, size = first.samples, first.bytes
+        spool = Spool(scratch, self._so_far(0))
+        for known in self._batches:
+            spool.add(known)
+        self._batches = self._batches[:1]
+        while samples < self._limit and not self._is_full(size) and (batch := self._next()) is not None:
+            spool.add(batch)
+            samples, size = samples + batch.samples, size + batch.bytes
             if progress:
                 progress(samples, self.total)
-        kept = self._so_far(len(self._batches)).head(self._limit)
+        kept = spool.batches().head(self._limit)
         # The look before a study may have read more than is kept.
         if self.total is None and (kept.samples < samples or next(self._items, None) is not None):
-            self.note = f"{self._option} is a stream of which the first {self._limit} samples were taken (max_samples)"
+            limit = "max_bytes" if self._is_full(size) else "max_samples"
+            self.note = f"{self._option} is a stream of which the first {kept.samples} samples were taken ({limit})"
         return kept
+
+    def _is_full(self, size: int) -> bool:
+        return self._most_bytes is not None and size >= self._most_bytes
 
     def _empty(self) -> DataError:
         return DataError(f"{self._option} is empty; give at least one batch of (inputs, targets)")
@@ -111,15 +135,14 @@ class Source:
             raise
         except Exception as error:
             raise DataError(
-                f"{self._option} cannot be read at batch {len(self._batches)}: "
-                f"{type(error).__name__}: {last_line(error)}"
+                f"{self._option} cannot be read at batch {len(self._raw)}: {type(error).__name__}: {last_line(error)}"
             ) from error
         return True
 
-    def _read_one(self) -> bool:
-        position = len(self._batches)
+    def _next(self) -> Batch | None:
+        position = self._position
         if position >= len(self._raw) and not self._fetch():
-            return False
+            return None
         batch, names, structures = self._parsed(self._raw[position])
         if position:
             # Of later batches only the tensors are kept.
@@ -128,11 +151,11 @@ class Source:
             self._names, self._structures = names, structures
         elif structures != self._structures:
             raise DataError(
-                f"batch {len(self._batches)} of {self._option} is nested unlike the first batch; "
+                f"batch {position} of {self._option} is nested unlike the first batch; "
                 "every batch must have the same inputs and targets"
             )
-        self._batches.append(batch)
-        return True
+        self._position += 1
+        return batch
 
     def _parsed(self, item: Any) -> tuple[Batch, tuple[str, ...], tuple[Structure, Structure]]:
         unpacking = self._unpack or by_form(item)
@@ -159,8 +182,8 @@ class Source:
         return torch.stack(tensors)
 
 
-def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
-    """Start reading data, and read its first batch.
+def open_source(data: Any, option: str, max_samples: int, seed: int, max_bytes: int | None = None) -> Source:
+    """Start reading data, and read its first batch; a note tells where a limit cut.
 
     Args:
         data: A DataLoader, a Dataset, an iterable of ``(inputs, targets)`` batches, or a tuple of tensors or arrays.
@@ -168,10 +191,30 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
         max_samples: Largest number of samples to read. Of larger map-style data a seeded selection is drawn, stratified
             by class if the labels can be read without reading all samples.
         seed: Seed of the selection, and of random augmentations during reading.
+        max_bytes: Largest number of bytes to read, if there is a limit.
 
     Raises:
         DataError: The data cannot be used; one sentence says what is wrong and what was expected.
     """
+    source = _opened(data, option, max_samples, seed, max_bytes)
+    fitting = max_samples if max_bytes is None else max(1, int(max_bytes / _bytes_of_one(source)))
+    if source.total is None or min(source.total, max_samples) <= fitting:
+        return source
+    found, source = source, _opened(data, option, fitting, seed, max_bytes)
+    source.note = f"{option}: {fitting} of {found.total} samples were taken, as many as max_bytes allows"
+    return source
+
+
+def _bytes_of_one(source: Source) -> float:
+    """Return the bytes of a sample of the first batch; 1 if it cannot be taken apart yet."""
+    try:
+        first = source.first()
+    except DataError:
+        return 1.0
+    return max(1.0, first.bytes / first.samples)
+
+
+def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int | None) -> Source:
     import torch
 
     items: Iterator[Any]
@@ -181,24 +224,24 @@ def open_source(data: Any, option: str, max_samples: int, seed: int) -> Source:
     if is_of_rows:
         items, total = from_arrays(data, option, max_samples, seed)
     elif isinstance(data, torch.utils.data.DataLoader):
-        items, total = from_loader(data, max_samples, seed)
+        items, total = from_loader(data, max_samples, seed, max_bytes)
     elif isinstance(data, (str, bytes, Mapping)) or data is None:
         raise _unusable(data, option)
     elif isinstance(data, torch.utils.data.IterableDataset):
         items, total = (
-            read_now(torch.utils.data.DataLoader(data, batch_size=BATCH), max_samples, seed),
+            read_now(torch.utils.data.DataLoader(data, batch_size=BATCH), max_samples, seed, max_bytes),
             None,
         )
     elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data) or _is_list_of_samples(data):
         loader = torch.utils.data.DataLoader(data, batch_size=BATCH)
-        items, total = from_loader(loader, max_samples, seed)
+        items, total = from_loader(loader, max_samples, seed, max_bytes)
     elif isinstance(data, (list, tuple)):
         items, total = from_batches(data, option, max_samples, seed)
     elif isinstance(data, Iterable):
-        items, total = read_now(data, max_samples, seed), None
+        items, total = read_now(data, max_samples, seed, max_bytes), None
     else:
         raise _unusable(data, option)
-    source = Source(option, items, max_samples, total)
+    source = Source(option, items, max_samples, total, max_bytes if total is None else None)
     source.is_of_rows = is_of_rows
     return source
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
+import uuid
+import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from ..core.errors import ModelError
 from ..core.failures import first_line
+from ..core.scratch import PREFIX, remove_abandoned, usable
 from .digest import digest
 from .local_code import pickled_by_value
 
@@ -24,18 +27,29 @@ class ModelSnapshot:
     """Copy of a model at the time of submission.
 
     Attributes:
-        data: The pickled module with its tensors; classes of the notebook and of local files are included by value.
+        path: File of the pickled module with its tensors, which goes with this object; classes of the notebook and of
+            local files are included by value.
         digest: SHA-256 digest of the module's code, configuration and tensors.
         description: ``class`` name, number of ``params`` and size in ``bytes``, for views.
     """
 
-    data: bytes
+    path: Path
     digest: str
     description: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
 
-def snapshot(model: Any) -> ModelSnapshot:
+    @property
+    def bytes(self) -> int:
+        """Size of the file in bytes."""
+        return self.path.stat().st_size
+
+
+def snapshot(model: Any, scratch: Path | None = None) -> ModelSnapshot:
     """Copy a model without changing it: mode, device, gradients and random state stay as they are.
+
+    The copy is a file below ``scratch``, by default the system's folder for temporary files: it takes no memory.
 
     Raises:
         ModelError: It is no ``torch.nn.Module``, or it cannot be pickled; the message names the member.
@@ -47,7 +61,15 @@ def snapshot(model: Any) -> ModelSnapshot:
         "params": sum(parameter.numel() for parameter in parameters),
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
     }
-    return ModelSnapshot(dumps(_folded(module)), digest(module), description)
+    folder = usable(scratch)
+    remove_abandoned(folder)
+    path = folder / f"{PREFIX}model-{uuid.uuid4().hex}"
+    try:
+        save(_folded(module), path)
+        return ModelSnapshot(path, digest(module), description)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def unwrapped(model: Any) -> torch.nn.Module:
@@ -94,18 +116,20 @@ def _folded(module: torch.nn.Module) -> torch.nn.Module:
     return copied
 
 
-def dumps(module: torch.nn.Module) -> bytes:
-    """Pickle a module together with the local code it needs.
+def save(module: torch.nn.Module, path: Path) -> None:
+    """Write a pickled module, together with the local code it needs, tensor by tensor.
 
     Raises:
         ModelError: A member cannot be pickled; the message names it.
     """
     import torch
 
-    stream = io.BytesIO()
     try:
-        with pickled_by_value():
+        # By its name the writer would call the file inside of it, and equal models would have other bytes.
+        with pickled_by_value(), path.open("wb") as stream:
             torch.save(module, stream, pickle_module=_Pickle)
+    except OSError as error:
+        raise ModelError(f"the model cannot be copied to {path.parent}: {error.strerror or error}") from None
     except Exception as error:
         culprit = _unpicklable_member(module)
         where = f"{culprit} cannot be pickled" if culprit else "it cannot be pickled"
@@ -113,17 +137,16 @@ def dumps(module: torch.nn.Module) -> bytes:
             f"the model cannot be sent: {where} ({first_line(error)}); "
             "remove that member before compressing, or make it in forward()"
         ) from None
-    return stream.getvalue()
 
 
-def loads(data: bytes) -> torch.nn.Module:
-    """Load a pickled module onto the CPU in eval mode.
+def load(path: Path) -> torch.nn.Module:
+    """Load a pickled module onto the CPU in eval mode; its tensors are mapped, and copied where they are changed.
 
     This runs code, so only use it on data that this user submitted.
     """
     import torch
 
-    model: torch.nn.Module = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    model: torch.nn.Module = torch.load(str(path), map_location="cpu", weights_only=False, mmap=True)
     return model.eval()
 
 

@@ -12,16 +12,19 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import DataError
 from .batches import stratified
+from .overflow import Overflow
 from .parsing import as_tensor, is_array
 from .structure import flatten, unflatten
 from .unpacking import by_form
 
 BATCH = 64
+_COPIED_BYTES = 64 << 20
+"""Bytes of tensors that are copied at once; larger ones are copied batch by batch in a forked process. Not tuned."""
 _WORKER_TIMEOUT = 300
 """Seconds to wait for a batch from the forked worker; longer for slow storage than any batch should take, not tuned."""
 
@@ -50,6 +53,8 @@ def from_arrays(data: Any, option: str, max_samples: int, seed: int) -> tuple[It
     Raises:
         DataError: The arrays have different numbers of samples.
     """
+    from torch.utils.data import DataLoader
+
     parts = data if isinstance(data, tuple) else (data,)
     leaves, _ = flatten(parts)
     tensors = [as_tensor(leaf, option, name) for name, leaf in leaves]
@@ -66,9 +71,24 @@ def from_arrays(data: Any, option: str, max_samples: int, seed: int) -> tuple[It
             return {key: cut(item, rows) for key, item in value.items()}
         return as_tensor(value, option, "")[list(rows)]
 
-    rows = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-    items = [tuple(cut(part, some) for part in parts) for some in rows]
-    return iter(items), len(chosen)
+    batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
+    whole: Any = _Cut(lambda rows: tuple(cut(part, rows) for part in parts), batches)
+    if sum(tensor.nbytes for tensor in tensors) * len(chosen) / max(1, count) <= _COPIED_BYTES:
+        return iter(list(whole)), len(chosen)
+    return _in_worker(DataLoader(whole, batch_size=None), [list(range(len(batches)))], seed), len(chosen)
+
+
+class _Cut(Sequence[Any]):
+    """Batches of tensors as a data set, whose items are batches."""
+
+    def __init__(self, cut: Callable[[Sequence[int]], Any], batches: Sequence[Sequence[int]]) -> None:
+        self._cut, self._batches = cut, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self._cut(self._batches[position])
 
 
 def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int) -> tuple[Iterator[Any], int]:
@@ -133,19 +153,24 @@ def _classes_in(items: Sequence[Any], option: str) -> Any:
     return torch.cat(found)
 
 
-def from_loader(loader: Any, max_samples: int, seed: int) -> tuple[Iterator[Any], int | None]:
+def from_loader(
+    loader: Any, max_samples: int, seed: int, max_bytes: int | None = None
+) -> tuple[Iterator[Any], int | None]:
     """Read the batches of a DataLoader; also return the number of samples, or None for a stream."""
-    from torch.utils.data import IterableDataset, TensorDataset
+    from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
     if isinstance(loader.dataset, IterableDataset):
-        return read_now(loader, max_samples, seed), None
+        return read_now(loader, max_samples, seed, max_bytes), None
     batches = _index_batches(loader, max_samples, seed)
     total = sum(map(len, batches))
-    if type(loader.dataset) is TensorDataset:
-        # Reading is fast and deterministic: the tensors are copied at once, so that later changes have no effect.
-        rows = [loader.dataset[list(batch)] for batch in batches] if _collates_plainly(loader) else None
-        if rows is not None:
-            return iter(rows), total
+    dataset = loader.dataset
+    if type(dataset) is TensorDataset and _collates_plainly(loader):
+        share = total / max(1, len(dataset))
+        if share * sum(tensor.nbytes for tensor in dataset.tensors) <= _COPIED_BYTES:
+            # Reading is fast and deterministic: the tensors are copied at once, so that later changes have no effect.
+            return iter([dataset[list(batch)] for batch in batches]), total
+        cut: Any = _Cut(lambda rows: dataset[list(rows)], batches)
+        return _in_worker(DataLoader(cut, batch_size=None), [list(range(len(batches)))], seed), total
     return _in_worker(loader, batches, seed), total
 
 
@@ -270,24 +295,27 @@ def _chained(first: Any, items: Iterator[Any]) -> Iterator[Any]:
 def _read_directly(loader: Any, batches: list[list[int]], seed: int) -> Iterator[Any]:
     # Read all items at once: between two items the user's code would see the seeded random state.
     with fixed_random_state(seed):
-        if loader.batch_size is None and loader.batch_sampler is None:
-            items = [loader.collate_fn(loader.dataset[index]) for batch in batches for index in batch]
-        else:
-            items = [loader.collate_fn([loader.dataset[index] for index in batch]) for batch in batches]
+        items = Overflow()
+        for batch in batches:
+            if loader.batch_size is None and loader.batch_sampler is None:
+                for index in batch:
+                    items.add(loader.collate_fn(loader.dataset[index]))
+            else:
+                items.add(loader.collate_fn([loader.dataset[index] for index in batch]))
     yield from items
 
 
-def read_now(batches: Iterable[Any], max_samples: int, seed: int) -> Iterator[Any]:
+def read_now(batches: Iterable[Any], max_samples: int, seed: int, max_bytes: int | None = None) -> Iterator[Any]:
     """Read the first batches of a stream at once, and one more, which tells that the stream goes on."""
-    items: list[Any] = []
+    items = Overflow()
     samples = 0
     with fixed_random_state(seed):
         # A loader of a stream may fork workers of its own.
         with _garbage_left_alone():
             found = iter(batches)
         for item in found:
-            items.append(item)
-            if samples >= max_samples:
+            items.add(item)
+            if samples >= max_samples or (max_bytes is not None and items.bytes > max_bytes):
                 # One item too many, so that ``Source`` knows that the stream goes on.
                 break
             leaves, _ = flatten(item)

@@ -81,7 +81,7 @@ def compress(
     if target.name == LOCAL:
         # Before the checks, so that its workers import libraries at the same time.
         target.ensure_engine(where.uri)
-    prepared = prepare(model, data, recipe, calibration, train, asked, example_inputs, name)
+    prepared = prepare(model, data, recipe, calibration, train, asked, example_inputs, name, where.scratch)
     if target.name == LOCAL:
         from ..techniques.availability import refuse_missing
 
@@ -172,7 +172,7 @@ def plan(
 
     asked = _asked(metric, task, labels, output, batch_dim, ignore_label, postprocess)
     target, where = _place(cluster, store)
-    prepared = prepare(model, data, recipe, calibration, train, asked, example_inputs, name)
+    prepared = prepare(model, data, recipe, calibration, train, asked, example_inputs, name, where.scratch)
     record = bundle(prepared, where, prepared.draft(target.name, whoami()), ignore_progress)
     made = first_plan(record)
     cached = {key for key in made.stages if stage_cache.find(where, key) is not None}

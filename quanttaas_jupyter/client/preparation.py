@@ -8,6 +8,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle import model as models
@@ -80,8 +81,9 @@ def prepare(
     asked: Asked,
     example_inputs: Any,
     name: str | None,
+    scratch: Path | None = None,
 ) -> Prepared:
-    """Check the arguments of a study as far as possible without reading all data, and copy the model.
+    """Check the arguments of a study as far as possible without reading all data, and copy the model below ``scratch``.
 
     Raises:
         QuantTaaSError: An argument is wrong; one sentence says what was expected.
@@ -98,11 +100,11 @@ def prepare(
     given = {"eval": data_, "calibration": calibration, "train": train}
     options = {"eval": "--data", "calibration": "--calibration", "train": "--train"}
     sources = {
-        key: open_source(value, options[key], parsed.max_samples, parsed.seed)
+        key: open_source(value, options[key], parsed.max_samples, parsed.seed, parsed.max_bytes)
         for key, value in given.items()
         if value is not None
     }
-    snapshot = models.snapshot(module)
+    snapshot = models.snapshot(module, scratch)
     inspection = _inspected(_loaded(snapshot), sources["eval"], asked)
     for key in sources.keys() - {"eval"}:
         _understand(sources[key], inspection, sources["eval"])
@@ -213,7 +215,7 @@ def _refuse_other_precisions(module: torch.nn.Module) -> None:
 def _loaded(snapshot: models.ModelSnapshot) -> torch.nn.Module:
     """Return the copied model as a worker will load it."""
     try:
-        return models.loads(snapshot.data)
+        return models.load(snapshot.path)
     except Exception as error:
         raise ModelError(f"the model cannot be sent: its copy does not load ({first_line(error)})") from None
 

@@ -8,16 +8,20 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..bundle import model as models
-from ..bundle.batches import Batch, Batches, varying_sizes, write_batches
+from ..bundle.batches import Batch, Batches, varying_sizes
+from ..bundle.shards import write_batches
 from ..bundle.structure import unflatten
 from ..compute.clusters import Cluster
 from ..core.errors import ClusterError, DataError, ModelError, QuantTaaSError
 from ..core.failures import StageError, one_line
 from ..core.recipe import Prune
 from ..core.records.study import StudyRecord
+from ..core.scratch import PREFIX, usable
 from ..core.state import StudyState
 from ..core.understanding import Judging
 from ..core.versions import differences, minor, versions
@@ -82,7 +86,7 @@ class Submission:
             side = ThreadPoolExecutor(1, thread_name_prefix="engine")
             engine = side.submit(self._cluster.ensure_engine, self._store.uri)
             side.shutdown(wait=False)
-            data_sets, notes = read(self._prepared, self._report)
+            data_sets, notes = read(self._prepared, self._report, self._store.scratch)
             if not engine.done():
                 self._report(f"waiting for an engine on {self._cluster.name}")
             there = engine.result()
@@ -108,11 +112,16 @@ class Submission:
 
 def bundle(prepared: Prepared, store: Store, draft: StudyRecord, report: ReportProgress) -> StudyRecord:
     """Read the data and upload all blobs that the store lacks; return the complete record."""
-    return send(prepared, store, draft, *read(prepared, report), report)
+    return send(prepared, store, draft, *read(prepared, report, store.scratch), report)
 
 
-def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches], list[str]]:
-    """Read the data and split it; return the data sets by their role, and notes on where they come from."""
+def read(
+    prepared: Prepared, report: ReportProgress, scratch: Path | None = None
+) -> tuple[dict[str, Batches], list[str]]:
+    """Read the data and split it; return the data sets by their role, and notes on where they come from.
+
+    What does not fit into one shard lies in files below ``scratch`` until it is sent.
+    """
     data_sets: dict[str, Batches] = {}
     for key, source in prepared.sources.items():
         label = "--data" if key == "eval" else f"--{key}"
@@ -120,7 +129,7 @@ def read(prepared: Prepared, report: ReportProgress) -> tuple[dict[str, Batches]
         def progress(samples: int, total: int | None, label: str = label) -> None:
             report(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
 
-        data_sets[key] = source.read(progress)
+        data_sets[key] = source.read(progress, scratch)
     _refuse_strange_labels(data_sets["eval"], prepared.inspection.understanding.judging)
     _refuse_uneven(prepared, data_sets["eval"])
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
@@ -144,18 +153,21 @@ def send(
     is_portable: bool = False,
 ) -> StudyRecord:
     """Upload all blobs that the store lacks, several at a time, and return the complete record."""
-    program, signature = _portable(prepared, data_sets, report) if is_portable else (prepared.snapshot.data, {})
+    program = _portable(prepared, data_sets, report, store.scratch) if is_portable else None
     what = f"sending the model and {sum(batches.samples for batches in data_sets.values())} samples"
     report(what, 0.0)
 
     def progress(done: int, total: int) -> None:
         report(f"{what}: {fmt.size(done)} of {fmt.size(total)}", done / total)
 
-    together = Together(len(program) + sum(batches.bytes for batches in data_sets.values()), progress)
-    with ThreadPoolExecutor(1 + len(data_sets), thread_name_prefix="send") as pool:
+    size = program.path.stat().st_size if program else prepared.snapshot.bytes
+    together = Together(size + sum(batches.bytes for batches in data_sets.values()), progress)
+    # Data sets go one after another, some shards of each at a time: all at once would fill the memory.
+    with ThreadPoolExecutor(1, thread_name_prefix="send") as pool:
         written = {key: pool.submit(write_batches, store, batches, together.part) for key, batches in data_sets.items()}
-        if is_portable:
-            model = {"blob": blobs.put_bytes(store, program, together.part()), "portable": signature}
+        if program:
+            model = {"blob": blobs.give_file(store, program.path, together.part()), "portable": program.signature}
+            program.path.unlink(missing_ok=True)
         else:
             model = {"blob": _store_model(store, prepared.snapshot, together.part())}
         references = {key: reference.result() for key, reference in written.items()}
@@ -198,7 +210,7 @@ def _refuse_uneven(prepared: Prepared, evaluation: Batches) -> None:
         model: list[Any] = []
 
         def answer(batch: Batch) -> Any:
-            model[:] = model or [models.loads(prepared.snapshot.data)]
+            model[:] = model or [models.load(prepared.snapshot.path)]
             return answering(model[0], evaluation)(batch)
 
         refuse_uneven(prepared.inspection.measure, answer, evaluation)
@@ -231,13 +243,19 @@ def _has_to_be_portable(prepared: Prepared, there: Mapping[str, str], cluster: s
     return True
 
 
-def _portable(
-    prepared: Prepared, data_sets: Mapping[str, Batches], report: ReportProgress
-) -> tuple[bytes, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Program:
+    path: Path
+    signature: dict[str, Any]
+
+
+def _portable(prepared: Prepared, data_sets: Mapping[str, Batches], report: ReportProgress, scratch: Path) -> _Program:
     report("exporting the model for another version of Python")
+    path = usable(scratch) / f"{PREFIX}program-{prepared.id}.pt2"
     try:
-        return portable_model.pack(models.loads(prepared.snapshot.data), data_sets["calibration"])
+        return _Program(path, portable_model.pack(models.load(prepared.snapshot.path), data_sets["calibration"], path))
     except StageError as error:
+        path.unlink(missing_ok=True)
         raise ModelError(f"the model cannot travel to another version of Python: {error}") from None
 
 
@@ -247,9 +265,9 @@ def _store_model(store: Store, snapshot: models.ModelSnapshot, progress: Progres
     known = stage_cache.find_model(store, key)
     if known is not None:
         store.touch(f"blobs/{known}")
-        progress(len(snapshot.data), len(snapshot.data))
+        progress(snapshot.bytes, snapshot.bytes)
         return known
-    sha = blobs.put_bytes(store, snapshot.data, progress)
+    sha = blobs.give_file(store, snapshot.path, progress)
     stage_cache.keep_model(store, key, sha)
     return sha
 

@@ -194,6 +194,7 @@ class Recipe(_Part):
     budget: Budget = Budget()
     ignore: tuple[str, ...] = ()
     max_samples: int = Field(default=10_000, ge=1, strict=True)
+    max_bytes: int = Field(default=2 << 30, ge=1, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
 
     @model_validator(mode="before")

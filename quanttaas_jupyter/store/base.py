@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -116,6 +117,15 @@ class Store(ABC):
             source: A file, or the bytes themselves; neither is copied in memory.
             progress: Called with the bytes sent and the total in bytes; a restarted upload begins at 0 again.
         """
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of this machine for files on their way into the store; it may not exist yet."""
+        return Path(tempfile.gettempdir())
+
+    def adopt(self, key: str, path: Path, progress: Progress | None = None) -> bool:
+        """Write a file under a key as ``create_from`` does; nobody may change the file from then on."""
+        return self.create_from(key, path, progress)
 
     @abstractmethod
     def as_file(self, key: str) -> AbstractContextManager[Path]:

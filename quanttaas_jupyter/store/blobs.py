@@ -16,12 +16,16 @@ _SMALL = 8 << 20
 
 def put_file(store: Store, path: Path, progress: Progress | None = None) -> str:
     """Store a file, unless the store already has its bytes, and return its SHA-256 digest."""
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            sha.update(chunk)
-    store.create_from(_key(sha.hexdigest()), path, progress)
-    return sha.hexdigest()
+    sha = _digest_of(path)
+    store.create_from(_key(sha), path, progress)
+    return sha
+
+
+def give_file(store: Store, path: Path, progress: Progress | None = None) -> str:
+    """Store a file that nobody changes from then on, as ``put_file`` does; a local store links it."""
+    sha = _digest_of(path)
+    store.adopt(_key(sha), path, progress)
+    return sha
 
 
 def put_bytes(store: Store, data: bytes, progress: Progress | None = None) -> str:
@@ -60,6 +64,14 @@ def blob_file(store: Store, sha: str) -> AbstractContextManager[Path]:
 def has_blob(store: Store, sha: str) -> bool:
     """Return whether the store holds a blob."""
     return store.size(_key(sha)) is not None
+
+
+def _digest_of(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def _key(sha: str) -> str:

@@ -75,6 +75,11 @@ class CachedStore(Store):
             self._keep(key, source)
         return is_created
 
+    @property
+    def scratch(self) -> Path:
+        """Folder for temporary files beside the copies of blobs."""
+        return self.folder / _TEMPORARY
+
     def replace(self, key: str, data: bytes) -> None:
         """Write a key in the inner store, and remove its copy."""
         self._drop(key)

@@ -59,6 +59,26 @@ class LocalStore(Store):
             progress(total, total)
         return True
 
+    @property
+    def scratch(self) -> Path:
+        """Folder for temporary files, on the file system of the store."""
+        return self.root / _TEMPORARY
+
+    def adopt(self, key: str, path: Path, progress: Progress | None = None) -> bool:
+        """Link a file into the store, unless the key exists; a file of another file system is copied."""
+        if self.size(key) is not None or path.stat().st_dev != self._device():
+            return self.create_from(key, path, progress)
+        try:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            self._link(path, key)
+        except OSError as error:
+            raise self._store_error(error, "write to") from error
+        if progress is not None:
+            total = path.stat().st_size
+            progress(total, total)
+        return True
+
     def replace(self, key: str, data: bytes) -> None:
         """Write a file atomically, and overwrite an existing one."""
         with self._written(data) as temporary:
@@ -213,6 +233,10 @@ class LocalStore(Store):
             # Another process removed the folder when it emptied it.
             self._make(path.parent)
             os.replace(temporary, path)
+
+    def _device(self) -> int:
+        self._make(self.root)
+        return self.root.stat().st_dev
 
     def _make(self, folder: Path) -> None:
         try:

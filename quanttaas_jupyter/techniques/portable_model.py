@@ -5,7 +5,6 @@ An exported program computes the same as the module, but has no modules left tha
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,21 +20,19 @@ WHY_NOT = "the model came from another version of Python as an exported program,
 WHAT_INSTEAD = "use a kernel with the cluster's version of Python, or an image with yours; or quantize only"
 
 
-def pack(model: torch.nn.Module, examples: Batches) -> tuple[bytes, dict[str, Any]]:
-    """Export a module, and return the program's bytes and the structures of its inputs and outputs.
+def pack(model: torch.nn.Module, examples: Batches, path: Path) -> dict[str, Any]:
+    """Export a module to a file, and return the structures of its inputs and outputs.
 
     Raises:
         StageError: The module cannot be exported.
     """
     from .runtimes.torch_export import TorchExport
 
-    with tempfile.TemporaryDirectory(prefix="quanttaas-") as folder:
-        path = Path(folder) / "model.pt2"
-        built = TorchExport().build(model, examples, path, lambda line: None)
-        return path.read_bytes(), {"inputs": built.signature.inputs, "outputs": built.signature.outputs}
+    built = TorchExport().build(model, examples, path, lambda line: None)
+    return {"inputs": built.signature.inputs, "outputs": built.signature.outputs}
 
 
-def load(data: bytes, signature: Mapping[str, Any]) -> torch.nn.Module:
+def load(path: Path, signature: Mapping[str, Any]) -> torch.nn.Module:
     """Return a module that runs a packed program and is called like the original.
 
     Raises:
@@ -45,10 +42,7 @@ def load(data: bytes, signature: Mapping[str, Any]) -> torch.nn.Module:
 
     from .runtimes.torch_graph import load as load_graph
 
-    with tempfile.TemporaryDirectory(prefix="quanttaas-") as folder:
-        path = Path(folder) / "model.pt2"
-        path.write_bytes(data)
-        program = load_graph(path)
+    program = load_graph(path)
 
     class Portable(torch.nn.Module):
         def __init__(self) -> None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
-from quanttaas_jupyter.bundle.batches import Batches, read_batches, stratified, write_batches
+from quanttaas_jupyter.bundle.batches import Batches, stratified
 from quanttaas_jupyter.bundle.data import open_source
+from quanttaas_jupyter.bundle.shards import read_batches, write_batches
 from quanttaas_jupyter.core.errors import DataError
 from quanttaas_jupyter.store.local import LocalStore
 

@@ -15,10 +15,15 @@ from quanttaas_jupyter.core.errors import ModelError
 from tests.networks import ResidualNet
 
 
+def copied(model: nn.Module) -> nn.Module:
+    taken = models.snapshot(model)
+    return models.load(taken.path)
+
+
 def test_a_snapshot_gives_the_same_outputs_in_eval_mode() -> None:
     model = ResidualNet().eval()
     x = torch.randn(3, 1, 8, 8)
-    loaded = models.loads(models.snapshot(model).data)
+    loaded = copied(model)
     assert not loaded.training
     assert torch.equal(loaded(x), model(x))
 
@@ -46,7 +51,7 @@ def test_training_on_does_not_change_the_snapshot() -> None:
     before = model.head.weight.detach().clone()
     with torch.no_grad():
         model.head.weight.add_(1)
-    assert torch.equal(models.loads(taken.data).get_parameter("head.weight"), before)
+    assert torch.equal(models.load(taken.path).get_parameter("head.weight"), before)
 
 
 def test_classes_of_local_files_travel_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +64,7 @@ def test_classes_of_local_files_travel_by_value(tmp_path: Path, monkeypatch: pyt
     taken = models.snapshot(beside.Beside(2, 2))
     monkeypatch.delitem(sys.modules, "beside")
     monkeypatch.undo()
-    assert models.loads(taken.data)(torch.ones(1, 2)).shape == (1, 2)
+    assert models.load(taken.path)(torch.ones(1, 2)).shape == (1, 2)
 
 
 def test_an_unpicklable_member_is_named() -> None:
@@ -89,8 +94,8 @@ def test_wrappers_are_taken_off() -> None:
 def test_parametrized_weights_travel_as_what_they_come_to() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3)), nn.ReLU()).eval()
     x = torch.randn(2, 3, 9)
-    copied = models.loads(models.snapshot(model).data)
-    assert torch.allclose(copied(x), model(x), atol=1e-6)
+    loaded = copied(model)
+    assert torch.allclose(loaded(x), model(x), atol=1e-6)
     assert nn.utils.parametrize.is_parametrized(model[0])
 
 
@@ -108,6 +113,6 @@ class WithClasses(torch.nn.Module):
 
 def test_attributes_named_like_modules_of_torch_do_not_keep_a_model_from_travelling() -> None:
     model = WithClasses()
-    loaded = models.loads(models.snapshot(model).data)
+    loaded = copied(model)
     x = torch.randn(2, 4)
     assert torch.equal(loaded(x), model(x))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttaas_jupyter.bundle import batches
+from quanttaas_jupyter.bundle import batches, shards
 from quanttaas_jupyter.core.errors import MissingDependency, StoreError
 from quanttaas_jupyter.store import MissingKey, Store, blobs, open_store
 from quanttaas_jupyter.store import gcs as google_store
@@ -320,14 +320,14 @@ def test_opening_a_store_imports_nothing_of_google() -> None:
 def test_shards_of_data_arrive_in_order(gcs: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(batches, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     parts = tuple(batches.Batch([torch.full((2, 3), float(n))], [torch.tensor([n, n])]) for n in range(9))
     data = batches.Batches(parts, ("x",), None, None)
     store = open_store(gcs.uri())
-    reference = batches.write_batches(store, data)
+    reference = shards.write_batches(store, data)
     assert len(reference["shards"]) == 9
-    assert reference == batches.write_batches(open_store(tmp_path / "store"), data)
-    found = batches.read_batches(store, reference)
+    assert reference == shards.write_batches(open_store(tmp_path / "store"), data)
+    found = shards.read_batches(store, reference)
     assert [float(batch.inputs[0][0, 0]) for batch in found.batches] == [float(number) for number in range(9)]
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _RUN_ON = 8
 """Samples that the model is run on while its inputs are found out."""
+_LARGE_BYTES, _FEWEST = 4 << 20, 4
+"""Bytes of inputs that the kernel runs at once, and samples that it runs however large; chosen, not tuned."""
 _JUDGED_ON = 64
 """Samples whose outputs and targets tell the task, and that the metric is tried on."""
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "LMHead")
@@ -80,6 +82,12 @@ class Inspection:
     measure: Measure
 
 
+def _affordable(first: Batches) -> int:
+    """Return how many samples to run: what a network computes in between is many times its inputs."""
+    each = first.bytes / max(1, first.samples)
+    return int(max(_FEWEST, min(_JUDGED_ON, _LARGE_BYTES / max(1.0, each))))
+
+
 def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     """Look at a model and its evaluation data.
 
@@ -99,6 +107,7 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     left_out = kept_outputs(outputs)[1]
     layout = _layout(model, source, asked.batch_dim)
     first = source.first(_JUDGED_ON)
+    first = first.head(_affordable(first))
     judging, finding_notes, output, targets = _task(model, first, asked, layout, unpacking)
     found, travels = metrics.described(asked.metric, judging, targets, output)
     pickled = metrics.pickled(travels) if travels is not None else None
@@ -261,6 +270,8 @@ def _layout(model: torch.nn.Module, source: Source, batch_dim: int | None) -> La
     first = source.first(2)
     _refuse_absent(batch_dim, first)
     batch = first.batches[0] if first.batches[0].samples > 1 or not first.is_uniform() else first.joined()
+    if batch.bytes > 2 * _LARGE_BYTES and first.is_sliceable():
+        batch = first.cut(batch, slice(0, max(_RUN_ON, _affordable(first))))
 
     def run(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -10,8 +10,8 @@ from ...bundle.batches import Batch, Batches
 from ...bundle.structure import flatten, unflatten
 from ...core.errors import MetricError
 from ...core.failures import StageError, explain
+from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.judge import Judge, Measure
-from ...techniques.evaluate.meters import joined
 
 _KINDS = 8
 """Batches of different shapes that the model is run on, at most, to see whether they can be joined."""
@@ -61,8 +61,8 @@ def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches
     whole = [metric for metric in measure.metrics() if metric["kind"] == "callable" and not metric.get("per_sample")]
     if not whole or data.is_uniform():
         return
-    kinds = {tuple(_shape_of(leaf) for leaf in batch.leaves): batch for batch in reversed(data.batches)}
-    some = list(kinds.values())[-_KINDS:]
+    kinds = {outline.shapes: at for at, outline in reversed(list(enumerate(data.outlines)))}
+    some = [data.batches[at] for at in list(kinds.values())[-_KINDS:]]
     targets = [unflatten(data.targets, list(batch.targets)) if data.has_targets else None for batch in some]
     dims = measure.judging.output_dim, measure.judging.target_dim
     try:
@@ -70,10 +70,6 @@ def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches
             joined(parts, whole[0]["name"], dim)
     except StageError as error:
         raise MetricError(str(error)) from None
-
-
-def _shape_of(leaf: Any) -> tuple[int, ...]:
-    return (len(leaf),) if isinstance(leaf, list) else tuple(leaf.shape)
 
 
 def _refuse_raw_boxes(measure: Measure, outputs: Any) -> None:
