@@ -81,6 +81,7 @@ class Driver:
         self._is_stopping = is_stopping
         self._events = records.EventWriter(store, record.id)
         self._open: dict[str, TrialPlan] = {}
+        self._moving: set[str] = set()
         self._errors: dict[str, dict[str, str]] = {}
         self._cancel_checked = 0.0
         self._is_over = self._is_replay = False
@@ -127,7 +128,9 @@ class Driver:
         self._planner = Planner(self._record, device)
         self._plan = self._planner.plan
         self._search = make_search(self._planner.recipe)
-        self._schedule = schedule = Schedule(self._plan, self._store, self._executor, self._config, self._append)
+        self._schedule = schedule = Schedule(
+            self._plan, self._store, self._executor, self._config, self._append, int(self._record.model.get("bytes", 0))
+        )
         self._begin(schedule)
         while schedule.is_busy:
             self._do_periodic_work()
@@ -136,6 +139,7 @@ class Driver:
                 self._record_failure(schedule, item)
             if ended:
                 self._advance(schedule)
+            self._report_interim(schedule)
             if self._is_out_of_time() and not self._is_over:
                 self._is_over = True
                 schedule.finish_early()
@@ -307,19 +311,31 @@ class Driver:
             if known.status == "finished" and self._is_current(schedule, trial, known):
                 del self._open[trial.name]
                 continue
-            if known.status == "measured" and not is_timed:
+            if known.status == "measured" and not is_timed and trial.name not in self._moving:
                 continue
-            self._append_trial(schedule, trial, is_timed)
+            self._moving.discard(trial.name)
+            self._append_trial(schedule, trial, results[trial.evaluate], is_timed)
             if is_timed:
                 del self._open[trial.name]
                 self._summarize()
+
+    def _report_interim(self, schedule: Schedule) -> None:
+        """Report what evaluations measured so far of trials that have no numbers yet."""
+        interim, schedule.interim = schedule.interim, {}
+        for trial in self._open.values():
+            measured, baseline = interim.get(trial.evaluate), self._plan.baseline_of(trial)
+            is_known = self._events.state.trials[trial.name].status != "waiting" and trial.name not in self._moving
+            if measured is None or is_known or not {trial.build, baseline.build} <= schedule.results.keys():
+                continue
+            self._moving.add(trial.name)
+            self._append_trial(schedule, trial, measured, is_timed=False)
 
     def _is_current(self, schedule: Schedule, trial: TrialPlan, known: TrialState) -> bool:
         """Return whether a trial's reported artifact is the present one; one that was built again may differ."""
         blob = schedule.results[trial.build].blobs["artifact"]
         return known.artifact is not None and known.artifact.blob == blob
 
-    def _append_trial(self, schedule: Schedule, trial: TrialPlan, is_timed: bool) -> None:
+    def _append_trial(self, schedule: Schedule, trial: TrialPlan, judged: StageResult, is_timed: bool) -> None:
         results = schedule.results
         built = results[trial.build]
         artifact = Artifact(
@@ -333,7 +349,7 @@ class Driver:
         )
         metrics = metrics_of(
             built,
-            results[trial.evaluate],
+            judged,
             results.get(trial.latency),
             results[self._plan.baseline_of(trial).build],
             results.get(trial.guide),
@@ -345,7 +361,7 @@ class Driver:
             config=trial.config.stored(),
             metrics=metrics,
             artifact=artifact.stored(),
-            warnings=warnings_of(built, results[trial.evaluate], metrics, trial.config),
+            warnings=warnings_of(built, judged, metrics, trial.config),
         )
 
     def _end(self) -> None:

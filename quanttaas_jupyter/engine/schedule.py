@@ -5,6 +5,7 @@ A schedule starts from the stages that trials end with, and adds those that they
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import time
@@ -15,8 +16,9 @@ from typing import Any
 
 from ..compute.executors.base import Executor, NodeLost, StageCall, WorkerDied
 from ..core.config import EngineConfig
-from ..core.failures import explain
-from ..core.records.stage import StageResult
+from ..core.failures import StageError, explain
+from ..core.records.stage import INTERIM, StageResult
+from ..planning.needs import at_least, needed
 from ..planning.plan import Plan, Stage
 from ..store.base import Store
 from ..study_store import stage_cache
@@ -60,13 +62,22 @@ class Ended:
 class Schedule:
     """Stages of one study on an executor."""
 
-    def __init__(self, plan: Plan, store: Store, executor: Executor, config: EngineConfig, append: Append) -> None:
-        """Start without wanted stages; ``append`` writes events."""
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        executor: Executor,
+        config: EngineConfig,
+        append: Append,
+        model_bytes: int = 0,
+    ) -> None:
+        """Start without wanted stages; ``append`` writes events, ``model_bytes`` is the size of the study's model."""
         self._plan, self._store, self._executor, self._config = plan, store, executor, config
-        self._append = append
+        self._append, self._model_bytes = append, model_bytes
         self._running: dict[Future[dict[str, Any]], _Running] = {}
         self._begun = time.time()
         self.results: dict[str, StageResult] = {}
+        self.interim: dict[str, StageResult] = {}
         self.wanted: set[str] = set()
 
     @property
@@ -162,6 +173,11 @@ class Schedule:
 
     def _submit(self, stage: Stage, attempt: int) -> None:
         running = _Running(stage, attempt)
+        if (refusal := self._why_too_large(stage)) is not None:
+            refused: Future[dict[str, Any]] = Future()
+            refused.set_exception(refusal)
+            self._running[refused] = running
+            return
         call = StageCall(
             job={
                 "kind": stage.kind,
@@ -176,8 +192,28 @@ class Schedule:
             priority=self._priority(stage),
             wants_gpu=stage.trains or stage.wants_gpu,
             machine=stage.machine,
+            memory=needed(stage.kind, self._model_bytes, self._peaks()),
         )
         self._running[self._executor.submit(call, running.progress.put)] = running
+
+    def _why_too_large(self, stage: Stage) -> StageError | None:
+        """Return the error of a stage that cannot fit where it would run."""
+        there, least = self._executor.memory(), at_least(stage.kind, self._model_bytes)
+        if there is None or least <= there:
+            return None
+        return StageError(
+            f"it needs at least {least / 1e9:.1f} GB of memory, and stages may take {there / 1e9:.1f} GB here",
+            "free some memory, use a machine or a cluster with more, or a smaller model",
+        )
+
+    def _peaks(self) -> dict[str, int]:
+        """Return the largest memory of the stages of each kind that have ended."""
+        peaks: dict[str, int] = {}
+        for key, result in self.results.items():
+            if result.peak_bytes:
+                kind = self._plan.stages[key].kind
+                peaks[kind] = max(peaks.get(kind, 0), result.peak_bytes)
+        return peaks
 
     def _settle(self, running: _Running, future: Future[dict[str, Any]]) -> Ended | None:
         stage = running.stage
@@ -226,10 +262,13 @@ class Schedule:
         names = {"stage": running.stage.key, "label": running.stage.label}
         last = None
         while not running.progress.empty():
-            last = running.progress.get()
-            if last == STARTED:
+            line = running.progress.get()
+            if line == STARTED:
                 self._append("stage_started", kind=running.stage.kind, **names)
-                last = None
+            elif line.startswith(INTERIM):
+                self.interim[running.stage.key] = StageResult(measurements=json.loads(line[1:]))
+            else:
+                last = line
         if last is not None:
             running.reported = time.monotonic()
             self._append("progress", message=last, **names)

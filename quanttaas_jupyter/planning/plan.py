@@ -342,6 +342,8 @@ class Planner:
         settings = {**self._data(judged_on), **self._metric(), "judged_on": judged_on, "runtime": runtime}
         inputs = {"artifact": artifact}
         if baseline:
+            # Where its outputs are too many to be kept, the baseline's file runs beside the trial's.
+            inputs["original"] = baseline
             inputs["baseline"] = self._evaluate("baseline", baseline, None, runtime, judged_on)
         return self._add(
             "evaluate",
@@ -400,7 +402,8 @@ class Planner:
         record = self._record
         postprocess = {"postprocess": record.postprocess} if record.postprocess else {}
         judging = self._judging.stored()
-        return {"metric": record.metric, "seed": self.recipe.seed, "judging": judging, **postprocess, **self._head()}
+        recipe = {"seed": self.recipe.seed, "max_bytes": self.recipe.max_bytes}
+        return {"metric": record.metric, **recipe, "judging": judging, **postprocess, **self._head()}
 
     def _head(self) -> dict[str, Any]:
         """Where the judged output lies, and the classes in it."""

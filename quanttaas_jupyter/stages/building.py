@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from ..store import blobs
 from ..techniques import portable_model
 from ..techniques.evaluate.judge import drop_between
 from ..techniques.evaluate.sqnr import sqnr_of_batches
+from ..techniques.evaluate.tensors import leaves_of
 from ..techniques.prune import PRUNERS, PruneJob
 from ..techniques.prune import RANKERS as PRUNE_RANKERS
 from ..techniques.quantize import QUANTIZERS, QuantizeJob
@@ -28,6 +28,7 @@ from ..techniques.runtimes.export_check import as_built
 from . import inference
 from .context import Context
 from .model_profile import classes_of, macs_of, nonzero_in, parameters_of, weights_by_kind
+from .packing import packed_size
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,8 @@ _JUDGED_SAMPLES = 512
 """Samples on which techniques and screens compute a drop; chosen, not tuned. Fewer make their decisions noisy."""
 _LOOKED_AT, _BROKEN_DB = 64, 3.0
 """Samples, and the SQNR in decibels below which integers count as broken: noise of half the signal's power."""
+_HELD_BYTES = 256 << 20
+"""Bytes of outputs that are held for further comparisons; chosen, not tuned."""
 _SCREEN_SHARE, _SCREEN_SAMPLES, _SCREEN_EPOCHS = 0.2, 1024, 3
 """Share of the training data, most samples and most epochs of a screen; chosen, not tuned. Larger screens cost more."""
 
@@ -93,8 +96,10 @@ def screen(context: Context) -> StageResult:
     epochs = min(_SCREEN_EPOCHS, context.settings["epochs"] or _SCREEN_EPOCHS)
     # The full recovery continues from this one, and gives the same warnings.
     recovered, _ = _taught(context, pruned, teacher, part, epochs, warn=context.report)
-    samples = context.data("guide").head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
-    mine, theirs = (inference.of_module(model, samples) for model in (recovered, teacher))
+    samples = context.data("guide").head(_JUDGED_SAMPLES)
+    answer, taught = (inference.answer_of_module(model, samples.inputs) for model in (teacher, recovered))
+    samples = inference.fitted(samples, answer)
+    mine, theirs = map(taught, samples.batches), map(answer, samples.batches)
     targets = (inference.targets_of(samples, batch) for batch in samples.batches)
     drop = drop_between(context.measure, zip(mine, targets, theirs, strict=True), samples.samples)
     return _model(context, recovered, {**context.inputs["pruned"].measurements, "screen_drop": drop})
@@ -164,6 +169,7 @@ class CalibrationJudge:
     def __init__(self, context: Context, samples: Batches) -> None:
         self._context, self._samples = context, samples
         self._signature = context.inputs["source"].signature
+        self._held: dict[str, list[Any]] = {}
 
     def drop(self, path: Path) -> float:
         """Return the drop from the original, unpruned model, in the metric's unit."""
@@ -171,37 +177,46 @@ class CalibrationJudge:
 
     def drop_of(self, session: Session) -> float:
         """``drop`` of a model that is open already."""
-        batches = zip(self._said(session), self._targets, self._original, strict=True)
+        targets = (inference.targets_of(self._fitted, batch) for batch in self._fitted.batches)
+        batches = zip(self._said(session), targets, self._original(), strict=True)
         return drop_between(self._context.measure, batches, self._samples.samples)
 
     def sqnr_db(self, path: Path) -> float:
         """Return the SQNR of the outputs against the unquantized ones, in decibels; 120 if they are equal."""
-        return sqnr_of_batches(zip(self._said(self._opened(path)), self._reference, strict=True))
+        return sqnr_of_batches(zip(self._said(self._opened(path)), self._outputs_of("source"), strict=True))
 
-    @cached_property
-    def _reference(self) -> list[Any]:
-        with self._context.opened("source") as session:
-            return self._said(session)
-
-    @cached_property
-    def _original(self) -> list[Any]:
+    def _original(self) -> Iterable[Any]:
         inputs = self._context.inputs
-        if "original" not in inputs or inputs["original"].blobs == inputs["source"].blobs:
-            return self._reference
-        with self._context.opened("original") as session:
-            return self._said(session)
+        is_same = "original" not in inputs or inputs["original"].blobs == inputs["source"].blobs
+        return self._outputs_of("source" if is_same else "original")
+
+    def _outputs_of(self, role: str) -> Iterable[Any]:
+        """Yield the outputs of the stage in this role; they are held while they are few, and computed again if not."""
+        if role in self._held:
+            yield from self._held[role]
+            return
+        held: list[Any] | None = []
+        size = 0
+        with self._context.opened(role) as session:
+            for outputs in self._said(session):
+                size += sum(leaf.nbytes for leaf in leaves_of(outputs))
+                held = [*held, outputs] if held is not None and size <= _HELD_BYTES else None
+                yield outputs
+        if held is not None:
+            self._held[role] = held
 
     @cached_property
-    def _targets(self) -> list[Any]:
-        return [inference.targets_of(self._samples, batch) for batch in self._samples.batches]
+    def _fitted(self) -> Batches:
+        with self._context.opened("source") as session:
+            return inference.fitted(self._samples, inference.answer_of_session(session, self._signature))
 
     def _opened(self, path: Path) -> Session:
         runtime = self._context.runtime
         open_ = runtime.open_graph if runtime.why_not_run() else runtime.open
         return as_built(open_(path, self._context.threads, self._signature.input_names), self._signature)
 
-    def _said(self, session: Session) -> list[Any]:
-        return list(inference.of_session(session, self._signature, self._samples))
+    def _said(self, session: Session) -> Iterator[Any]:
+        return map(inference.answer_of_session(session, self._signature), self._fitted.batches)
 
 
 def _prune_job(context: Context, amount: float) -> PruneJob:
@@ -226,7 +241,7 @@ def _prune_job(context: Context, amount: float) -> PruneJob:
 def _quantize_job(context: Context, source: Path, folder: Path) -> QuantizeJob:
     settings, made_from = context.settings, context.inputs["source"]
     calibration = context.data("calibration")
-    whole = calibration.head(_JUDGED_SAMPLES).rebatched(inference.BATCH)
+    whole = calibration.head(_JUDGED_SAMPLES)
     if made_from.signature.fixed_batch:
         calibration = dataclasses.replace(calibration.rebatched(1), is_cut=False)
     return QuantizeJob(
@@ -286,7 +301,9 @@ def _taught(
 
 
 def _model(context: Context, model: torch.nn.Module, measurements: Mapping[str, Any]) -> StageResult:
-    blob = blobs.put_bytes(context.store, models.dumps(model))
+    with context.folder() as folder:
+        models.save(model, folder / "model")
+        blob = blobs.give_file(context.store, folder / "model")
     return StageResult(blobs={"model": blob}, measurements=measurements)
 
 
@@ -294,8 +311,7 @@ def _artifact(
     context: Context, runtime: Runtime, path: Path, measurements: Mapping[str, Any], graph: Path | None
 ) -> StageResult:
     layers = runtime.layers(graph or path)
-    content = path.read_bytes()
-    size = {"size_bytes": len(content), "size_gzip_bytes": len(gzip.compress(content, 6, mtime=0))}
+    size = {"size_bytes": path.stat().st_size, "size_gzip_bytes": packed_size(path)}
     counts = {
         "quantized_layers": layers.quantized,
         "quantizable_layers": layers.quantizable,
@@ -303,7 +319,7 @@ def _artifact(
     }
     files = {"artifact": path, **({"graph": graph} if graph else {})}
     return StageResult(
-        blobs={name: blobs.put_file(context.store, file) for name, file in files.items()},
+        blobs={name: blobs.give_file(context.store, file) for name, file in files.items()},
         measurements={**measurements, **size, **counts},
         suffix=runtime.suffix,
         kept=layers.kept,
@@ -338,7 +354,7 @@ def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJ
     """Return a warning if the outputs differ so much from the source's that rounding alone cannot be the reason."""
     if not _makes_integers(quantization):
         return []
-    few = job.calibration.head(_LOOKED_AT).rebatched(inference.BATCH)
+    few = job.calibration.head(_LOOKED_AT)
     target = graph if graph and context.runtime.why_not_run() else job.target
     decibels = CalibrationJudge(context, few).sqnr_db(target)
     if decibels >= _BROKEN_DB:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import local_code
 from ..bundle import model as models
-from ..bundle.batches import Batches, read_batches
+from ..bundle.batches import Batches
+from ..bundle.shards import read_batches
 from ..core.errors import StoreError
 from ..core.records.stage import Ranking, StageResult
+from ..core.scratch import PREFIX, usable
 from ..core.understanding import Judging
 from ..store import blobs
 from ..store.base import Store
@@ -76,10 +78,11 @@ class Context:
     def model(self, role: str = "model") -> torch.nn.Module:
         """Return the module that the stage in this role made, or the user's model."""
         if made := self.inputs.get(role):
-            return models.loads(blobs.get_bytes(self.store, made.blobs["model"]))
+            with blobs.blob_file(self.store, made.blobs["model"]) as path:
+                return models.load(path)
         own = self.settings["model"]
-        content = blobs.get_bytes(self.store, own["blob"])
-        return portable_model.load(content, own["portable"]) if "portable" in own else models.loads(content)
+        with blobs.blob_file(self.store, own["blob"]) as path:
+            return portable_model.load(path, own["portable"]) if "portable" in own else models.load(path)
 
     @property
     def ranking(self) -> Ranking:
@@ -100,7 +103,9 @@ class Context:
         """What to measure."""
         settings = self.settings
         functions = self.function("metric"), self.function("postprocess")
-        return Measure(settings["metric"], functions[0], self.judging, functions[1], settings["seed"])
+        return Measure(
+            settings["metric"], functions[0], self.judging, functions[1], settings["seed"], settings["max_bytes"]
+        )
 
     def function(self, name: str) -> Any:
         """Load a callable of the notebook, such as ``metric`` or ``function``; None if there is none."""
@@ -124,5 +129,6 @@ class Context:
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """Create a temporary folder, and remove it afterwards."""
-        with tempfile.TemporaryDirectory(prefix="quanttaas-") as name:
+        # In the store's own folder for such files, so that what is made there need not be copied into it.
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=usable(self.store.scratch)) as name:
             yield Path(name)

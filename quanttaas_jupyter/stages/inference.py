@@ -2,45 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.batches import Batch, Batches, call
 from ..bundle.outputs import kept_outputs
-from ..bundle.structure import unflatten
+from ..bundle.structure import Structure, unflatten
 from ..core.records.artifact import Signature
+from ..techniques.evaluate.tensors import leaves_of
 from ..techniques.runtimes import Session
 
 if TYPE_CHECKING:
     import torch
 
 BATCH = 64
-"""Samples per batch of evaluations; chosen, not tuned."""
+"""Samples per batch of evaluations, at most; chosen, not tuned."""
+BATCH_BYTES = 32 << 20
+"""Bytes of a batch's inputs and outputs, above which it has fewer samples; chosen, not tuned.
+
+What a network computes in between is several times that. Smaller batches cost speed only where they are of few samples.
+"""
+
+Answer = Callable[[Batch], Any]
+"""Runs a model on a batch, and returns its outputs in the model's structure."""
 
 
-def of_session(
-    session: Session, signature: Signature, samples: Batches, report: Callable[[str], None] = lambda line: None
-) -> Iterator[Any]:
-    """Yield the outputs of an open artifact for every batch, in the model's structure."""
+def answer_of_session(session: Session, signature: Signature) -> Answer:
+    """Return how an open artifact answers a batch."""
     import torch
 
-    seen = 0
-    for index, batch in enumerate(samples.batches):
+    def answer(batch: Batch) -> Any:
         arrays = session([leaf.numpy() for leaf in batch.inputs])
-        yield unflatten(signature.outputs, [torch.from_numpy(array) for array in arrays])
-        seen += batch.samples
-        if index % 50 == 49:
-            report(f"measured {seen} of {samples.samples} samples")
+        return unflatten(signature.outputs, [torch.from_numpy(array) for array in arrays])
+
+    return answer
 
 
-def of_module(model: torch.nn.Module, samples: Batches) -> Iterator[Any]:
-    """Yield the outputs of a module for every batch."""
+def answer_of_module(model: torch.nn.Module, inputs: Structure) -> Answer:
+    """Return how a module answers a batch, whose inputs are nested as ``inputs`` says."""
     import torch
 
-    for batch in samples.batches:
+    def answer(batch: Batch) -> Any:
         with torch.no_grad():
-            outputs = call(model, samples.inputs, batch.inputs)
-        yield kept_outputs(outputs)[0]
+            return kept_outputs(call(model, inputs, batch.inputs))[0]
+
+    return answer
+
+
+def fitted(samples: Batches, answer: Answer) -> Batches:
+    """Return samples in batches whose inputs and outputs fit ``BATCH_BYTES``; one sample is run to know its outputs.
+
+    Batches stay as they are where samples differ in shape or depend on each other.
+    """
+    if not samples.is_uniform():
+        return samples
+    try:
+        one = samples.head(1).batches[0]
+        # Counted in numbers, not bytes: trials in float16 are compared with a baseline in float32 batch by batch.
+        numbers = sum(leaf.numel() for leaf in leaves_of(answer(one)))
+    except Exception:
+        # Some models take no single sample; the batch that fails says why.
+        return samples.rebatched(BATCH)
+    return samples.rebatched(max(1, min(BATCH, BATCH_BYTES // (one.bytes + 4 * numbers))))
 
 
 def targets_of(samples: Batches, batch: Batch) -> Any:

@@ -101,7 +101,9 @@ def context_of(store: LocalStore, inputs: dict[str, StageResult], monkeypatch: p
     monkeypatch.setattr(stages.Context, "runtime", property(lambda self: Files()))
     metric = {"kind": "built-in", "name": "accuracy", "digest": "accuracy", "higher_is_better": True}
     judging = {"task": "classification", "class_dim": 1, "classes": 2, "scores": "logits", "labels": "ids"}
-    return stages.Context(store, {"metric": metric, "judging": judging, "seed": 0}, inputs, 1, lambda line: None)
+    return stages.Context(
+        store, {"metric": metric, "judging": judging, "seed": 0, "max_bytes": 1 << 30}, inputs, 1, lambda line: None
+    )
 
 
 def test_what_a_quantized_file_loses_counts_from_the_original_and_not_from_the_pruned_model(

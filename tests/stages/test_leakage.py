@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quanttaas_jupyter.bundle import batches
+from quanttaas_jupyter.bundle.shards import read_batches
 from quanttaas_jupyter.core.records.study import StudyRecord
 from tests.engine.inline import InlineExecutor, WatchedStore, drive
 from tests.networks import Digits
@@ -50,7 +50,7 @@ def test_guide_judge_and_calibration_share_no_sample(digits: Digits, tmp_path: P
     recipe = {"search": "auto", "prune": [0], "quantize": ["int8"], "budget": {"trials": 2}}
     _, record, _ = drive(tmp_path, digits.model, data, recipe)
     store = WatchedStore(tmp_path)
-    found = {name: batches.read_batches(store, reference).joined().inputs[0] for name, reference in record.data.items()}
+    found = {name: read_batches(store, reference).joined().inputs[0] for name, reference in record.data.items()}
     assert set(found) == {"eval", "guide", "calibration"}
     rows = [tuple(row.flatten().tolist()) for part in found.values() for row in part]
     assert len(rows) == len(set(rows)) == 120

@@ -90,5 +90,5 @@ class Artifact:
             "runtime": self.runtime,
             "kept": list(self.kept),
             "choices": dict(self.choices),
-            "about": self.signature.structures(),
+            "about": self.signature.stored(),
         }

@@ -8,6 +8,9 @@ from typing import Any
 
 from .artifact import Signature
 
+INTERIM = "\x03"
+"""First character of a line by which an evaluation tells what it measured so far, as JSON."""
+
 Ranking = tuple[tuple[str, float], ...]
 """Layers with the signal to noise of the outputs in decibels when one layer alone is changed; the worst first."""
 
@@ -30,6 +33,7 @@ class StageResult:
         outputs: Reference of the outputs that it wrote for comparisons; None if it wrote none.
         began: When it began, in seconds since the epoch.
         seconds: How long it took.
+        peak_bytes: Largest memory of its process; 0 if unknown.
     """
 
     blobs: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +49,7 @@ class StageResult:
     outputs: Mapping[str, Any] | None = None
     began: float = 0.0
     seconds: float = 0.0
+    peak_bytes: int = 0
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> StageResult:
@@ -64,6 +69,7 @@ class StageResult:
             outputs=stored.get("outputs"),
             began=stored.get("began", 0.0),
             seconds=stored.get("seconds", 0.0),
+            peak_bytes=stored.get("peak_bytes", 0),
         )
 
     def stored(self) -> dict[str, Any]:
@@ -81,4 +87,4 @@ class StageResult:
             made["ranking"] = [[layer, decibels] for layer, decibels in self.ranking]
         if self.outputs is not None:
             made["outputs"] = dict(self.outputs)
-        return {**made, "began": self.began, "seconds": self.seconds}
+        return {**made, "began": self.began, "seconds": self.seconds, "peak_bytes": self.peak_bytes}

@@ -24,6 +24,11 @@ class ExplainedState:
         self._squares: Tensor | None = None
         self._is_table = True
 
+    @staticmethod
+    def size_for(mine: Tensor, theirs: Tensor) -> int:
+        """Return the bytes of a state of such samples, which holds numbers in double precision."""
+        return 3 * 8 * theirs[:1].numel()
+
     def update(self, mine: Tensor, theirs: Tensor) -> None:
         """Take outputs of a model and of the original, both (n, ...)."""
         is_table = theirs.ndim <= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from ...core.understanding import Judging
 from . import intervals
 from .estimates import Estimate
 from .meters import Meter
-from .metrics import agreement_meter, meter_of
+from .metrics import MOST_BYTES, agreement_meter, meter_of
 from .sqnr import LOSSLESS_DB, SignalToNoise
 from .tensors import leaves_of
 
@@ -29,6 +30,7 @@ class Measure:
         judging: How outputs are compared with targets.
         postprocess: Turns raw outputs into what the metric takes; None where nothing stands between.
         seed: Seed of resampling.
+        most_bytes: Bytes that a metric which needs everything at once may keep.
     """
 
     metric: Mapping[str, Any]
@@ -36,6 +38,7 @@ class Measure:
     judging: Judging
     postprocess: Any = None
     seed: int = 0
+    most_bytes: int = MOST_BYTES
 
     def metrics(self) -> list[Mapping[str, Any]]:
         """Return the metric that leads, then the others."""
@@ -60,7 +63,7 @@ class Judge:
         self._measure, self._is_compared = measure, is_compared
         self._mine = [self._meter(metric, samples) for metric in measure.metrics()]
         self._theirs = [self._meter(metric, samples) for metric in measure.metrics()] if is_compared else []
-        self._agreement = agreement_meter(measure.judging, samples)
+        self._agreement = agreement_meter(measure.judging, samples, blocks=1)
         self._noise = SignalToNoise()
         self._can_agree = True
 
@@ -103,7 +106,8 @@ class Judge:
         return self._mine[0].estimate()
 
     def _meter(self, metric: Mapping[str, Any], samples: int) -> Meter:
-        return meter_of(metric, self._measure.function, self._measure.judging, samples)
+        measure = self._measure
+        return meter_of(metric, measure.function, measure.judging, samples, measure.most_bytes)
 
     def _agree(self, mine: Any, targets: Any, theirs: Any) -> None:
         if self._can_agree:
@@ -124,13 +128,15 @@ class Judge:
 
 def drop_between(measure: Measure, batches: Iterable[Batch], samples: int) -> float:
     """Return how much worse outputs are than their reference, in the metric's unit; 1 - agreement without targets."""
-    parts = list(batches)
-    if measure.metric["name"] == "agreement" or all(targets is None for _, targets, _ in parts):
+    parts = iter(batches)
+    first = next(parts)
+    parts = itertools.chain([first], parts)
+    if measure.metric["name"] == "agreement" or first[1] is None:
         meter = agreement_meter(measure.judging, samples)
         for outputs, targets, reference in parts:
             meter.update(measure.processed(outputs), targets, measure.processed(reference))
         return 1.0 - meter.estimate().value
-    sides = [meter_of(measure.metric, measure.function, measure.judging, samples) for _ in range(2)]
+    sides = [meter_of(measure.metric, measure.function, measure.judging, samples, measure.most_bytes) for _ in range(2)]
     for outputs, targets, reference in parts:
         refuse_nan(outputs)
         sides[0].update(measure.processed(outputs), targets, None)

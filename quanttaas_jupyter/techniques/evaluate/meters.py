@@ -8,22 +8,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...bundle.structure import flatten, unflatten
+from ...bundle.structure import flatten
 from ...core.failures import StageError
 from .estimates import Estimate, of_blocks, of_jackknife, of_ratio
+from .gathered import Gathered
 from .tensors import rows_of
 
-_BLOCKS = 50
+BLOCKS = 50
 """Blocks of samples that a metric's state is kept of: Student's t of 49 degrees is within 3 % of the normal's width."""
 BLOCKS_OF_LISTS = 20
 """The same where a state is a list of all samples, such as AUROC's: every merged state is computed anew."""
 _BLOCKS_OF_CALLS = 10
+_FEWEST_BLOCKS, _STATE_BYTES = 10, 256 << 20
+"""Blocks that an interval needs, and bytes of states above which there are fewer than usual; chosen, not tuned."""
 _FEWEST_IN_CALL = 20
 """Samples a block needs so that a metric which cannot be merged is computed on blocks alone. Chosen, not tuned."""
-
-
-_MOST_BYTES = 2 << 30
-"""Bytes that a metric which needs everything at once may hold; chosen, not tuned: a worker has some GiB."""
 
 
 class Meter(Protocol):
@@ -81,7 +80,7 @@ class BlockMeter:
         feed: Callable[[Any, Any, Any], tuple[Any, ...]],
         samples: int,
         is_cut: bool,
-        blocks: int = _BLOCKS,
+        blocks: int = BLOCKS,
     ) -> None:
         """Measure over ``samples`` samples.
 
@@ -102,12 +101,20 @@ class BlockMeter:
         self._take(self._feed(outputs, targets, reference))
 
     def _take(self, arguments: tuple[Any, ...]) -> None:
+        if not self._states:
+            self._count = self._affordable(arguments)
         size = _rows(arguments)
         for block, rows in self._blocks_of(size):
             if block not in self._states:
                 self._states[block] = self._make()
             self._states[block].update(*(rows_of(argument, rows) for argument in arguments))
         self._seen += size
+
+    def _affordable(self, arguments: tuple[Any, ...]) -> int:
+        """Return the number of blocks: fewer where the states of pictures or maps would fill the memory."""
+        one = self._make()
+        size = getattr(one, "size_for", lambda *_: 0)(*arguments)
+        return max(1, min(self._count, max(_FEWEST_BLOCKS, _STATE_BYTES // max(1, size))))
 
     def estimate(self) -> Estimate:
         """Return the metric of all states merged, with each block left out in turn."""
@@ -177,6 +184,8 @@ class WholeMeter:
         self,
         function: Callable[[Any, Any], float],
         name: str,
+        samples: int,
+        most_bytes: int,
         dims: tuple[int, int] = (0, 0),
         feed: Callable[[Any, Any], tuple[Any, Any]] = lambda outputs, targets: (outputs, targets),
     ) -> None:
@@ -185,32 +194,28 @@ class WholeMeter:
         Args:
             function: Gives the metric.
             name: Its name in messages.
+            samples: Number of samples in all.
+            most_bytes: Bytes of outputs and targets beyond which it is refused.
             dims: Dimension of the samples in outputs and in targets.
             feed: Turns outputs and targets of a batch into what is kept of it.
         """
         self._function, self._name, self._dims, self._feed = function, name, dims, feed
-        self._outputs: list[Any] = []
-        self._targets: list[Any] = []
-        self._bytes = 0
+        self._most_bytes = most_bytes
+        self._gathered = [Gathered(name, dim, samples) for dim in dims]
 
     def update(self, outputs: Any, targets: Any, reference: Any) -> None:
-        """Keep a batch. Raises StageError where all of them would not fit into memory."""
-        outputs, targets = self._feed(outputs, targets)
-        self._bytes += _bytes_of(outputs) + _bytes_of(targets)
-        if self._bytes > _MOST_BYTES:
+        """Keep a batch. Raises StageError where all of them are more than may be kept."""
+        for gathered, value in zip(self._gathered, self._feed(outputs, targets), strict=True):
+            gathered.add(value)
+        if sum(gathered.bytes for gathered in self._gathered) > self._most_bytes:
             raise StageError(
-                f"metric {self._name!r} needs everything at once, which is more than {_MOST_BYTES >> 30} GiB",
-                "let it return one value a sample, or use a smaller max_samples",
+                f"metric {self._name!r} needs everything at once, which is more than {_size(self._most_bytes)}",
+                "let it return one value a sample, or use a smaller max_samples or a larger max_bytes",
             )
-        self._outputs.append(outputs)
-        self._targets.append(targets)
 
     def estimate(self) -> Estimate:
         """Return the function's value, with its values on (or without) blocks of samples."""
-        outputs, targets = (
-            joined(parts, self._name, dim)
-            for parts, dim in zip((self._outputs, self._targets), self._dims, strict=True)
-        )
+        outputs, targets = (gathered.whole() for gathered in self._gathered)
         value, samples = self._function(outputs, targets), _length(outputs, self._dims[0])
         edges = np.linspace(0, samples, min(_BLOCKS_OF_CALLS, samples) + 1).astype(int)
         blocks = [np.arange(start, end) for start, end in itertools.pairwise(edges)]
@@ -231,36 +236,8 @@ class WholeMeter:
             return None
 
 
-def joined(parts: list[Any], metric: str, dim: int = 0) -> Any:
-    """Return values of batches, whose samples lie in ``dim``, as the value of one.
-
-    Raises:
-        StageError: Their shapes do not allow it.
-    """
-    import torch
-
-    if parts[0] is None:
-        return None
-    if isinstance(parts[0], list):
-        return [item for part in parts for item in part]
-    flat = [flatten(part) for part in parts]
-    columns = zip(*([leaf for _, leaf in leaves] for leaves, _ in flat), strict=True)
-    try:
-        leaves = [
-            torch.cat(column, dim if column[0].ndim > dim else 0) if column[0].ndim else torch.stack(column)
-            for column in map(list, columns)
-        ]
-    except RuntimeError:
-        raise StageError(
-            f"metric {metric!r} needs everything at once, and the lengths of batches differ",
-            "pad all batches to one length, or let it return one value a sample: it is then called a batch at a time",
-        ) from None
-    return unflatten(flat[0][1], leaves)
-
-
-def _bytes_of(value: Any) -> int:
-    leaves = value if isinstance(value, list) else [leaf for _, leaf in flatten(value)[0]]
-    return sum(int(getattr(leaf, "nbytes", 0)) for leaf in leaves)
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB"
 
 
 def _computed(state: State, otherwise: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from ...core.understanding import Judging
 from . import losses
 from .estimates import transformed
 from .explained import ExplainedState
-from .meters import BLOCKS_OF_LISTS, BlockMeter, Meter, RatioMeter, UnmergedMeter, WholeMeter
+from .meters import BLOCKS, BLOCKS_OF_LISTS, BlockMeter, Meter, RatioMeter, UnmergedMeter, WholeMeter
 from .r2 import R2State
 from .tensors import (
     aligned,
@@ -28,12 +29,16 @@ from .tensors import (
 )
 from .torchmetrics_state import as_number, holds_lists, is_mergeable, maker
 
+MOST_BYTES = 2 << 30
+"""Default of the recipe's ``max_bytes``."""
 _NOTHING_COUNTS = "every label is an ignored one, so that nothing can be counted"
 _MOST_NATS = 700.0
 """Cross-entropy, in nats, beyond which a perplexity is no floating-point number any more."""
 
 
-def meter_of(metric: Mapping[str, Any], function: Any, judging: Judging, samples: int) -> Meter:
+def meter_of(
+    metric: Mapping[str, Any], function: Any, judging: Judging, samples: int, most_bytes: int = MOST_BYTES
+) -> Meter:
     """Return the meter of a metric.
 
     Args:
@@ -41,6 +46,7 @@ def meter_of(metric: Mapping[str, Any], function: Any, judging: Judging, samples
         function: What travelled as a pickle: a callable, a loss, a metric, or a dict of metrics by name.
         judging: How outputs are compared with targets.
         samples: Number of samples that will be seen.
+        most_bytes: Bytes that a metric which needs everything at once may keep.
 
     Raises:
         StageError: A named metric cannot be made where this runs.
@@ -58,18 +64,19 @@ def meter_of(metric: Mapping[str, Any], function: Any, judging: Judging, samples
         return RatioMeter(_sums_of(function, metric), _NOTHING_COUNTS)
     number = _number_of(function, metric)
     if kind == "sklearn":
-        return WholeMeter(number, metric["name"], feed=lambda o, t: _places(metric["takes"], o, t, judging))
-    return WholeMeter(number, metric["name"], (judging.output_dim, judging.target_dim))
+        feed = functools.partial(_places, metric["takes"], judging=judging)
+        return WholeMeter(number, metric["name"], samples, most_bytes, feed=feed)
+    return WholeMeter(number, metric["name"], samples, most_bytes, (judging.output_dim, judging.target_dim))
 
 
-def agreement_meter(judging: Judging, samples: int) -> Meter:
+def agreement_meter(judging: Judging, samples: int, blocks: int = BLOCKS) -> Meter:
     """Return the meter of how far a model says what the baseline says.
 
     It is the share of places with the baseline's class; of outputs that are no class scores R2 against the
-    baseline's outputs (0 at worst).
+    baseline's outputs (0 at worst). With one of ``blocks`` it has no interval, and takes less memory.
     """
     if judging.class_dim is None and judging.scores not in ("classes", "logits", "probabilities"):
-        return BlockMeter(ExplainedState, lambda o, t, r: _both(o, r, judging), samples, judging.is_cut)
+        return BlockMeter(ExplainedState, lambda o, t, r: _both(o, r, judging), samples, judging.is_cut, blocks)
 
     def sums(outputs: Any, targets: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
         mine, theirs = (predicted(output, judging) for output in _both(outputs, reference, judging))

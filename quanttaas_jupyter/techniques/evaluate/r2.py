@@ -21,6 +21,11 @@ class R2State:
         self._count = 0
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @staticmethod
+    def size_for(outputs: Tensor, targets: Tensor) -> int:
+        """Return the bytes of a state of such samples."""
+        return 3 * targets[:1].numel() * targets.element_size()
+
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take outputs and targets, both (n, columns) in double precision."""
         self._add(len(targets), (((outputs - targets) ** 2).sum(0), targets.sum(0), (targets**2).sum(0)))

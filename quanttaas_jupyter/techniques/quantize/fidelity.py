@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..evaluate.sqnr import sqnr_db
+from ..evaluate.sqnr import SignalToNoise
 from ..runtimes import Session
 from . import QuantizeJob
 
@@ -16,10 +14,8 @@ def session_sqnr_db(session: Session, source: Session, job: QuantizeJob) -> floa
     """Return the SQNR in dB of a session's outputs on calibration samples, from -120 (not finite) to 120."""
     import torch
 
-    mine: list[Any] = []
-    theirs: list[Any] = []
+    noise = SignalToNoise()
     for batch in job.calibration.head(_SAMPLES).rebatched(_BATCH).batches:
         arrays = [leaf.numpy() for leaf in batch.inputs]
-        mine += [torch.from_numpy(array) for array in session(arrays)]
-        theirs += [torch.from_numpy(array) for array in source(arrays)]
-    return sqnr_db(mine, theirs)
+        noise.update(*([torch.from_numpy(array) for array in run(arrays)] for run in (session, source)))
+    return noise.decibels

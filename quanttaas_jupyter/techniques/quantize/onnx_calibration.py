@@ -20,6 +20,8 @@ _BATCH = 32
 """Samples per batch; chosen, not tuned."""
 _FETCHED_BYTES = 256 << 20
 """Bytes of activations fetched at once; chosen, not tuned. A larger bound costs memory, a smaller one time."""
+_FED_BYTES = 32 << 20
+"""Bytes of outputs of one batch; chosen, not tuned."""
 _KEPT_VALUES = 1 << 16
 """Values of each tensor kept for percentiles and histograms; chosen, not tuned."""
 _PERCENTILE = 99.99
@@ -120,7 +122,11 @@ class Reference:
 
     def __init__(self, model: Any, job: QuantizeJob, samples: int = COMPARED) -> None:
         session = open_model(model)
-        self._feeds = list(feeds(model, job, samples, _BATCH))
+        one = session.run(None, next(feeds(model, job, 1, 1)))
+        each = max(1, sum(array.nbytes for array in one))
+        # Outputs of every pixel or token say as much about noise on fewer samples.
+        samples = max(1, min(samples, _FETCHED_BYTES // each))
+        self._feeds = list(feeds(model, job, samples, max(1, min(_BATCH, _FED_BYTES // each))))
         self._outputs = [session.run(None, feed) for feed in self._feeds]
 
     def sqnr_db(self, model: Any) -> float:

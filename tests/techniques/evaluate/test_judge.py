@@ -221,10 +221,29 @@ def test_a_callable_may_return_one_score_a_sample_or_one_number(samples: int) ->
 
 
 def test_a_function_that_needs_everything_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quanttaas_jupyter.techniques.evaluate.meters._MOST_BYTES", 1000)
     metric = {"kind": "callable", "name": "error", "higher_is_better": False}
+    measure = Measure(metric, lambda outputs, targets: float((outputs - targets).mean()), VALUES, most_bytes=1000)
     with pytest.raises(StageError, match="needs everything at once.*one value a sample"):
-        judged(metric, VALUES, torch.rand(400), torch.rand(400), function=lambda o, t: float((o - t).mean()))
+        Judge(measure, 400, is_compared=False).update(torch.rand(400), torch.rand(400))
+
+
+def test_what_a_function_needs_at_once_lies_in_a_mapped_file_where_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quanttaas_jupyter.techniques.evaluate.gathered._IN_MEMORY", 100)
+    seen = []
+
+    def function(outputs: Any, targets: Any) -> float:
+        seen.append((outputs.clone(), targets.clone()))
+        return float((outputs - targets).mean())
+
+    measure = Measure({"kind": "callable", "name": "error", "higher_is_better": False}, function, VALUES)
+    judge, outputs, targets = Judge(measure, 10, is_compared=False), torch.rand(10, 9), torch.rand(10, 9)
+    for rows in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        judge.update(outputs[rows], targets[rows])
+    assert judge.measurements()["metric"] == pytest.approx(float((outputs - targets).mean()))
+    assert torch.equal(seen[0][0], outputs)
+    assert torch.equal(seen[0][1], targets)
+    with pytest.raises(StageError, match="lengths of batches differ"):
+        judge.update(torch.rand(2, 8), targets[:2])
 
 
 def test_a_callable_that_fails_is_told_with_its_error() -> None:
