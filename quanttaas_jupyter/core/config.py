@@ -41,6 +41,7 @@ class EngineConfig(BaseModel):
         stage_timeout: Seconds after which a stage counts as hung.
         recover_timeout: Seconds after which a stage that trains counts as hung.
         lease_seconds: Seconds after which the studies of an engine that died count as interrupted.
+        memory_gb: Memory in GiB that stages may take together; None for what is free when the engine starts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,7 @@ class EngineConfig(BaseModel):
     stage_timeout: float = Field(default=900.0, gt=0)
     recover_timeout: float = Field(default=7200.0, gt=0)
     lease_seconds: float = Field(default=30.0, ge=3)
+    memory_gb: float | None = Field(default=None, gt=0)
 
 
 class SlotConfig(BaseModel):

@@ -178,7 +178,9 @@ def serve(config: Config) -> None:
     try:
         (local_engine.folder() / "engine.json").write_text(json.dumps({"pid": os.getpid(), "time": time.time()}))
         slots = config.engine.slots or default_slots()
-        workers = LocalExecutor(worker.run_with_file, worker.begin, slots, max(1, physical_cores() // slots))
+        memory = None if config.engine.memory_gb is None else int(config.engine.memory_gb * 2**30)
+        threads = max(1, physical_cores() // slots)
+        workers = LocalExecutor(worker.run_with_file, worker.begin, slots, threads, memory)
         name = f"{socket.gethostname()}:{os.getpid()}"
         Resident(config.engine, FolderInbox(), SharingExecutor(workers), workers.warm, name).run()
     finally:

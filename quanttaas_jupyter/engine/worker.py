@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.errors import StoreError
 from ..core.failures import explain
+from ..core.memory import Peak
 from ..core.records.stage import StageResult
 from ..store import open_store
 from ..study_store import stage_cache
@@ -74,8 +75,10 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
             threads=threads,
             report=report,
         )
-        made = stages.run(job["kind"], context)
-        result = dataclasses.replace(made, began=began, seconds=time.perf_counter() - begun)
+        with Peak() as memory:
+            made = stages.run(job["kind"], context)
+        seconds = time.perf_counter() - begun
+        result = dataclasses.replace(made, began=began, seconds=seconds, peak_bytes=memory.bytes)
         # Cached before it is reported, so that later requests find it.
         stage_cache.keep(context.store, job["key"], result)
     except StoreError as error:

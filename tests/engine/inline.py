@@ -74,6 +74,9 @@ class InlineExecutor:
     def device(self) -> Device:
         return this_device()
 
+    def memory(self) -> int | None:
+        return None
+
     def waits_for(self) -> str:
         return ""
 

@@ -22,6 +22,7 @@ class StageCall:
         priority: Smaller goes first.
         wants_gpu: Whether a GPU speeds it up, where there is one.
         machine: Kind of processor that its result depends on; empty if any will do.
+        memory: Bytes that it is expected to take.
     """
 
     job: dict[str, Any]
@@ -31,6 +32,7 @@ class StageCall:
     priority: tuple[float, ...]
     wants_gpu: bool = False
     machine: str = ""
+    memory: int = 0
 
 
 class WorkerDied(RuntimeError):
@@ -38,6 +40,12 @@ class WorkerDied(RuntimeError):
 
     hint = "probably out of memory; use fewer slots, or a smaller max_samples"
     attempts = 2
+
+
+class KilledForMemory(WorkerDied):
+    """The system killed the worker because memory ran out."""
+
+    hint = "use fewer slots, a smaller max_samples, or a cluster with more memory"
 
 
 class NodeLost(WorkerDied):
@@ -69,6 +77,9 @@ class Executor(Protocol):
 
     def rate(self) -> float:
         """Return the present cost per hour; 0 if no prices are configured."""
+
+    def memory(self) -> int | None:
+        """Return the bytes that stages may take on one machine; None if that is unknown."""
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Queue a stage and return its future; ``report`` is called with progress lines from any thread."""

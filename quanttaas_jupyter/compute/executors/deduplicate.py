@@ -42,6 +42,10 @@ class SharingExecutor:
         """Return the missing resource that stages wait for, or an empty string."""
         return self._executor.waits_for()
 
+    def memory(self) -> int | None:
+        """Return what the inner executor says."""
+        return self._executor.memory()
+
     def rate(self) -> float:
         """Return the present cost per hour."""
         return self._executor.rate()

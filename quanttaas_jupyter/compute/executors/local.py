@@ -22,7 +22,8 @@ from typing import Any, cast
 from loky.process_executor import ProcessPoolExecutor
 
 from ...core.device import Device, this_device
-from .base import StageCall, StageTimeout, WorkerDied
+from ...core.memory import free_bytes, killed_for_memory
+from .base import KilledForMemory, StageCall, StageTimeout, WorkerDied
 
 _TICK = 0.1
 """Seconds between two checks for progress and timeouts; chosen, not tuned. Shorter ones cost processor time."""
@@ -41,6 +42,7 @@ class _Job:
     started: float = 0.0
     read: int = 0
     ended_because: Exception | None = None
+    killed_before: int = 0
 
     @property
     def duty(self) -> str:
@@ -57,7 +59,9 @@ class _Slot:
 class LocalExecutor:
     """Executor on worker processes of this machine; latency stages run while all other slots are idle."""
 
-    def __init__(self, run: Runner, begin: Callable[[int], None], slots: int, threads: int) -> None:
+    def __init__(
+        self, run: Runner, begin: Callable[[int], None], slots: int, threads: int, memory: int | None = None
+    ) -> None:
         """Start with idle slots.
 
         Args:
@@ -65,7 +69,9 @@ class LocalExecutor:
             begin: Called once in each new worker with the process id of this process.
             slots: Number of stages that run at the same time.
             threads: Threads that each stage may use.
+            memory: Bytes that stages may take together; what is free by default.
         """
+        self._memory, self._is_bounded = free_bytes() if memory is None else memory, memory is not None
         self.slots = slots
         self._run, self._begin, self._threads = run, begin, threads
         self._slots = [_Slot(index) for index in range(slots)]
@@ -87,6 +93,12 @@ class LocalExecutor:
     def rate(self) -> float:
         """Return 0: this machine has no price."""
         return 0.0
+
+    def memory(self) -> int:
+        """Return the bytes that stages may take together; more than at first if other programs gave memory back."""
+        if not self._is_bounded:
+            self._memory = max(self._memory, free_bytes())
+        return self._memory
 
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Queue a stage and return its future."""
@@ -161,7 +173,14 @@ class LocalExecutor:
         others = len(self._pending) - len(exclusive)
         if exclusive and (others == 0 or waited > _PATIENCE):
             return self._take(is_exclusive=True) if not busy else None
-        return self._take(is_exclusive=False) if others and len(busy) < self.slots else None
+        return self._take_fitting(busy) if others and len(busy) < self.slots else None
+
+    def _take_fitting(self, busy: list[_Job]) -> _Job | None:
+        """Return the next job that is not exclusive, if it fits into memory beside those that run."""
+        entry = min(entry for entry in self._pending if not entry[2].call.is_exclusive)
+        together = entry[2].call.memory + sum(job.call.memory for job in busy)
+        # Whatever was expected, one job alone is tried.
+        return self._take(is_exclusive=False) if not busy or together <= self._memory else None
 
     def _take(self, is_exclusive: bool) -> _Job:
         entry = min(entry for entry in self._pending if entry[2].call.is_exclusive == is_exclusive)
@@ -173,6 +192,7 @@ class LocalExecutor:
         slot = self._best_slot(job)
         slot.job, job.started = job, time.monotonic()
         job.future.set_running_or_notify_cancel()
+        job.killed_before = killed_for_memory()
         try:
             self._progress_file(slot).write_bytes(b"")
             return slot, job, self._sent(slot, job)
@@ -207,7 +227,7 @@ class LocalExecutor:
         elif isinstance(error, (CancelledError, StageTimeout)):
             job.future.set_exception(error)
         else:
-            job.future.set_exception(WorkerDied(f"its worker process ended ({type(error).__name__})"))
+            job.future.set_exception(_why_died(job, error))
 
     def _stop_hung(self, running: list[_Slot]) -> None:
         for slot in running:
@@ -247,3 +267,9 @@ class LocalExecutor:
             fresh, job.read = whole[job.read :], max(job.read, len(whole))
             for line in fresh.decode("utf-8", "replace").splitlines():
                 job.report(line)
+
+
+def _why_died(job: _Job, error: BaseException) -> WorkerDied:
+    if killed_for_memory() > job.killed_before:
+        return KilledForMemory("the system ended its worker process for want of memory")
+    return WorkerDied(f"its worker process ended ({type(error).__name__})")

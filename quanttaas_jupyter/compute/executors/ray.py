@@ -131,6 +131,11 @@ class RayExecutor:
             for has_gpu in self._fleet.to_warm():
                 self._add_slot(has_gpu, anchor="measure")
 
+    def memory(self) -> int | None:
+        """Return the bytes that Ray reserves for a slot; None if the configuration names none."""
+        reserved = self._slot.memory_gb
+        return None if reserved is None else int(reserved * 2**30)
+
     def submit(self, call: StageCall, report: Callable[[str], None]) -> Future[dict[str, Any]]:
         """Queue a stage and return its future."""
         job = Job(call, report, Future(), time.monotonic(), next(self._numbers))

@@ -28,6 +28,9 @@ class ByHand:
     def device(self) -> Device:
         return this_device()
 
+    def memory(self) -> int | None:
+        return None
+
     def waits_for(self) -> str:
         return ""
 

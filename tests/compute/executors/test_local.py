@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quanttaas_jupyter.compute.executors.base import StageCall, StageTimeout, WorkerDied
+from quanttaas_jupyter.compute.executors.base import KilledForMemory, StageCall, StageTimeout, WorkerDied
 from quanttaas_jupyter.compute.executors.local import LocalExecutor
 
 
@@ -24,6 +24,8 @@ def work(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
         stream.write("begun\n")
     if "file" in job:
         Path(job["file"]).write_text(str(os.getpid()))
+    if "die" in job:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "until" in job:
         while not Path(job["until"]).exists():
             time.sleep(0.01)
@@ -43,8 +45,9 @@ def call(
     timeout: float = 60,
     measure: bool = False,
     first: float = 0,
+    memory: int = 0,
 ) -> StageCall:
-    return StageCall(job or {}, measure or exclusive, exclusive, timeout, (first,))
+    return StageCall(job or {}, measure or exclusive, exclusive, timeout, (first,), memory=memory)
 
 
 def ignore(line: str) -> None:
@@ -123,6 +126,32 @@ def test_smaller_priorities_go_first(tmp_path: Path) -> None:
     last, first, middle = (future.result(60)["begun"] for future in futures)
     executor.close()
     assert first < middle < last
+
+
+def test_two_that_do_not_fit_into_memory_together_run_one_after_the_other() -> None:
+    executor = LocalExecutor(work, begin, slots=2, threads=1, memory=100)
+    futures = [executor.submit(call(memory=60), ignore) for _ in range(2)]
+    first, second = (future.result(60) for future in futures)
+    assert first["ended"] <= second["begun"]
+    executor.close()
+
+
+def test_one_that_takes_more_than_there_is_runs_alone() -> None:
+    executor = LocalExecutor(work, begin, slots=2, threads=1, memory=100)
+    futures = [executor.submit(call(memory=memory), ignore) for memory in (500, 10)]
+    large, small = (future.result(60) for future in futures)
+    assert large["ended"] <= small["begun"]
+    executor.close()
+
+
+def test_a_worker_that_the_system_killed_for_memory_says_so(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = iter([3, 4])
+    monkeypatch.setattr("quanttaas_jupyter.compute.executors.local.killed_for_memory", lambda: next(killed))
+    future = executor.submit(call({"die": True}), ignore)
+    with pytest.raises(KilledForMemory, match="for want of memory"):
+        future.result(60)
 
 
 def test_lines_of_progress_arrive_once_and_in_order(executor: LocalExecutor) -> None:
