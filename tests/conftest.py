@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.cloud import gcs, gcs_server, proxy  # noqa: F401 (fixtures)
-from tests.loopback import loopback, ray_head  # noqa: F401 (fixtures)
+from tests.loopback import loopback, ray_head, serving, shared_engine  # noqa: F401 (fixtures)
 from tests.networks import Digits, train_digits
 
-_ON_RAY = {"loopback", "ray_head"}
+_ON_RAY = {"loopback", "serving", "ray_head"}
 _STARTS_RAY = {"test_clusters.py"}
 
 

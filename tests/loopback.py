@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -56,6 +57,22 @@ class Loopback:
         finally:
             end([psutil.Process(process.pid)] if process.poll() is None else [])
             process.wait()
+
+
+class Serving(Loopback):
+    """The cluster with one engine that stays from test to test; studies share a store, each has its own seed."""
+
+    def __init__(self, loopback: Loopback, store: str) -> None:
+        super().__init__(loopback.config, loopback.gcs_address, loopback.proxy, loopback._cloud)
+        self._store, self._seeds = store, itertools.count(100)
+
+    def uri(self) -> str:
+        """The place in the bucket that the engine serves."""
+        return self._store
+
+    def next_seed(self) -> int:
+        """A seed that no test used: no stage is cached."""
+        return next(self._seeds)
 
 
 def raylets(parent: psutil.Process | None = None) -> list[psutil.Process]:
@@ -134,9 +151,32 @@ def ray_head(gcs_server: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Ite
         local_head.stop()
 
 
+@pytest.fixture(scope="session")
+def shared_engine(ray_head: Loopback, tmp_path_factory: pytest.TempPathFactory) -> tuple[Serving, Path]:
+    """What the tests share that leave their engine whole: its store, and the folder of its settings and keys."""
+    return Serving(ray_head, ray_head.uri()), tmp_path_factory.mktemp("serving")
+
+
 @pytest.fixture
-def loopback(ray_head: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+def serving(shared_engine: tuple[Serving, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    """The cluster with an engine that serves the next test too; the next ``loopback`` ends it."""
+    cluster, place = shared_engine
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cluster.proxy.host)
+    monkeypatch.setenv("QUANTTAAS_RUNTIME_DIR", str(place / "run"))
+    monkeypatch.setenv("QUANTTAAS_CONFIG", str(place / "config.yaml"))
+    monkeypatch.setenv("QUANTTAAS_CACHE", str(tmp_path / "cache"))
+    cluster.configure()
+    yield cluster
+    cluster.proxy.up()
+    cluster.proxy.fail_every = 0
+
+
+@pytest.fixture
+def loopback(
+    ray_head: Loopback, shared_engine: tuple[Serving, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Loopback]:
     """The cluster, configured for this test; its engines and whatever fails on demand end with the test."""
+    end(engines(shared_engine[0].uri()))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", ray_head.proxy.host)
     monkeypatch.setenv("QUANTTAAS_CACHE", str(tmp_path / "cache"))
     ray_head.configure()

@@ -33,7 +33,7 @@ from quanttaas_jupyter.core.versions import versions
 from quanttaas_jupyter.notebook.magics import load
 from quanttaas_jupyter.store import open_store
 from quanttaas_jupyter.study_store import records
-from tests.loopback import NAME, Loopback, engines, raylets, stage_workers, until
+from tests.loopback import NAME, Loopback, Serving, engines, raylets, stage_workers, until
 from tests.measured import number
 from tests.networks import Digits
 
@@ -51,6 +51,8 @@ SLOW = {**QUICK, "prune": [0, 0.3, 0.6], "recover": {"method": "distill", "epoch
 
 def send(digits: Digits, loopback: Loopback, recipe: dict[str, Any], store: str = "", **options: Any) -> qt.Study:
     place = {"cluster": NAME, "store": store or loopback.uri(), **options}
+    if isinstance(loopback, Serving):
+        recipe = {"seed": loopback.next_seed(), **recipe}
     return qt.compress(digits.model, digits.test, recipe=recipe, train=digits.train, **place)
 
 
@@ -86,19 +88,8 @@ def all_finished(study: qt.Study) -> bool:
     return all(trial.status == "finished" for trial in study)
 
 
-def test_the_same_call_with_a_cluster_gives_the_same_trials_and_files(digits: Digits, loopback: Loopback) -> None:
-    here = qt.compress(digits.model, digits.test, recipe=QUICK, train=digits.train).wait(200)
-    there = send(digits, loopback, QUICK).wait(200)
-    assert [trial.name for trial in there] == [trial.name for trial in here]
-    assert [trial.metrics["size_bytes"] for trial in there] == [trial.metrics["size_bytes"] for trial in here]
-    assert there.state.cluster == NAME
-    check_nothing_is_lost_or_doubled(there)
-    loaded = there["prune30-int8"].load()
-    assert loaded(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
-def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, {**QUICK, "recover": {"method": "distill", "epochs": 150}})
+def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, serving: Serving) -> None:
+    study = send(digits, serving, {**QUICK, "recover": {"method": "distill", "epochs": 150}})
     wait_until(study, is_training)
 
     def retries() -> list[str]:
@@ -117,6 +108,106 @@ def test_a_killed_worker_costs_one_retry_of_one_stage(digits: Digits, loopback: 
     assert retries() == ["its worker process ended"]
     assert all_finished(study)
     check_nothing_is_lost_or_doubled(study)
+
+
+def test_a_head_out_of_reach_does_not_stop_what_runs(digits: Digits, serving: Serving) -> None:
+    study = send(digits, serving, SLOW)
+    wait_until(study, is_training)
+    serving.configure(address="http://127.0.0.1:9")
+    study.wait(300)
+    assert all_finished(study)
+
+
+def test_a_view_says_since_when_the_store_is_out_of_reach_and_catches_up(digits: Digits, serving: Serving) -> None:
+    study = send(digits, serving, SLOW)
+    wait_until(study, is_training)
+    reader = qt.open(study.id, store=study.store)
+    reader._store.inner._deadline = 0.5  # type: ignore[attr-defined]
+    seen = reader.state.seq
+    serving.proxy.down()
+    state = reader.state
+    assert state.unreachable_since is not None
+    assert state.seq >= seen
+    serving.proxy.up()
+    assert reader.state.unreachable_since is None
+    study.wait(300)
+    assert reader.state.status == "finished"
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_a_store_that_fails_one_request_in_ten_costs_nothing(digits: Digits, serving: Serving) -> None:
+    serving.proxy.fail_every = 10
+    failed = serving.proxy.failed
+    study = send(digits, serving, QUICK).wait(300)
+    assert all_finished(study)
+    assert serving.proxy.failed - failed > 20
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_lost_answers_to_writes_that_happened_double_nothing(digits: Digits, serving: Serving) -> None:
+    study = send(digits, serving, SLOW)
+    wait_until(study, is_training)
+    for _ in range(12):
+        seen = study.state.seq
+        serving.proxy.drop_next_write()
+        wait_until(study, lambda state, seen=seen: state.seq > seen or state.has_ended)  # type: ignore[misc]
+    assert all_finished(study.wait(300))
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_two_notebooks_attach_and_each_can_cancel(digits: Digits, serving: Serving) -> None:
+    study = send(digits, serving, SLOW)
+    wait_until(study, is_training)
+    other = qt.open(f"{study.store}/studies/{study.id}")
+    assert set(other.state.trials) == set(study.state.trials)
+    other.cancel()
+    begun = time.monotonic()
+    wait_until(study, lambda state: state.status == "cancelled", 20)
+    assert time.monotonic() - begun < 8
+    study.resume()
+    wait_until(other, is_training)
+    study.cancel()
+    wait_until(other, lambda state: state.status == "cancelled", 20)
+    check_nothing_is_lost_or_doubled(study)
+
+
+def test_from_another_python_quantization_runs_and_pruning_is_refused_with_the_reason(
+    digits: Digits, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "versions", lambda: {**versions(), "python": "3.9.1"})
+    study = send(digits, serving, QUICK).wait(200)
+    assert {trial.name: trial.status for trial in study} == {
+        "baseline": "finished",
+        "int8": "finished",
+        "prune30": "failed",
+        "prune30-int8": "failed",
+    }
+    assert "another version of Python" in str(study["prune30"].error)
+    assert number(study["int8"], "size_ratio") < 0.4
+    own = lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean())  # noqa: E731
+    with pytest.raises(StudyFailed, match="the notebook's own metric cannot travel"):
+        send(digits, serving, QUICK, metric=own).wait(60)
+
+
+def test_logs_are_json_lines_with_study_and_stage_and_no_secret(digits: Digits, serving: Serving) -> None:
+    study = send(digits, serving, QUICK).wait(200)
+    lines = [json.loads(line) for line in until(lambda: study.engine_log().splitlines(), 20)]
+    assert {line["study"] for line in lines} == {study.id}
+    assert {"severity", "message", "time"} <= set(lines[0])
+    assert any("stage" in line for line in lines)
+    token = Path(str(serving.config.token_file)).read_text()
+    assert token not in serving.configure().engine_log(study.store)
+
+
+def test_the_same_call_with_a_cluster_gives_the_same_trials_and_files(digits: Digits, loopback: Loopback) -> None:
+    here = qt.compress(digits.model, digits.test, recipe=QUICK, train=digits.train).wait(200)
+    there = send(digits, loopback, QUICK).wait(200)
+    assert [trial.name for trial in there] == [trial.name for trial in here]
+    assert [trial.metrics["size_bytes"] for trial in there] == [trial.metrics["size_bytes"] for trial in here]
+    assert there.state.cluster == NAME
+    check_nothing_is_lost_or_doubled(there)
+    loaded = there["prune30-int8"].load()
+    assert loaded(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_a_killed_node_costs_what_ran_there_and_nothing_else(digits: Digits, loopback: Loopback) -> None:
@@ -180,67 +271,6 @@ def test_an_unreachable_head_leaves_nothing_half_made_and_the_same_call_works_la
     assert list(open_store(store).walk("queue")) == []
     loopback.configure()
     assert all_finished(send(digits, loopback, QUICK, store).wait(200))
-
-
-def test_a_head_out_of_reach_does_not_stop_what_runs(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, SLOW)
-    wait_until(study, is_training)
-    loopback.configure(address="http://127.0.0.1:9")
-    study.wait(300)
-    assert all_finished(study)
-
-
-def test_a_view_says_since_when_the_store_is_out_of_reach_and_catches_up(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, SLOW)
-    wait_until(study, is_training)
-    reader = qt.open(study.id, store=study.store)
-    reader._store.inner._deadline = 0.5  # type: ignore[attr-defined]
-    seen = reader.state.seq
-    loopback.proxy.down()
-    state = reader.state
-    assert state.unreachable_since is not None
-    assert state.seq >= seen
-    loopback.proxy.up()
-    assert reader.state.unreachable_since is None
-    study.wait(300)
-    assert reader.state.status == "finished"
-    check_nothing_is_lost_or_doubled(study)
-
-
-def test_a_store_that_fails_one_request_in_ten_costs_nothing(digits: Digits, loopback: Loopback) -> None:
-    loopback.proxy.fail_every = 10
-    failed = loopback.proxy.failed
-    study = send(digits, loopback, QUICK).wait(300)
-    assert all_finished(study)
-    assert loopback.proxy.failed - failed > 20
-    check_nothing_is_lost_or_doubled(study)
-
-
-def test_lost_answers_to_writes_that_happened_double_nothing(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, SLOW)
-    wait_until(study, is_training)
-    for _ in range(12):
-        seen = study.state.seq
-        loopback.proxy.drop_next_write()
-        wait_until(study, lambda state, seen=seen: state.seq > seen or state.has_ended)  # type: ignore[misc]
-    assert all_finished(study.wait(300))
-    check_nothing_is_lost_or_doubled(study)
-
-
-def test_two_notebooks_attach_and_each_can_cancel(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, SLOW)
-    wait_until(study, is_training)
-    other = qt.open(f"{study.store}/studies/{study.id}")
-    assert set(other.state.trials) == set(study.state.trials)
-    other.cancel()
-    begun = time.monotonic()
-    wait_until(study, lambda state: state.status == "cancelled", 20)
-    assert time.monotonic() - begun < 8
-    study.resume()
-    wait_until(other, is_training)
-    study.cancel()
-    wait_until(other, lambda state: state.status == "cancelled", 20)
-    check_nothing_is_lost_or_doubled(study)
 
 
 def test_studies_in_the_store_of_a_cluster_are_found_by_their_id(digits: Digits, loopback: Loopback) -> None:
@@ -332,24 +362,6 @@ def test_other_versions_are_named_before_anything_is_sent(
     with pytest.raises(StudyFailed, match=r"torch is 1\.9\.0 here and .* there.*nothing was sent"):
         send(digits, loopback, QUICK, store).wait(60)
     assert list(open_store(store).walk("blobs")) == []
-
-
-def test_from_another_python_quantization_runs_and_pruning_is_refused_with_the_reason(
-    digits: Digits, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submission, "versions", lambda: {**versions(), "python": "3.9.1"})
-    study = send(digits, loopback, QUICK).wait(200)
-    assert {trial.name: trial.status for trial in study} == {
-        "baseline": "finished",
-        "int8": "finished",
-        "prune30": "failed",
-        "prune30-int8": "failed",
-    }
-    assert "another version of Python" in str(study["prune30"].error)
-    assert number(study["int8"], "size_ratio") < 0.4
-    own = lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean())  # noqa: E731
-    with pytest.raises(StudyFailed, match="the notebook's own metric cannot travel"):
-        send(digits, loopback, QUICK, metric=own).wait(60)
 
 
 def ends_its_process(model: Any, teacher: Any, batches: Any) -> None:
@@ -479,16 +491,6 @@ def test_an_idle_engine_holds_nothing_on_the_cluster(digits: Digits, loopback: L
     assert engines(study.store)
     again = send(digits, loopback, {**QUICK, "seed": 3}, study.store).wait(200)
     assert all_finished(again)
-
-
-def test_logs_are_json_lines_with_study_and_stage_and_no_secret(digits: Digits, loopback: Loopback) -> None:
-    study = send(digits, loopback, QUICK).wait(200)
-    lines = [json.loads(line) for line in until(lambda: study.engine_log().splitlines(), 20)]
-    assert {line["study"] for line in lines} == {study.id}
-    assert {"severity", "message", "time"} <= set(lines[0])
-    assert any("stage" in line for line in lines)
-    token = Path(str(loopback.config.token_file)).read_text()
-    assert token not in loopback.configure().engine_log(study.store)
 
 
 def test_the_package_travels_where_the_image_lacks_it(digits: Digits, loopback: Loopback) -> None:
