@@ -111,6 +111,24 @@ def test_insert_writes_the_cell_and_runs_nothing(lab: Lab, page: Page) -> None:
     execute(page, "notebook:delete-cell")
 
 
+def test_task_and_labels_stand_under_more_and_reach_the_cell(lab: Lab, page: Page) -> None:
+    panel(page).get_by_text("More", exact=True).click()
+    field(page, "Task").select_option("classification")
+    field(page, "Labels").fill("1")
+    field(page, "Labels").scroll_into_view_if_needed()
+    screenshot(page, "panel-task")
+    panel(page).get_by_role("button", name="Insert cell").click()
+    page.wait_for_function("document.querySelectorAll('.jp-Notebook .jp-CodeCell').length === 3")
+    first = cells(page)[2].splitlines()[0]
+    assert "--task classification" in first
+    assert "--labels 1" in first
+    execute(page, "notebook:delete-cell")
+    execute(page, "notebook:delete-cell")
+    field(page, "Task").select_option("")
+    field(page, "Labels").fill("")
+    panel(page).get_by_text("More", exact=True).click()
+
+
 def test_run_starts_a_study_whose_points_arrive_while_the_kernel_is_busy(lab: Lab, page: Page) -> None:
     panel(page).get_by_role("button", name="Run", exact=True).click()
     expect(line(page)).to_be_visible(timeout=120_000)
