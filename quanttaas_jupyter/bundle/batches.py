@@ -237,6 +237,10 @@ class Batches:
             marks = tuple(torch.full((samples,), index in picked) for index, samples in enumerate(counts))
         return self._marked([~mark for mark in marks]), self._marked(marks)
 
+    def located_inputs(self, batch: Batch) -> Iterator[tuple[torch.Tensor, int]]:
+        """Yield the inputs of a batch, each with the dimension of its samples."""
+        yield from zip(batch.inputs, self._dims(), strict=False)
+
     @property
     def _count_inputs(self) -> int:
         return len(self.names)

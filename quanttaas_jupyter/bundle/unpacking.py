@@ -60,6 +60,8 @@ class Unpacking:
         shift: Makes ``decoder_input_ids`` of the labels; None for all models that need none.
         is_each: Whether the one argument is a list of one tensor a sample, such as the pictures of a batch.
         labels_of: The input whose tokens are the labels too, of a language model whose data has none.
+        mask: The part that is 0 where labels are padding; empty without one.
+        fill: The label that padding gets, which counts nowhere.
     """
 
     inputs: tuple[Part, ...] = ()
@@ -68,6 +70,8 @@ class Unpacking:
     shift: ShiftRight | None = None
     labels_of: str = ""
     is_each: bool = False
+    mask: str = ""
+    fill: int = -100
 
     def fits(self, item: Any) -> bool:
         """Whether a batch has the inputs; data for calibration may lack targets."""
@@ -90,6 +94,8 @@ class Unpacking:
         chosen = {str(part): parts[part] for part in self.inputs}
         if self.labels_of and targets is None:
             targets = _own_labels(chosen[self.labels_of], chosen.get("attention_mask"))
+        elif self.mask in parts and targets is not None:
+            targets = _without_padding(targets, parts[self.mask], self.fill)
         if self.shift is not None and targets is not None:
             chosen["decoder_input_ids"] = self.shift(targets)
         if self.passed in ("keywords", "mapping"):
@@ -112,6 +118,14 @@ def _own_labels(tokens: Any, mask: Any) -> torch.Tensor:
 
     labels = torch.as_tensor(tokens).clone()
     return labels if mask is None else labels.masked_fill(torch.as_tensor(mask) == 0, -100)
+
+
+def _without_padding(labels: Any, mask: Any, fill: int) -> torch.Tensor:
+    """Labels with padding ignored; they become int64, which holds the label for it."""
+    import torch
+
+    found = torch.as_tensor(labels)
+    return found.long().masked_fill(torch.as_tensor(mask) == 0, fill) if found.shape == mask.shape else found
 
 
 def parts_of(item: Any) -> dict[Part, Any] | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..bundle import model as models
 from ..bundle.batches import Batch, Batches, varying_sizes
@@ -23,7 +23,6 @@ from ..core.recipe import Prune
 from ..core.records.study import StudyRecord
 from ..core.scratch import PREFIX, usable
 from ..core.state import StudyState
-from ..core.understanding import Judging
 from ..core.versions import differences, minor, versions
 from ..store import Store, blobs
 from ..store.base import Progress, Together
@@ -32,10 +31,16 @@ from ..techniques import portable_model
 from ..techniques.evaluate.tensors import raw_targets
 from ..views import format as fmt
 from .inspection import Inspection, answering
+from .inspection.labels import refuse_strange_labels
 from .inspection.metric_check import refuse_uneven
-from .inspection.tasks import refuse_strange_labels
+from .inspection.running import holds_nan
 from .preparation import Prepared
 
+if TYPE_CHECKING:
+    import torch
+
+_KINDS = 16
+"""Sizes of samples that the model is run on before the study, at most; chosen, not tuned."""
 CALIBRATION_SAMPLES = 512
 """Calibration samples taken from training data, at most; chosen, not tuned. More make calibration slower."""
 _CALIBRATION_SHARE = 0.2
@@ -130,7 +135,8 @@ def read(
             report(f"reading {label}: {samples}{f' of {total}' if total else ''} samples")
 
         data_sets[key] = source.read(progress, scratch)
-    _refuse_strange_labels(data_sets["eval"], prepared.inspection.understanding.judging)
+    _refuse_strange_labels(data_sets["eval"], prepared.inspection)
+    _refuse_strange_inputs(prepared, data_sets["eval"])
     _refuse_uneven(prepared, data_sets["eval"])
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
     notes += _set_calibration_aside(data_sets, prepared.recipe.seed)
@@ -196,12 +202,30 @@ def _stored_metric(store: Store, inspection: Inspection) -> dict[str, Any]:
     return {**inspection.metric, "blob": blobs.put_bytes(store, inspection.metric_pickle)}
 
 
-def _refuse_strange_labels(evaluation: Batches, judging: Judging) -> None:
+def _refuse_strange_labels(evaluation: Batches, inspection: Inspection) -> None:
     """Raise DataError where targets that were not seen by the first look are no classes of the output."""
+    judging = inspection.understanding.judging
+    if all(metric["kind"] == "callable" for metric in inspection.measure.metrics()):
+        # A function of the person's own knows what its targets mean.
+        return
     for batch in evaluation.batches if evaluation.has_targets else ():
         targets = unflatten(evaluation.targets, list(batch.targets))
         if judging.task is not None and not isinstance(targets, list):
             refuse_strange_labels(raw_targets(targets, judging), judging)
+
+
+def _refuse_strange_inputs(prepared: Prepared, evaluation: Batches) -> None:
+    """Raise DataError where the model cannot run on batches of other sizes, or inputs of NaN give outputs of NaN."""
+    kinds: set[Any] = set()
+    model: torch.nn.Module | None = None
+    for batch in evaluation.batches:
+        # Of a batch that may be cut only the sizes of one sample matter.
+        kind = tuple((*leaf.shape[:dim], *leaf.shape[dim + 1 :]) for leaf, dim in evaluation.located_inputs(batch))
+        is_new = kind not in kinds and 0 < len(kinds) < _KINDS
+        kinds.add(kind)
+        if is_new or holds_nan(batch.inputs):
+            model = model or models.load(prepared.snapshot.path)
+            answering(model, evaluation)(batch)
 
 
 def _refuse_uneven(prepared: Prepared, evaluation: Batches) -> None:

@@ -37,6 +37,7 @@ class Judging:
         scores: What the output holds: logits, probabilities, class numbers or values.
         labels: What the targets hold: class numbers, one-hot rows or values.
         ignore_label: The label that counts nowhere.
+        codes: The labels that mean no and yes, where they are not 0 and 1.
         is_shifted: Whether position ``i`` predicts the label at ``i + 1``, as a causal language model does.
         is_cut: Whether batches may be cut and joined, since no sample depends on the others of its batch.
     """
@@ -50,6 +51,7 @@ class Judging:
     scores: Scores = "values"
     labels: Labels = "values"
     ignore_label: int | None = None
+    codes: tuple[int, int] | None = None
     is_shifted: bool = False
     is_cut: bool = True
 
@@ -64,7 +66,10 @@ class Judging:
     def of(cls, stored: Mapping[str, Any]) -> Judging:
         """Return what a record holds; unknown fields are left out."""
         known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in stored.items() if key in known})
+        found = {key: value for key, value in stored.items() if key in known}
+        # JSON knows no tuples.
+        found["codes"] = tuple(found["codes"]) if found.get("codes") else None
+        return cls(**found)
 
     def stored(self) -> dict[str, Any]:
         """Return the fields as JSON."""
@@ -121,6 +126,10 @@ class Understanding:
         parts = [task, f"{self.metric}{'' if self.higher_is_better else ' (less is better)'}"]
         if judging.output:
             parts.append(f"output {judging.output} is judged")
+        if judging.is_shifted:
+            parts.append("one token ahead")
+        if judging.codes:
+            parts.append(f"label {judging.codes[1]} means yes")
         if self.batch_dim:
             parts.append(f"samples in dimension {self.batch_dim}")
         if not judging.is_cut:

@@ -377,7 +377,8 @@ def test_the_judged_output_may_be_named(tmp_path: Path) -> None:
 
     x, y = points()
     model = Two()
-    first = tried(tmp_path / "first", model, (x, y))
+    assert "--output 0 or --output 1" in refused(model, (x, y))
+    first = tried(tmp_path / "first", model, (x, y), output="0")
     assert first.metric == pytest.approx(mean([model(x)[0].argmax(1) == y]), **CLOSE)
     second = tried(tmp_path / "second", model, (x, y), output="1")
     assert second.metric == pytest.approx(mean([model(x)[1].argmax(1) == y]), **CLOSE)

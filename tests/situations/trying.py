@@ -12,12 +12,15 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from quanttaas_jupyter.client.inspection import Asked
+from quanttaas_jupyter.bundle.structure import unflatten
+from quanttaas_jupyter.client.inspection import Asked, answering
 from quanttaas_jupyter.client.preparation import Prepared, prepare
+from quanttaas_jupyter.client.submission import read
 from quanttaas_jupyter.core.errors import QuantTaaSError
 from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.core.state import StudyState
 from quanttaas_jupyter.core.understanding import Understanding
+from quanttaas_jupyter.techniques.evaluate.judge import Judge
 from tests.engine.inline import drive
 
 RECIPE = {"prune": [0], "quantize": ["none"]}
@@ -79,6 +82,18 @@ def looked(model: Any, data: Any, recipe: Any = None, **asked: Any) -> Prepared:
     options = {"calibration": None, "train": None, "asked": given, "example_inputs": None, "name": None, **asked}
     model = model.eval() if isinstance(model, torch.nn.Module) else model
     return prepare(model, data, {**RECIPE, **(recipe or {})}, **options)
+
+
+def measured(model: Any, data: Any, recipe: Any = None, **asked: Any) -> tuple[float, Prepared]:
+    """What the look understands, measured on the model itself over all data as it is read: no file is made."""
+    prepared = looked(model, data, {"max_samples": 100_000, **(recipe or {})}, calibration=data, **asked)
+    whole = read(prepared, lambda *_: None)[0]["eval"]
+    judge = Judge(prepared.inspection.measure, whole.samples, is_compared=False)
+    answer = answering(model, whole)
+    for batch in whole.batches:
+        targets = unflatten(whole.targets, list(batch.targets)) if whole.has_targets else None
+        judge.update(answer(batch), targets)
+    return float(judge.measurements()["metric"]), prepared
 
 
 def refused(model: Any, data: Any, **asked: Any) -> str:

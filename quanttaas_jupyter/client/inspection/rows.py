@@ -46,6 +46,7 @@ def layout_of(run: Run, batch: Batch, batch_dim: int | None) -> Layout:
 
     Raises:
         Collapsed: One sample alone comes out with fewer dimensions than several.
+        Unstacked: Two samples come out as more outputs than one.
     """
     whole = run(batch.inputs)
     first: Layout | None = None
@@ -69,6 +70,10 @@ class Collapsed(Exception):
         """Keep the shapes of an output for one sample and for two."""
         super().__init__(alone, together)
         self.alone, self.together = alone, together
+
+
+class Unstacked(Exception):
+    """Two samples give more outputs than one: a list of one tensor a sample."""
 
 
 def _dims_of(leaves: Sequence[torch.Tensor], dim: int) -> tuple[int, ...] | None:
@@ -101,6 +106,8 @@ def _tried(run: Run, leaves: Sequence[torch.Tensor], dims: tuple[int, ...]) -> L
         one, other = rows(0), rows(1)
     except Exception as error:
         return Layout(dims, (), False, f"forward fails for one sample alone: {first_line(error)}")
+    if len(both) != len(one):
+        raise Unstacked(len(one), len(both))
     if any(a.ndim < b.ndim for a, b in zip(one, both, strict=True)):
         a, b = next((a, b) for a, b in zip(one, both, strict=True) if a.ndim < b.ndim)
         raise Collapsed(tuple(a.shape), tuple(b.shape))

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import DataError
 from ...core.understanding import TASKS, Judging, Scores
 from ...techniques.evaluate.tensors import class_dims
+from .doubts import refuse_doubtful
+from .labels import HOLDS_NAN, SHARE_ERROR, TORCH_IGNORES, with_ignored, yes_or_no
 
 if TYPE_CHECKING:
     import torch
 
-_TORCH_IGNORES = -100
-_VOID = 255
 _OF_CLASSES = ("classification", "segmentation", "token-classification", "language-model")
-_SHARE_ERROR = 1e-3
-"""How far shares of one whole may be from it: what rounding to half precision leaves."""
-_HOLDS_NAN = "the targets of --data hold NaN; leave those samples out, or fill them"
+_FEWEST_ROWS = 8
+"""Rows of targets with a single one each that cannot be so by chance. Chosen, not tuned."""
+_OR_POSTPROCESS = (
+    "name the right output with --output, the targets with --labels, give --postprocess FUNCTION that brings outputs "
+    "to the targets' shape, or a metric that takes both"
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,11 @@ def task_of(
     if isinstance(target, list):
         return Finding(replace(base, task=task or _task_of_list(target)))
     if target.is_floating_point() and bool(torch.isnan(target).any()):
-        raise DataError(_HOLDS_NAN)
-    if task in ("regression", "embedding"):
+        raise DataError(HOLDS_NAN)
+    if task == "embedding":
+        # Vectors are compared with those of the original model; the targets say nothing of them.
+        return Finding(replace(base, task=task, scores="values", labels="values"))
+    if task == "regression":
         return Finding(_values(output, target, replace(base, task=task)))
     if not target.is_floating_point():
         found = _of_integers(output, target.long(), base, task, is_causal)
@@ -83,6 +89,8 @@ def _as_asked(found: Finding, task: str | None) -> Finding:
     if judging.task == "binary" and task in _OF_CLASSES:
         # Two classes by one score, of whole samples or of each place.
         return found
+    if task == "binary" and judging.classes == 2 and judging.class_dim is not None:
+        return replace(found, judging=replace(judging, task=task))
     if task not in _OF_CLASSES or (judging.class_dim is None and judging.scores != "classes"):
         raise DataError(
             f"--task {task} does not fit: outputs and targets look like {judging.task}; leave the option out, or "
@@ -95,14 +103,6 @@ def as_logits(finding: Finding) -> Finding:
     """Return the finding with outputs that are logits, though those of the first samples lie between 0 and 1."""
     notes = tuple(note.replace("outputs are probabilities", "outputs are logits") for note in finding.notes)
     return Finding(replace(finding.judging, scores="logits"), notes)
-
-
-def looks_ahead(output: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether scores with classes last (n, length, classes) say the next token of labels rather than the same one."""
-    if output.ndim != 3 or output.shape[:2] != target.shape or target.shape[1] < 2:
-        return False
-    guess = output.argmax(-1)
-    return int((guess[:, :-1] == target[:, 1:]).sum()) > int((guess[:, :-1] == target[:, :-1]).sum())
 
 
 def scores_of(output: torch.Tensor, class_dim: int | None) -> Scores:
@@ -122,24 +122,23 @@ def scores_of(output: torch.Tensor, class_dim: int | None) -> Scores:
 def _of_integers(
     output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None, is_causal: bool
 ) -> Finding:
-    output_shape, squeezed = tuple(output.shape), _squeezed(target)
+    narrow = squeezed(target)
     if not output.is_floating_point():
         return _of_classes(output, target, base)
-    dims = class_dims(output, target) or class_dims(output, squeezed)
+    dims = class_dims(output, target) or class_dims(output, narrow)
     if dims:
-        labels = target if class_dims(output, target) else squeezed
-        return _of_class_scores(output, labels, dims, base, is_causal)
-    if _same_places(output, target):
+        labels = target if class_dims(output, target) else narrow
+        return _of_class_scores(output, labels, dims, base, task, is_causal)
+    if same_places(output, target):
         return _of_same_shape(output, target.double(), base, task, is_whole=True)
     raise DataError(
-        f"outputs of shape {output_shape} do not fit integer targets of shape {tuple(target.shape)}: a classifier "
-        "gives one score a class for every target; name the right output with --output, the targets with --labels, "
-        "or give a metric that takes both"
+        f"outputs of shape {tuple(output.shape)} do not fit integer targets of shape {tuple(target.shape)}: a "
+        f"classifier gives one score a class for every target; {_OR_POSTPROCESS}"
     )
 
 
 def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Finding:
-    if not _same_places(output, target):
+    if not same_places(output, target):
         raise DataError(
             f"the model gives whole numbers of shape {tuple(output.shape)}, and targets have shape "
             f"{tuple(target.shape)}; give a metric that takes both"
@@ -147,11 +146,11 @@ def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Fi
     note = "the model returns class numbers, which are compared with the labels; without scores nothing finer is known"
     task = "classification" if target.ndim <= 2 else "segmentation"
     judging = replace(base, task=task, scores="classes", labels="ids")
-    return Finding(_with_ignored(judging, target, None), (note,))
+    return Finding(with_ignored(judging, target, None, None, []), (note,))
 
 
 def _of_class_scores(
-    output: torch.Tensor, target: torch.Tensor, dims: list[int], base: Judging, is_causal: bool
+    output: torch.Tensor, target: torch.Tensor, dims: list[int], base: Judging, task: str | None, is_causal: bool
 ) -> Finding:
     notes: list[str] = []
     dim = dims[0]
@@ -161,22 +160,25 @@ def _of_class_scores(
     classes = int(output.shape[dim])
     if is_causal:
         dim, classes = output.ndim - 1, int(output.shape[-1])
-    if target.ndim == 1:
-        task = "classification"
-    elif is_causal:
-        task = "language-model"
-    else:
-        task = "token-classification" if dim == output.ndim - 1 else "segmentation"
+    found = "classification" if target.ndim == 1 else "language-model" if is_causal else _of_places(output, dim)
     judging = replace(
         base,
-        task=task,
+        task=found,
         class_dim=dim,
         classes=classes,
         scores=scores_of(output, dim),
         labels="ids",
-        is_shifted=task == "language-model",
+        is_shifted=found == "language-model",
     )
-    return Finding(_with_ignored(judging, target, classes, notes), tuple(notes))
+    judging = with_ignored(judging, target, classes, task, notes)
+    if task is None:
+        refuse_doubtful(output, target, judging)
+    return Finding(judging, tuple(notes))
+
+
+def _of_places(output: torch.Tensor, dim: int) -> str:
+    """Return the task of one class a place, with the classes in a dimension of the output."""
+    return "token-classification" if dim == output.ndim - 1 else "segmentation"
 
 
 def _of_floats(output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None) -> Finding:
@@ -184,15 +186,20 @@ def _of_floats(output: torch.Tensor, target: torch.Tensor, base: Judging, task: 
         raise DataError(
             "the model gives whole numbers and the targets are floats; give integer targets, or --task regression"
         )
-    squeezed = _squeezed(target)
-    dims = class_dims(output, target) or class_dims(output, squeezed)
-    if dims and not _same_places(output, target) and bool((target == target.round()).all()):
-        found = _of_class_scores(output, (target if class_dims(output, target) else squeezed).long(), dims, base, False)
-        return replace(found, notes=(*found.notes, "targets are class numbers stored as floats"))
-    if not _same_places(output, target):
+    narrow = squeezed(target)
+    dims = class_dims(output, target) or class_dims(output, narrow)
+    if dims and not same_places(output, target) and bool((target == target.round()).all()):
+        labels = (target if class_dims(output, target) else narrow).long()
+        found = _of_class_scores(output, labels, dims, base, task, False)
+        note = (
+            "targets are class numbers stored as floats; if they are values, give --postprocess FUNCTION that picks "
+            "the column which predicts them, and --task regression"
+        )
+        return replace(found, notes=(*found.notes, note))
+    if not same_places(output, target):
         raise DataError(
-            f"outputs of shape {tuple(output.shape)} do not fit targets of shape {tuple(target.shape)}; name the "
-            "right output with --output, the targets with --labels, or give a metric that takes both"
+            f"outputs of shape {tuple(output.shape)} do not fit targets of shape {tuple(target.shape)}: "
+            f"{_OR_POSTPROCESS}"
         )
     return _of_same_shape(output, target.double(), base, task, is_whole=False)
 
@@ -202,21 +209,27 @@ def _of_same_shape(
 ) -> Finding:
     """Tell values, zeros and ones, and one-hot rows apart, in outputs and targets of one shape."""
     has_columns = output.ndim == 2 and output.shape[1] > 1
-    kept = target if base.ignore_label is None else target[target != base.ignore_label]
-    is_binary = bool(((kept == 0) | (kept == 1)).all()) and kept.numel() > 0
-    if not is_binary:
-        is_share = has_columns and bool((target >= 0).all()) and bool(((target.sum(1) - 1).abs() < _SHARE_ERROR).all())
-        if is_share and task is None:
+    told = yes_or_no(target, base, task)
+    dim = _share_dim(output, target) if task in (None, *_OF_CLASSES) else None
+    if told is None:
+        if dim is not None and task is None:
             raise DataError(
                 "every row of targets sums to one: shares that are predicted, or soft class labels? say "
-                "--task regression or --task classification"
+                f"--task regression or --task {_of_shares(output, dim)}"
             )
-        if is_share and task == "classification":
-            return _of_one_hot(output, base, "the most likely class of soft labels counts")
+        if dim is not None:
+            return _of_one_hot(output, base, dim, "the most likely class of soft labels counts")
         notes = ("targets are whole numbers that are no classes of the output: regression",) if is_whole else ()
         return Finding(_values(output, target, replace(base, task="regression")), notes)
-    if has_columns and task in (None, "classification") and bool((target.sum(1) == 1).all()) and len(target) >= 8:
-        return _of_one_hot(output, base, "every row of targets has a single one: one-hot classes")
+    if dim is not None:
+        if task is None and target.numel() // target.shape[dim] < _FEWEST_ROWS:
+            raise DataError(
+                "every row of the few targets has a single one: one class of several, or labels that stand for "
+                f"themselves? say --task {_of_shares(output, dim)} or --task "
+                + ("multilabel" if has_columns else "binary")
+            )
+        return _of_one_hot(output, base, dim, "every row of targets has a single one: one-hot classes")
+    base, remark = told
     judging = replace(
         base,
         task="multilabel" if has_columns else "binary",
@@ -226,16 +239,34 @@ def _of_same_shape(
     )
     what = "probabilities" if judging.scores == "probabilities" else "logits"
     name = "each label" if has_columns else "two classes"
-    return Finding(judging, (f"all targets are 0 or 1: {name}, outputs are {what}; --task regression says otherwise",))
+    start = remark or "all targets are 0 or 1: "
+    return Finding(judging, (f"{start}{name}, outputs are {what}; --task regression says otherwise",))
 
 
-def _of_one_hot(output: torch.Tensor, base: Judging, note: str) -> Finding:
+def _share_dim(output: torch.Tensor, target: torch.Tensor) -> int | None:
+    """Return the dimension along which targets of the output's shape are shares of one whole; None without any."""
+    if output.ndim < 2 or output.shape != target.shape or bool((target < 0).any()):
+        return None
+    dims = [
+        dim
+        for dim in dict.fromkeys((1, output.ndim - 1))
+        if output.shape[dim] > 1 and bool(((target.sum(dim) - 1).abs() < SHARE_ERROR).all())
+    ]
+    # Of two such dimensions it is the one along which more labels are right.
+    return max(dims, key=lambda dim: float((output.argmax(dim) == target.argmax(dim)).double().mean()), default=None)
+
+
+def _of_shares(output: torch.Tensor, dim: int) -> str:
+    return "classification" if output.ndim == 2 else _of_places(output, dim)
+
+
+def _of_one_hot(output: torch.Tensor, base: Judging, dim: int, note: str) -> Finding:
     judging = replace(
         base,
-        task="classification",
-        class_dim=1,
-        classes=int(output.shape[1]),
-        scores=scores_of(output, 1),
+        task=_of_shares(output, dim),
+        class_dim=dim,
+        classes=int(output.shape[dim]),
+        scores=scores_of(output, dim),
         labels="one-hot",
     )
     return Finding(judging, (note,))
@@ -244,10 +275,10 @@ def _of_one_hot(output: torch.Tensor, base: Judging, note: str) -> Finding:
 def _values(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Judging:
     if base.ignore_label is not None:
         raise DataError("--ignore-label is for class labels; leave out samples whose values do not count")
-    if not _same_places(output, target):
+    if not same_places(output, target):
         raise DataError(
             f"outputs of shape {tuple(output.shape)} do not fit targets of shape {tuple(target.shape)} for "
-            f"{base.task}; name the right output with --output, or the targets with --labels"
+            f"{base.task}: {_OR_POSTPROCESS}"
         )
     return replace(base, scores="values", labels="values")
 
@@ -256,86 +287,9 @@ def _task_of_list(target: Sequence[Any]) -> str | None:
     return "detection" if target and isinstance(target[0], dict) and "boxes" in target[0] else None
 
 
-def _with_ignored(
-    judging: Judging, target: torch.Tensor, classes: int | None, notes: list[str] | None = None
-) -> Judging:
-    """Find the label that counts nowhere; refuse labels that are no classes."""
-    if judging.ignore_label is not None:
-        refuse_strange_labels(target, judging)
-        return judging
-    if classes is None:
-        return replace(judging, ignore_label=_TORCH_IGNORES) if bool((target == _TORCH_IGNORES).any()) else judging
-    strange = sorted({int(label) for label in target[(target < 0) | (target >= classes)].unique()})
-    if not strange:
-        # The default of torch's own losses: it may come in a later batch.
-        return replace(judging, ignore_label=_TORCH_IGNORES)
-    if strange in ([_TORCH_IGNORES], [_VOID]):
-        if notes is not None and strange == [_TORCH_IGNORES]:
-            notes.append(f"label {_TORCH_IGNORES} is ignored")
-        if notes is not None and strange == [_VOID]:
-            notes.append(
-                f"label {_VOID} lies beyond the {classes} classes and is ignored; --ignore-label says otherwise"
-            )
-        return replace(judging, ignore_label=strange[0])
-    raise DataError(_strange(strange, classes))
-
-
-def refuse_strange_labels(target: torch.Tensor | None, judging: Judging) -> None:
-    """Raise DataError where targets, samples first, are not what those of the first look were."""
-    import torch
-
-    if not isinstance(target, torch.Tensor):
-        return
-    if target.is_floating_point() and bool(torch.isnan(target).any()):
-        raise DataError(_HOLDS_NAN)
-    if judging.labels == "one-hot":
-        _refuse_other_rows(target.double())
-    if judging.labels != "ids" or judging.scores == "classes":
-        return
-    if judging.class_dim is not None and target.is_floating_point() and bool((target != target.round()).any()):
-        value = float(target[target != target.round()][0])
-        raise DataError(
-            f"the first targets of --data are class numbers, but one is {value:g}: say --task regression, or give "
-            "whole numbers"
-        )
-    if judging.class_dim is None:
-        ordinary = (target == 0) | (target == 1)
-        if judging.ignore_label is not None:
-            ordinary |= target == judging.ignore_label
-        if not bool(ordinary.all()):
-            value = float(target[~ordinary][0])
-            raise DataError(
-                f"the first targets of --data are 0 or 1, but one is {value:g}: say --task regression, or "
-                f"--ignore-label {value:g} if it marks what does not count"
-            )
-        return
-    ignored = target == (_TORCH_IGNORES if judging.ignore_label is None else judging.ignore_label)
-    wrong = ((target < 0) | (target >= (judging.classes or 0))) & ~ignored
-    if bool(wrong.any()):
-        raise DataError(_strange(sorted({int(label) for label in target[wrong].unique()}), judging.classes or 0))
-
-
-def _refuse_other_rows(target: torch.Tensor) -> None:
-    sums = target.sum(1)
-    if bool(((sums - 1).abs() > _SHARE_ERROR).any()):
-        value = float(sums[(sums - 1).abs() > _SHARE_ERROR][0])
-        raise DataError(
-            f"the first targets of --data have a single one in every row, but a later row sums to {value:g}: say "
-            "--task multilabel where each label stands for itself, or --task regression"
-        )
-
-
-def _strange(labels: list[int], classes: int) -> str:
-    listed = ", ".join(map(str, labels[:3])) + (", ..." if len(labels) > 3 else "")
-    return (
-        f"labels of --data are {listed}, but the output has the classes 0 to {classes - 1}: say --ignore-label "
-        f"{labels[0]} if it marks what does not count, or --task regression"
-    )
-
-
 def _better_dim(output: torch.Tensor, target: torch.Tensor, dims: list[int]) -> tuple[int, str]:
     """Of several dimensions that the shapes allow, the one along which more labels are right."""
-    counted = target != _TORCH_IGNORES
+    counted = target != TORCH_IGNORES
     shares = {dim: float(((output.argmax(dim) == target) & counted).sum()) / max(1, int(counted.sum())) for dim in dims}
     best, other = sorted(dims, key=lambda dim: -shares[dim])
     return best, (
@@ -344,12 +298,13 @@ def _better_dim(output: torch.Tensor, target: torch.Tensor, dims: list[int]) -> 
     )
 
 
-def _squeezed(target: torch.Tensor) -> torch.Tensor:
-    """Targets without dimensions of one behind the samples."""
+def squeezed(target: torch.Tensor) -> torch.Tensor:
+    """Return targets without dimensions of one behind the samples."""
     return target.reshape(len(target), *[size for size in target.shape[1:] if size > 1]) if target.ndim else target
 
 
-def _same_places(output: torch.Tensor, target: torch.Tensor) -> bool:
+def same_places(output: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether output and target have one shape, but for dimensions of one."""
     if output.ndim == 0 or target.ndim == 0 or len(output) != len(target):
         return False
     return [size for size in output.shape[1:] if size > 1] == [size for size in target.shape[1:] if size > 1]

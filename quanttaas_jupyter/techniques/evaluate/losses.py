@@ -55,7 +55,8 @@ def sums_of(loss: Any, judging: Judging) -> Sums:
         output, target = judged(outputs, targets, judging)
         if judging.labels == "one-hot" and (shares := raw_targets(targets, judging)) is not None:
             # Losses take the shares of the classes themselves.
-            target = shares
+            dim = judging.class_dim or 1
+            output, target = output.movedim(dim, 1), shares.movedim(dim, 1)
         if judging.class_dim is not None and target.ndim < output.ndim:
             output = output.movedim(judging.class_dim, 1)
         else:

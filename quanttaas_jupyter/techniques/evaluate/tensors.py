@@ -43,9 +43,11 @@ def judged_targets(targets: Any, judging: Judging) -> Tensor:
     found = found.movedim(judging.target_dim, 0) if judging.target_dim else found
     if judging.labels == "one-hot":
         # Booleans have no largest one.
-        found = (found.byte() if found.dtype == torch.bool else found).argmax(1)
+        found = (found.byte() if found.dtype == torch.bool else found).argmax(judging.class_dim or 1)
     elif judging.labels == "ids" and found.is_floating_point():
         found = found.round().long()
+    if judging.codes is not None:
+        found = torch.where(counted(found, judging), (found == judging.codes[1]).long(), found.long())
     return found[:, 1:] if judging.is_shifted else found
 
 

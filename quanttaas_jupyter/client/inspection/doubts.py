@@ -1,0 +1,61 @@
+"""Outputs that have one column a class and may still be no class scores: what speaks for that is asked back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...core.errors import DataError
+from ...core.understanding import Judging
+
+if TYPE_CHECKING:
+    import torch
+
+_FEWEST = 32
+"""Samples that have to look alike before it is no chance. Chosen, not tuned."""
+_NORM_ERROR = 1e-3
+"""How far the length of a vector in single precision may be from one."""
+_BETTER = 0.2
+"""Share of labels that the other reading must get right beyond the largest score. Chosen, not tuned."""
+
+
+def refuse_doubtful(output: torch.Tensor, target: torch.Tensor, judging: Judging) -> None:
+    """Ask back where columns of outputs (n, classes) look like vectors, quantiles or ordered thresholds.
+
+    Args:
+        output: The judged output of some samples (n, classes).
+        target: Their labels (n).
+        judging: What the output was taken for.
+
+    Raises:
+        DataError: It looks like something else than class scores; the sentence says how to tell.
+    """
+    if judging.scores != "logits" or output.ndim != 2 or target.ndim != 1 or len(output) < _FEWEST:
+        return
+    values, classes = output.double(), output.shape[1]
+    if bool(((values.norm(dim=1) - 1).abs() < _NORM_ERROR).all()):
+        raise DataError(
+            f"all {classes} outputs of a sample form a vector of length 1: say --task embedding, or --task "
+            "classification if they are class scores"
+        )
+    steps = values.diff(dim=1)
+    if classes > 2 and bool((steps > 0).all() | (steps < 0).all()):
+        raise DataError(
+            f"the {classes} outputs of every sample are in order, as quantiles and thresholds are: give --postprocess "
+            "FUNCTION that makes what is judged of them, or --task classification if they are class scores"
+        )
+    _refuse_ordinal(values, target, judging.ignore_label)
+
+
+def _refuse_ordinal(output: torch.Tensor, target: torch.Tensor, ignore_label: int | None) -> None:
+    """Ask back where the number of positive outputs gives the labels far more often than the largest one does."""
+    kept = target == target if ignore_label is None else target != ignore_label
+    if output.shape[1] < 3 or int(kept.sum()) < _FEWEST:
+        return
+    by_count = float(((output > 0).sum(1) == target)[kept].double().mean())
+    by_largest = float((output.argmax(1) == target)[kept].double().mean())
+    if by_count > max(0.5, by_largest + _BETTER):
+        raise DataError(
+            f"the number of positive outputs is the label of {by_count:.0%} of the first samples, the largest output "
+            f"of {by_largest:.0%}: give --postprocess FUNCTION that makes class scores of ordered thresholds, or "
+            "--task classification if they are class scores"
+        )
