@@ -6,6 +6,7 @@ import contextlib
 import copy
 import uuid
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ from .local_code import pickled_by_value
 
 if TYPE_CHECKING:
     import torch
+
+
+_CAPTURE_HOME = "transformers.utils.output_capturing"
+_CAPTURE_MARK = "_output_capturing_hooks_installed"
+"""Where the hooks come from that ``transformers`` 5 catches hidden states with, and how it marks a model with them."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,9 @@ def snapshot(model: Any, scratch: Path | None = None) -> ModelSnapshot:
     remove_abandoned(folder)
     path = folder / f"{PREFIX}model-{uuid.uuid4().hex}"
     try:
-        save(_folded(module), path)
-        return ModelSnapshot(path, digest(module), description)
+        with _without_capture(module):
+            save(_folded(module), path)
+            return ModelSnapshot(path, digest(module), description)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -95,6 +102,30 @@ def unwrapped(model: Any) -> torch.nn.Module:
         if isinstance(inner, torch.nn.Module) and is_wrapper:
             return unwrapped(inner)
     return model
+
+
+@contextlib.contextmanager
+def _without_capture(module: torch.nn.Module) -> Iterator[None]:
+    """Take off what ``transformers`` hangs on a model that was asked for hidden states, and put it back.
+
+    These hooks cannot be pickled; the model installs them anew where its copy needs them.
+    """
+    taken: list[tuple[Any, str, Any]] = []
+    for child in module.modules():
+        hooks = vars(child)["_forward_hooks"]
+        kept = type(hooks)(
+            (key, hook) for key, hook in hooks.items() if getattr(hook, "__module__", None) != _CAPTURE_HOME
+        )
+        if len(kept) < len(hooks):
+            taken.append((child, "_forward_hooks", hooks))
+            vars(child)["_forward_hooks"] = kept
+        if _CAPTURE_MARK in vars(child):
+            taken.append((child, _CAPTURE_MARK, vars(child).pop(_CAPTURE_MARK)))
+    try:
+        yield
+    finally:
+        for child, name, value in taken:
+            vars(child)[name] = value
 
 
 def _folded(module: torch.nn.Module) -> torch.nn.Module:
