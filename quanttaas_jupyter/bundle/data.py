@@ -11,8 +11,8 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.failures import last_line
 from .batches import Batch, Batches
-from .parsing import as_tensor, is_array, parsed_batch
-from .reading import BATCH, from_arrays, from_batches, from_loader, read_now
+from .parsing import as_tensor, is_array, parsed_batch, stacked
+from .reading import BATCH, collated_rows, from_arrays, from_batches, from_loader, read_now
 from .shards import Spool
 from .structure import Structure
 from .unpacking import Unpacking, by_form
@@ -220,6 +220,9 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
     items: Iterator[Any]
     total: int | None
     data = _without_pandas(data)
+    if type(data) is tuple and any(map(is_array, data)):
+        data = stacked(data)
+    _refuse_columns(data, option)
     is_of_rows = is_array(data) or (isinstance(data, tuple) and bool(data) and all(map(_is_array_or_dict, data)))
     if is_of_rows:
         items, total = from_arrays(data, option, max_samples, seed)
@@ -233,7 +236,8 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
             None,
         )
     elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data) or _is_list_of_samples(data):
-        loader = torch.utils.data.DataLoader(data, batch_size=BATCH)
+        collate = None if type(data) is torch.utils.data.TensorDataset else collated_rows
+        loader = torch.utils.data.DataLoader(data, batch_size=BATCH, collate_fn=collate)
         items, total = from_loader(loader, max_samples, seed, max_bytes)
     elif isinstance(data, (list, tuple)):
         items, total = from_batches(data, option, max_samples, seed)
@@ -244,6 +248,20 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
     source = Source(option, items, max_samples, total, max_bytes if total is None else None)
     source.is_of_rows = is_of_rows
     return source
+
+
+def _refuse_columns(data: Any, option: str) -> None:
+    """Raise DataError for [X, y]: a list holds batches, and these two would be two of them."""
+    if type(data) is not list or len(data) != 2:
+        return
+    shapes = [tuple(value.shape) if is_array(value) else (len(value),) for value in data if hasattr(value, "__len__")]
+    if not is_array(data[0]) or len(shapes) < 2 or len(shapes[0]) == 0 or shapes[0][:1] != shapes[1][:1]:
+        return
+    if len(shapes[1]) < len(shapes[0]):
+        raise DataError(
+            f"{option} is a list of inputs and targets of shapes {shapes[0]} and {shapes[1]}, but a list holds "
+            "batches: give a tuple of tensors (inputs, targets)"
+        )
 
 
 def _without_pandas(data: Any) -> Any:

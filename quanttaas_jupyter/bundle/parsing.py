@@ -127,6 +127,24 @@ def as_tensor(leaf: Any, option: str, name: str) -> torch.Tensor:
     )
 
 
+def stacked(value: Any) -> Any:
+    """Return a value with tensors in place of lists of numbers, such as rows of a data set hold; else the value."""
+    import torch
+
+    if isinstance(value, Mapping):
+        return {key: stacked(item) for key, item in value.items()}
+    if type(value) is tuple:
+        return tuple(map(stacked, value))
+    return torch.tensor(value) if type(value) is list and _is_of_numbers(value) else value
+
+
+def _is_of_numbers(value: list[Any]) -> bool:
+    """Whether a list holds numbers, or lists of numbers of one length."""
+    if value and all(type(item) is list for item in value):
+        return len({len(item) for item in value}) == 1 and all(map(_is_of_numbers, value))
+    return bool(value) and all(isinstance(item, (bool, int, float)) for item in value)
+
+
 def is_array(value: Any) -> bool:
     """Return whether a value is a tensor or a NumPy array."""
     import numpy

@@ -18,7 +18,7 @@ from typing import Any
 from ..core.errors import DataError
 from .batches import stratified
 from .overflow import Overflow
-from .parsing import as_tensor, is_array
+from .parsing import as_tensor, is_array, stacked
 from .structure import flatten, unflatten
 from .unpacking import by_form
 
@@ -172,6 +172,21 @@ def from_loader(
         cut: Any = _Cut(lambda rows: dataset[list(rows)], batches)
         return _in_worker(DataLoader(cut, batch_size=None), [list(range(len(batches)))], seed), total
     return _in_worker(loader, batches, seed), total
+
+
+def collated_rows(rows: Sequence[Any]) -> Any:
+    """Collate rows as torch does, with lists of numbers as tensors. Raises DataError where their lengths differ."""
+    from torch.utils.data import default_collate
+
+    rows = [stacked(row) for row in rows]
+    for name, leaf in flatten(rows[0])[0] if isinstance(rows[0], Mapping) else ():
+        shapes = {tuple(row[name].shape) for row in rows if is_array(row.get(name))}
+        if is_array(leaf) and len(shapes) > 1:
+            found = ", ".join(map(str, sorted(shapes)[:3]))
+            raise DataError(
+                f"rows of the data differ in size at {name} ({found}): pad them to one length, or give batches"
+            )
+    return default_collate(rows)
 
 
 def _index_batches(loader: Any, max_samples: int, seed: int) -> list[list[int]]:
