@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.core.errors import QuantTaaSError
-from tests.situations.trying import CLOSE, cut, fitted, looked, mean, refused, tried
+from tests.situations.trying import CLOSE, cut, fitted, looked, mean, measured, refused, tried
 
 
 class TimeFirst(nn.Module):
@@ -359,3 +359,31 @@ def test_inputs_that_do_not_fit_are_refused_with_their_shapes() -> None:
 def test_a_dimension_of_samples_that_does_not_exist_is_refused(dim: int) -> None:
     with pytest.raises(QuantTaaSError):
         looked(nn.Linear(4, 3), (torch.randn(40, 4), torch.arange(40) % 3), batch_dim=dim)
+
+
+def test_time_first_batches_of_one_have_their_samples_in_the_second_dimension() -> None:
+    x, _ = sequences(96)
+    torch.manual_seed(0)
+    net = TimeFirst(every=False)
+    y = net(x).argmax(1)
+    y[::4] = 1 - y[::4]
+    number, prepared = measured(net, time_first(x, y, 1))
+    assert number == pytest.approx(mean([net(x).argmax(1) == y]), **CLOSE)
+    assert prepared.inspection.understanding.batch_dim == 1
+    ragged = [(part[: 8 + at % 4], label) for at, (part, label) in enumerate(time_first(x, y, 1))]
+    right = mean([torch.cat([net(part).argmax(1) for part, _ in ragged]) == y])
+    assert measured(net, ragged)[0] == pytest.approx(right, **CLOSE)
+
+
+@pytest.mark.parametrize("at", [3, 190])
+def test_inputs_of_nan_are_refused_before_the_study(at: int) -> None:
+    x = torch.randn(200, 4)
+    x[at] = torch.nan
+    with pytest.raises(QuantTaaSError, match="the inputs of --data hold NaN"):
+        measured(nn.Linear(4, 3), (x, torch.arange(200) % 3))
+
+
+def test_a_later_batch_with_other_features_is_refused_before_the_study() -> None:
+    batches = [(torch.randn(50, width), torch.arange(50) % 3) for width in (4, 4, 4, 5)]
+    with pytest.raises(QuantTaaSError, match=r"do not fit the model: .*\(50, 5\)"):
+        measured(nn.Linear(4, 3), batches)

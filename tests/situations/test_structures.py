@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from quanttaas_jupyter.core.errors import DataError
-from tests.situations.trying import CLOSE, cut, mean, refused, tried
+from tests.situations.trying import CLOSE, cut, mean, measured, refused, tried
 
 
 def known(count: int = 60, wrong: int = 12) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
@@ -387,3 +387,36 @@ def test_a_batch_nested_otherwise_later_is_refused(tmp_path: Path) -> None:
 def test_data_of_no_use_is_refused(data: Callable[..., Any], word: str) -> None:
     net, x, y = known()
     assert word in refused(net, data(x, y))
+
+
+def test_rows_of_python_lists_are_stacked() -> None:
+    net, x, y = known()
+    rows = [{"x": row.tolist(), "label": int(label)} for row, label in zip(x, y, strict=True)]
+
+    class Rows(Dataset):
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return rows[index]
+
+    for data in (rows, Rows()):
+        assert measured(Keywords(net), data)[0] == pytest.approx(0.8, **CLOSE)
+    rows[7] = {**rows[7], "x": [1.0, 2.0]}
+    assert "pad them to one length" in refused(Keywords(net), rows)
+
+
+def test_labels_in_a_python_list_beside_an_array_are_labels() -> None:
+    net, x, y = known()
+    assert measured(net, (x, y.tolist()))[0] == pytest.approx(0.8, **CLOSE)
+
+
+def test_inputs_and_labels_in_a_list_are_told_from_batches() -> None:
+    net, x, y = known()
+    assert "give a tuple of tensors (inputs, targets)" in refused(net, [x, y])
+    assert "give a tuple of tensors (inputs, targets)" in refused(net, [x, y.tolist()])
+
+
+def test_several_targets_in_one_part_do_not_name_an_option_that_cannot_choose() -> None:
+    net, x, y = known()
+    assert "give batches with one of them" in refused(net, [(a, {"one": b, "two": b}) for a, b in cut(x, y)])

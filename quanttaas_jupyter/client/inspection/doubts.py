@@ -15,7 +15,8 @@ _FEWEST = 32
 _NORM_ERROR = 1e-3
 """How far the length of a vector in single precision may be from one."""
 _BETTER = 0.2
-"""Share of labels that the other reading must get right beyond the largest score. Chosen, not tuned."""
+"""Share of labels that the other reading must get right beyond the largest score, and beyond the commonest label.
+Chosen, not tuned."""
 
 
 def refuse_doubtful(output: torch.Tensor, target: torch.Tensor, judging: Judging) -> None:
@@ -53,7 +54,8 @@ def _refuse_ordinal(output: torch.Tensor, target: torch.Tensor, ignore_label: in
         return
     by_count = float(((output > 0).sum(1) == target)[kept].double().mean())
     by_largest = float((output.argmax(1) == target)[kept].double().mean())
-    if by_count > max(0.5, by_largest + _BETTER):
+    by_commonest = float(target[kept].unique(return_counts=True)[1].max()) / int(kept.sum())
+    if by_count > _BETTER + max(by_largest, by_commonest):
         raise DataError(
             f"the number of positive outputs is the label of {by_count:.0%} of the first samples, the largest output "
             f"of {by_largest:.0%}: give --postprocess FUNCTION that makes class scores of ordered thresholds, or "

@@ -63,6 +63,8 @@ def judged_name(leaves: Mapping[str, torch.Tensor], target: Any, of: Sequence[st
         return next((name for name in _MAIN if name in leaves), names[0])
     fitting = [name for name, leaf in leaves.items() if _fits(leaf, target)]
     meant = [name for name in fitting if any(_words(name) and _words(name) == _words(part) for part in of)]
+    # A name such as scores or pred says that this is the answer, and nothing else.
+    meant = meant or [name for name in fitting if not name.rpartition(".")[2].isdigit() and not _words(name)]
     if len(meant) == 1:
         return meant[0]
     if main := next((name for name in _MAIN if name in leaves), None):
