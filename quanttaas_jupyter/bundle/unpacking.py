@@ -54,7 +54,7 @@ class Unpacking:
 
     Attributes:
         inputs: Keys or positions of the inputs; empty where the batch itself is the input.
-        targets: Keys or positions of the targets.
+        targets: Keys or positions of the targets; dotted where they lie in a mapping in the batch.
         passed: How: by ``keywords``, by ``positions``, nested ones ``spread`` over the arguments, as one ``argument``
             however they are nested, or all as one ``mapping``.
         shift: Makes ``decoder_input_ids`` of the labels; None for all models that need none.
@@ -87,7 +87,7 @@ class Unpacking:
         parts = parts_of(item)
         if not self.inputs or parts is None:
             return item, None, self.passed == "argument"
-        found = {part: parts[part] for part in self.targets if part in parts}
+        found = {part: value for part in self.targets if (value := part_at(parts, part)) is not None}
         targets: Any = next(iter(found.values()), None) if len(self.targets) == 1 else found or None
         if len(found) > 1 and all(isinstance(part, int) for part in found):
             targets = tuple(targets.values())
@@ -109,7 +109,8 @@ class Unpacking:
         parts = parts_of(item)
         if not self.inputs or parts is None:
             return ()
-        return tuple(str(part) for part in parts if part not in self.inputs and part not in self.targets)
+        used = {str(part).partition(".")[0] for part in (*self.inputs, *self.targets)} | {*map(str, self.inputs)}
+        return tuple(str(part) for part in parts if str(part) not in used)
 
 
 def _own_labels(tokens: Any, mask: Any) -> torch.Tensor:
@@ -137,6 +138,15 @@ def parts_of(item: Any) -> dict[Part, Any] | None:
     if isinstance(item, Sequence) and not isinstance(item, (str, bytes)):
         return dict(enumerate(item))
     return None
+
+
+def part_at(parts: Mapping[Part, Any], part: Part) -> Any:
+    """Return a part of a batch, or what lies in one that is a mapping under a dotted name; None without it."""
+    if part in parts:
+        return parts[part]
+    head, _, key = str(part).partition(".")
+    inner = parts.get(int(head) if head.isdigit() else head)
+    return inner.get(key) if isinstance(inner, Mapping) else None
 
 
 def by_form(item: Any) -> Unpacking:

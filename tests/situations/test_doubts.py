@@ -311,7 +311,7 @@ def test_ordered_thresholds_are_no_class_scores() -> None:
 
 def test_quantiles_are_no_class_scores() -> None:
     model = Head(3, lambda scores: scores.exp().cumsum(1))
-    y = torch.randint(0, 3, (200,), generator=GENERATOR).float()
+    y = torch.poisson(torch.full((200,), 0.3), generator=GENERATOR).clamp(max=2)
     assert "quantiles" in refused(model, (X, y))
 
 

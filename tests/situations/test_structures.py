@@ -417,6 +417,8 @@ def test_inputs_and_labels_in_a_list_are_told_from_batches() -> None:
     assert "give a tuple of tensors (inputs, targets)" in refused(net, [x, y.tolist()])
 
 
-def test_several_targets_in_one_part_do_not_name_an_option_that_cannot_choose() -> None:
+def test_one_of_several_targets_in_a_dict_may_be_named() -> None:
     net, x, y = known()
-    assert "give batches with one of them" in refused(net, [(a, {"one": b, "two": b}) for a, b in cut(x, y)])
+    batches = [(a, {"kind": b, "weight": torch.ones(len(b))}) for a, b in cut(x, y)]
+    assert "--labels kind" in refused(net, batches)
+    assert measured(net, batches, labels=["kind"])[0] == pytest.approx(0.8, **CLOSE)

@@ -79,7 +79,7 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
     target = _target(targets, target_dim)
     several = isinstance(targets[0], (dict, tuple)) and len(flatten(targets[0])[0]) > 1
     if several:
-        _refuse_several(targets[0], asked, unpacking)
+        _refuse_several(targets[0], asked)
     name = judged_name(leaves, target, unpacking.targets, asked)
     base = Judging(
         output=(name or "") if len(leaves) > 1 else "",
@@ -183,12 +183,10 @@ def _without_targets(output: torch.Tensor, base: Judging, name: str, asked: Aske
     return Finding(dataclasses.replace(base, class_dim=1, classes=classes, scores="logits"), (note,))
 
 
-def _refuse_several(targets: Any, asked: Asked, unpacking: Unpacking) -> None:
+def _refuse_several(targets: Any, asked: Asked) -> None:
     if asked.metric is None or isinstance(asked.metric, str):
-        names = ", ".join(name for name, _ in flatten(targets)[0])
-        way = (
-            "say which one is judged, with --labels" if len(unpacking.targets) > 1 else "give batches with one of them"
-        )
+        names = [name for name, _ in flatten(targets)[0]]
         raise DataError(
-            f"a batch of --data has several targets ({names}): {way}, or give a metric that takes (outputs, targets)"
+            f"a batch of --data has several targets ({', '.join(names)}): say which one is judged, with --labels "
+            f"{names[0]}, or give a metric that takes (outputs, targets)"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...bundle.unpacking import LABEL_NAMES, OTHER_LABEL_NAMES, Part, Unpacking, parts_of
+from ...bundle.unpacking import LABEL_NAMES, OTHER_LABEL_NAMES, Part, Unpacking, part_at, parts_of
 from ...core.errors import DataError
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ def _named(parts: Mapping[Part, Any], labels: Sequence[str] | None) -> tuple[Par
         part: Part = int(label) if str(label).lstrip("-").isdigit() and label not in parts else label
         if isinstance(part, int) and part < 0:
             part += len(parts)
-        if part not in parts:
+        inside = [f"{name}.{label}" for name, value in parts.items() if isinstance(value, Mapping) and label in value]
+        if part not in parts and len(inside) == 1:
+            part = inside[0]
+        if part_at(parts, part) is None and part not in parts:
             raise DataError(
                 f"--labels {label}: a batch of --data has no such part; it has {', '.join(map(str, parts))}"
             )
@@ -141,7 +144,8 @@ def _of_sequence(
 ) -> Iterator[Unpacking]:
     count, positions = len(parts), tuple(parts)
     if named is not None:
-        inputs = tuple(part for part in positions if part not in named)
+        heads = {str(part).partition(".")[0] for part in named}
+        inputs = tuple(part for part in positions if str(part) not in heads)
         wanted = len(inputs) if signature.most is None else min(len(inputs), max(signature.required, 1))
         yield _positional(inputs[: max(wanted, 1)], named, parts)
         yield _positional(inputs, named, parts)
