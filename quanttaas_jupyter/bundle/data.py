@@ -26,6 +26,7 @@ class Source:
     Attributes:
         total: Number of samples to read; None for a stream.
         is_of_rows: Whether batches were made here, by cutting arrays along their first dimension.
+        is_drawn: Whether rows of the person's batches were drawn along their first dimension.
         note: Remark for the user about the selection of samples, available after ``read``; mostly empty.
     """
 
@@ -46,7 +47,7 @@ class Source:
         self._dims: tuple[int, ...] = ()
         self._is_cut = True
         self._is_narrowed = False
-        self.is_of_rows = False
+        self.is_of_rows = self.is_drawn = False
         self._batches: list[Batch] = []
         self._raw: list[Any] = []
         self._position = 0
@@ -219,6 +220,7 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
 
     items: Iterator[Any]
     total: int | None
+    is_drawn = False
     data = _without_pandas(data)
     if type(data) is tuple and any(map(is_array, data)):
         data = stacked(data)
@@ -240,13 +242,13 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
         loader = torch.utils.data.DataLoader(data, batch_size=BATCH, collate_fn=collate)
         items, total = from_loader(loader, max_samples, seed, max_bytes)
     elif isinstance(data, (list, tuple)):
-        items, total = from_batches(data, option, max_samples, seed)
+        items, total, is_drawn = from_batches(data, option, max_samples, seed)
     elif isinstance(data, Iterable):
         items, total = read_now(data, max_samples, seed, max_bytes), None
     else:
         raise _unusable(data, option)
     source = Source(option, items, max_samples, total, max_bytes if total is None else None)
-    source.is_of_rows = is_of_rows
+    source.is_of_rows, source.is_drawn = is_of_rows, is_drawn
     return source
 
 

@@ -91,17 +91,21 @@ class _Cut(Sequence[Any]):
         return self._cut(self._batches[position])
 
 
-def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int) -> tuple[Iterator[Any], int]:
-    """Read batches from a list; of too many samples draw some of each batch, or whole batches if they cannot be cut."""
+def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int) -> tuple[Iterator[Any], int, bool]:
+    """Read batches from a list; of too many samples draw some of each batch, or whole batches if they cannot be cut.
+
+    Returns:
+        The batches, the number of samples, and whether rows of batches were drawn along their first dimension.
+    """
     import torch
 
     flat = [flatten(item) for item in items]
     sizes = [_rows(leaves[0][1]) if leaves else 1 for leaves, _ in flat]
     if sum(sizes) <= max_samples:
-        return iter(list(items)), sum(sizes)
+        return iter(list(items)), sum(sizes), False
     if not _can_be_cut([[leaf for _, leaf in leaves] for leaves, _ in flat], sizes):
         drawn = _some_batches(list(items), sizes, max_samples, seed)
-        return iter(drawn), min(sum(sizes), max_samples)
+        return iter(drawn), min(sum(sizes), max_samples), False
     mark = torch.zeros(sum(sizes), dtype=torch.bool)
     mark[list(_chosen(range(sum(sizes)), max_samples, seed, _classes_in(items, option)))] = True
     taken = []
@@ -109,7 +113,7 @@ def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int)
         if bool(rows.any()):
             kept = rows.nonzero().flatten().tolist()
             taken.append(unflatten(structure, [leaf[kept] for _, leaf in leaves]))
-    return iter(taken), max_samples
+    return iter(taken), max_samples, True
 
 
 def _can_be_cut(batches: Sequence[Sequence[Any]], sizes: Sequence[int]) -> bool:

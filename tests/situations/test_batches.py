@@ -387,3 +387,10 @@ def test_a_later_batch_with_other_features_is_refused_before_the_study() -> None
     batches = [(torch.randn(50, width), torch.arange(50) % 3) for width in (4, 4, 4, 5)]
     with pytest.raises(QuantTaaSError, match=r"do not fit the model: .*\(50, 5\)"):
         measured(nn.Linear(4, 3), batches)
+
+
+def test_batches_with_time_first_are_not_drawn_from_along_time() -> None:
+    x, _ = sequences(96)
+    y = (x[..., 0].cumsum(0) > 0).long()
+    batches = time_first(x, y, 12)
+    assert "larger max_samples" in refused(TimeFirst(every=True), batches, recipe={"max_samples": 20})

@@ -153,8 +153,9 @@ def _refuse_other_codes(target: torch.Tensor, judging: Judging) -> None:
     if not bool(ordinary.all()):
         value = float(target[~ordinary][0])
         raise DataError(
-            f"the first targets of --data are {no} or {yes}, but one is {value:g}: say --task regression, or "
-            f"--ignore-label {value:g} if it marks what does not count"
+            f"the first targets of --data are {no} or {yes}, but one is {value:g}: say --task regression, "
+            f"--ignore-label {value:g} if it marks what does not count, or shuffle --data so that the first samples "
+            "hold all labels"
         )
 
 
