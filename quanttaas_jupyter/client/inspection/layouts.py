@@ -56,8 +56,8 @@ def find_layout(model: torch.nn.Module, source: Source, batch_dim: int | None) -
         )
     if found.dims[0] and source.is_drawn:
         raise DataError(
-            f"the model has its samples in dimension {found.dims[0]} of the inputs, and batches of too many samples are "
-            "drawn from along the first: give fewer batches, or a larger max_samples in the recipe"
+            f"the model has its samples in dimension {found.dims[0]} of the inputs, and batches of too many samples "
+            "are drawn from along the first: give fewer batches, or a larger max_samples in the recipe"
         )
     dims = (*found.dims, *(_target_dim(leaf, batch, found) for leaf in batch.targets))
     source.lay_out(dims if any(dims) else (), found.is_cut)
