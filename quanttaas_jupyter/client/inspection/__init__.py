@@ -20,7 +20,7 @@ from .language import decoders, without_padding
 from .layouts import find_layout, row_notes
 from .metric_check import refuse_uneven, tried
 from .rows import Layout
-from .running import answering, answers_twice, run
+from .running import affordable, answering, answers_twice, run
 from .tasks import refuse_unknown
 from .unpackings import Signature, candidates
 
@@ -77,6 +77,7 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     left_out = kept_outputs(answers_twice(model, source.first().head(_RUN_ON)))[1]
     layout = find_layout(model, source, asked.batch_dim)
     first = source.first(_JUDGED_ON)
+    first = first.head(affordable(first))
     judged = judging_of(model, first, asked, layout, unpacking)
     judging = judged.judging
     found, travels = metrics.described(asked.metric, judging, judged.targets, judged.output)

@@ -11,6 +11,7 @@ from ...bundle.data import Source
 from ...bundle.outputs import flatten_outputs
 from ...core.errors import DataError, ModelError
 from .rows import Collapsed, Layout, Unstacked, layout_of
+from .running import affordable
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ def find_layout(model: torch.nn.Module, source: Source, batch_dim: int | None) -
     first = source.first(2)
     _refuse_absent(batch_dim, first)
     batch = first.batches[0] if first.batches[0].samples > 1 or not first.is_uniform() else first.joined()
+    if first.is_sliceable() and batch.samples > 2 * max(_STACKED, affordable(first)):
+        batch = first.cut(batch, slice(0, max(_STACKED, affordable(first))))
 
     def run(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

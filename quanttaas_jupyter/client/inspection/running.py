@@ -14,7 +14,15 @@ from ...core.failures import explain
 if TYPE_CHECKING:
     import torch
 
+_LARGE_BYTES, _FEWEST, _MOST = 4 << 20, 4, 64
+"""Bytes of inputs that the kernel runs at once, and bounds of how many samples these are; chosen, not tuned."""
 INPUTS_HOLD_NAN = "the inputs of --data hold NaN, and so do the outputs; leave those samples out, or fill them"
+
+
+def affordable(first: Batches) -> int:
+    """Return how many samples to run at once: what a network computes in between is many times its inputs."""
+    each = first.bytes / max(1, first.samples)
+    return int(max(_FEWEST, min(_MOST, _LARGE_BYTES / max(1.0, each))))
 
 
 def run(model: Callable[..., Any], first: Batches, seed: int = 0) -> Any:
