@@ -46,9 +46,9 @@ def preview(context: Context) -> StageResult:
         seen += batch.samples
         if time.monotonic() - begun > _PREVIEW_SECONDS:
             break
-    found = {key: value for key, value in judge.measurements().items() if key.startswith("metric")}
+    found = {key: value for key, value in judge.measurements().items() if key.startswith("metric") or key == "samples"}
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
-    return StageResult(measurements={**found, "samples": seen, "size_bytes": size})
+    return StageResult(measurements={"samples": seen, **found, "size_bytes": size})
 
 
 def evaluate(context: Context) -> StageResult:
@@ -68,7 +68,7 @@ def evaluate(context: Context) -> StageResult:
                 kept.add(outputs)
             interim.after(batch)
     measured = StageResult(
-        measurements={**judge.measurements(), "samples": evaluation.samples}, warnings=_unrun(context)
+        measurements={"samples": evaluation.samples, **judge.measurements()}, warnings=_unrun(context)
     )
     return measured if kept is None else kept.added_to(measured)
 

@@ -27,16 +27,17 @@ def of_ratio(numerators: np.ndarray, weights: np.ndarray) -> Estimate:
     """Return the ratio of two sums over samples, with each sample's influence on it.
 
     The influence is the first-order one (Hampel, 1974): its mean is the ratio, its spread that of a ratio estimator.
-    A sample of weight zero counts nowhere.
+    A sample of weight zero counts nowhere, also not in the number of samples that the spread rests on.
 
     Args:
         numerators: Sum of scores in each sample (n).
         weights: Number of places in each sample (n).
     """
+    is_counted = weights > 0
+    numerators, weights = numerators[is_counted], weights[is_counted]
     total = weights.sum()
     value = float(numerators.sum() / total)
-    parts = value + (numerators - value * weights) * (len(weights) / total)
-    return Estimate(value, parts[weights > 0], True)
+    return Estimate(value, value + (numerators - value * weights) * (len(weights) / total), True)
 
 
 def transformed(estimate: Estimate, value: float, slope: float) -> Estimate:

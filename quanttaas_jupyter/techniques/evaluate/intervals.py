@@ -33,11 +33,21 @@ class Interval:
     high: float
 
 
-def interval_of(estimate: Estimate, seed: int) -> Interval:
-    """Return the 95 % interval of a metric's value."""
+def interval_of(estimate: Estimate, seed: int, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
+    """Return the 95 % interval of a metric's value.
+
+    Args:
+        estimate: The value with its parts.
+        seed: Seed of resampling.
+        bounds: The smallest and largest value that the metric can have; the interval ends there.
+    """
     if estimate.is_of_samples and set(np.unique(estimate.parts)) <= {0.0, 1.0}:
         return _wilson(float(estimate.parts.sum()), len(estimate.parts))
-    return _around(estimate.value, estimate.parts, seed, estimate.is_of_samples)
+    found = _around(estimate.value, estimate.parts, seed, estimate.is_of_samples)
+    low, high = bounds
+    if not low <= found.value <= high:
+        return found
+    return Interval(found.value, max(low, found.low), min(high, found.high))
 
 
 def drop_of(candidate: Estimate, baseline: Estimate, higher_is_better: bool, seed: int) -> Interval:

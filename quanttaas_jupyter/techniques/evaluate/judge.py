@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ...core.failures import StageError, one_line
 from ...core.understanding import Judging
 from . import intervals
+from .divergence import Divergence
 from .estimates import Estimate
 from .meters import Meter
 from .metrics import MOST_BYTES, agreement_meter, meter_of
@@ -65,6 +67,7 @@ class Judge:
         self._theirs = [self._meter(metric, samples) for metric in measure.metrics()] if is_compared else []
         self._agreement = agreement_meter(measure.judging, samples, blocks=1)
         self._noise = SignalToNoise()
+        self._divergence = Divergence(measure.judging) if measure.judging.task == "language-model" else None
         self._can_agree = True
 
     def update(self, outputs: Any, targets: Any, reference: Any = None) -> None:
@@ -77,17 +80,23 @@ class Judge:
             meter.update(theirs, targets, None)
         if self._is_compared:
             self._noise.update(outputs, reference)
+            if self._divergence is not None:
+                self._divergence.update(mine, targets, theirs)
             self._agree(mine, targets, theirs)
 
     def measurements(self) -> dict[str, Any]:
         """Return the numbers of a trial under their public names."""
         seed = self._measure.seed
         estimates = [meter.estimate() for meter in self._mine]
-        whole = intervals.interval_of(estimates[0], seed)
+        whole = intervals.interval_of(estimates[0], seed, bounds_of(self._measure.metric))
         found: dict[str, Any] = {"metric": whole.value, "metric_low": whole.low, "metric_high": whole.high}
+        if estimates[0].is_of_samples:
+            # Samples without a label that counts judge nothing.
+            found["samples"] = len(estimates[0].parts)
         names = [metric["name"] for metric in self._measure.metrics()]
-        if len(names) > 1:
-            found["others"] = {name: other.value for name, other in zip(names[1:], estimates[1:], strict=True)}
+        others = {name: other.value for name, other in zip(names[1:], estimates[1:], strict=True)}
+        if others or self._divergence is not None:
+            found["others"] = others | self._diverged()
         if not self._is_compared:
             return found | {"drop": 0.0, "drop_low": 0.0, "drop_high": 0.0, "agreement": 1.0, "sqnr_db": None}
         higher = bool(self._measure.metric["higher_is_better"])
@@ -117,6 +126,12 @@ class Judge:
                 # Results of a postprocess need not be tensors.
                 self._can_agree = False
 
+    def _diverged(self) -> dict[str, float | None]:
+        """KL to the original in nats a token, of a language model; the baseline has none."""
+        if self._divergence is None:
+            return {}
+        return {"kl": self._divergence.nats if self._is_compared else 0.0}
+
     def _agreed(self) -> float | None:
         if not self._can_agree:
             return None
@@ -143,6 +158,14 @@ def drop_between(measure: Measure, batches: Iterable[Batch], samples: int) -> fl
         sides[1].update(measure.processed(reference), targets, None)
     mine, theirs = (side.estimate().value for side in sides)
     return (theirs - mine) * (1.0 if measure.metric["higher_is_better"] else -1.0)
+
+
+def bounds_of(metric: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the smallest and largest value that a metric can have, as far as its description tells."""
+    if metric.get("percent") or metric["name"] in ("accuracy", "agreement"):
+        return 0.0, 1.0
+    known = {"r2": (-math.inf, 1.0), "perplexity": (1.0, math.inf)} if metric["kind"] == "built-in" else {}
+    return known.get(metric["name"], (-math.inf, math.inf))
 
 
 def refuse_nan(outputs: Any) -> None:

@@ -15,6 +15,8 @@ from .tensors import aligned, classes_last, counted, judged, raw_targets
 if TYPE_CHECKING:
     import torch
 
+_WEIGHTED = ("CrossEntropyLoss", "NLLLoss")
+"""Losses whose mean divides by the weights of the classes that occur; all others divide by the number of values."""
 _TORCH_IGNORES = -100
 """What losses of torch ignore unless they are told another label."""
 
@@ -23,16 +25,17 @@ Sums = Callable[[Any, Any, Any], tuple[np.ndarray, np.ndarray]]
 
 def cross_entropy(judging: Judging) -> Sums:
     """Return a function that sums the cross-entropy (nats) and counts the places of each sample."""
-    import torch
+    from torch.nn import functional
 
     def sums(outputs: Any, targets: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
         output, target = judged(outputs, targets, judging)
-        output = classes_last(output, judging)
-        counts = counted(target, judging)
-        logs = output.log() if judging.scores == "probabilities" else output.log_softmax(-1)
-        picked = logs.gather(-1, torch.where(counts, target, 0).unsqueeze(-1)).squeeze(-1)
-        picked = torch.where(counts, picked, 0.0)
-        return _by_sample(-picked), _by_sample(counts)
+        scores = classes_last(output, judging).reshape(target.numel(), -1)
+        ignored = _TORCH_IGNORES if judging.ignore_label is None else judging.ignore_label
+        # Of probabilities the logarithm is taken already; both are one pass over the scores of a vocabulary.
+        is_log = judging.scores == "probabilities"
+        entropy = functional.nll_loss if is_log else functional.cross_entropy
+        values = entropy(scores.log() if is_log else scores, target.reshape(-1), ignore_index=ignored, reduction="none")
+        return _by_sample(values.reshape(target.shape)), _by_sample(target != ignored)
 
     return sums
 
@@ -83,8 +86,10 @@ def _weights(loss: Any, reduction: str, target: Any, values: Any, judging: Judgi
         return torch.ones_like(values)
     if target.is_floating_point():
         return counted(target, judging)
-    counts = target != getattr(loss, "ignore_index", None) if hasattr(loss, "ignore_index") else target == target
-    weight = getattr(loss, "weight", None)
+    if not hasattr(loss, "ignore_index"):
+        return counted(target, judging)
+    counts = target != loss.ignore_index
+    weight = getattr(loss, "weight", None) if type(loss).__name__ in _WEIGHTED else None
     if weight is None:
         return counts
     return torch.where(counts, weight[torch.where(counts, target, 0)], 0.0)

@@ -16,17 +16,9 @@ from .estimates import transformed
 from .explained import ExplainedState
 from .meters import BLOCKS, BLOCKS_OF_LISTS, BlockMeter, Meter, RatioMeter, UnmergedMeter, WholeMeter
 from .r2 import R2State
-from .tensors import (
-    aligned,
-    classes_last,
-    counted,
-    judged,
-    judged_output,
-    judged_targets,
-    leaves_of,
-    predicted,
-    probabilities,
-)
+from .recalls import RecallState
+from .taken import feed_of, places
+from .tensors import aligned, counted, judged, judged_output, judged_targets, leaves_of, predicted
 from .torchmetrics_state import as_number, holds_lists, is_mergeable, maker
 
 MOST_BYTES = 2 << 30
@@ -55,16 +47,16 @@ def meter_of(
     if kind == "built-in":
         return _BUILT_IN[metric["name"]](judging, samples)
     if kind == "torchmetrics":
-        return _of_torchmetrics(_made(metric), metric["takes"], judging, samples)
+        return _of_torchmetrics(_made(metric), metric, judging, samples)
     if kind == "instance":
-        return _of_torchmetrics(function[metric["name"]], metric["takes"], judging, samples)
+        return _of_torchmetrics(function[metric["name"]], metric, judging, samples)
     if kind == "loss":
         return RatioMeter(losses.sums_of(function, judging), _NOTHING_COUNTS)
     if metric.get("per_sample"):
         return RatioMeter(_sums_of(function, metric), _NOTHING_COUNTS)
     number = _number_of(function, metric)
     if kind == "sklearn":
-        feed = functools.partial(_places, metric["takes"], judging=judging)
+        feed = functools.partial(places, metric["takes"], judging=judging)
         return WholeMeter(number, metric["name"], samples, most_bytes, feed=feed)
     return WholeMeter(number, metric["name"], samples, most_bytes, (judging.output_dim, judging.target_dim))
 
@@ -104,6 +96,15 @@ def _accuracy(judging: Judging, samples: int) -> Meter:
     return RatioMeter(sums, _NOTHING_COUNTS)
 
 
+def _balanced_accuracy(judging: Judging, samples: int) -> Meter:
+    def feed(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any, Any]:
+        output, labels = judged(outputs, targets, judging)
+        found, labels = aligned(predicted(output, judging), labels)
+        return found, labels, counted(labels, judging)
+
+    return BlockMeter(RecallState, feed, samples, judging.is_cut)
+
+
 def _perplexity(judging: Judging, samples: int) -> Meter:
     return _Exponential(RatioMeter(losses.cross_entropy(judging), _NOTHING_COUNTS))
 
@@ -126,18 +127,21 @@ class _Exponential:
 def _r2(judging: Judging, samples: int) -> Meter:
     def feed(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any]:
         output, target = aligned(*judged(outputs, targets, judging))
+        # Pictures and sequences are pooled as ``ExplainedState`` pools them; the first batch tells.
+        states["is_pooled"] = states.get("is_pooled", sum(size > 1 for size in target.shape[1:]) > 1)
         return output.reshape(len(output), -1).double(), target.reshape(len(target), -1).double()
 
-    return BlockMeter(R2State, feed, samples, judging.is_cut)
+    states: dict[str, bool] = {}
+    return BlockMeter(lambda: R2State(**states), feed, samples, judging.is_cut)
 
 
 _BUILT_IN: dict[str, Callable[[Judging, int], Meter]] = {
     "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
     "r2": _r2,
     "perplexity": _perplexity,
     "agreement": agreement_meter,
 }
-BUILT_IN = tuple(_BUILT_IN)
 
 
 def _made(metric: Mapping[str, Any]) -> Any:
@@ -150,70 +154,27 @@ def _made(metric: Mapping[str, Any]) -> Any:
         raise StageError(f"metric {metric['name']!r} cannot be made: {explain(error)['reason']}") from error
 
 
-def _of_torchmetrics(metric: Any, takes: str, judging: Judging, samples: int) -> Meter:
-    def feed(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any]:
-        return taken(takes, outputs, targets, judging)
-
+def _of_torchmetrics(metric: Any, described: Mapping[str, Any], judging: Judging, samples: int) -> Meter:
+    feed, make = feed_of(metric, described, judging), maker(metric, bool(described.get("is_mean")))
     if not is_mergeable(metric):
-        return UnmergedMeter(maker(metric), feed, samples, judging.is_cut)
+        return UnmergedMeter(make, feed, samples, judging.is_cut)
     blocks = {"blocks": BLOCKS_OF_LISTS} if holds_lists(metric) else {}
-    return BlockMeter(maker(metric), feed, samples, judging.is_cut, **blocks)
-
-
-def taken(takes: str, outputs: Any, targets: Any, judging: Judging) -> tuple[Any, Any]:
-    """Return predictions and targets as a metric takes them.
-
-    Args:
-        takes: ``scores`` (probabilities with classes in dimension 1, or class numbers), ``binary`` and ``multilabel``
-            (probabilities of the targets' shape), ``logits`` (classes last), ``aligned`` (values of one shape),
-            ``classes-pair`` (class numbers on both sides) or ``raw`` (as the model and the data give them).
-        outputs: Outputs of a batch.
-        targets: Its targets.
-        judging: How outputs are compared with targets.
-    """
-    if takes == "raw":
-        return outputs, targets
-    output, target = judged(outputs, targets, judging)
-    if takes == "aligned":
-        output, target = aligned(output, target)
-        return output, target if target.is_floating_point() else target.to(output.dtype)
-    if takes == "binary" and judging.class_dim is not None and output.shape[judging.class_dim] == 2:
-        return probabilities(output, judging).select(judging.class_dim, 1), target
-    if takes in ("binary", "multilabel"):
-        output, target = aligned(probabilities(output, judging), target)
-        return output, target.long()
-    if takes == "logits":
-        return classes_last(output, judging), target
-    if takes == "classes-pair":
-        return predicted(output, judging).long(), target
-    if judging.class_dim is None:
-        return aligned(output, target)
-    return probabilities(output, judging).movedim(judging.class_dim, 1), target
+    return BlockMeter(make, feed, samples, judging.is_cut, **blocks)
 
 
 def _sums_of(function: Callable[..., Any], metric: Mapping[str, Any]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     def sums(outputs: Any, targets: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
-        values = per_sample(_called(function, metric["name"], outputs, targets), metric["name"])
+        values = per_sample(_called(function, metric, outputs, targets), metric["name"])
         return values, np.ones(len(values))
 
     return sums
 
 
-def _places(takes: str, outputs: Any, targets: Any, judging: Judging) -> tuple[Any, Any]:
-    """Return predictions and labels of the places that count, as scikit-learn takes them."""
-    output, target = taken(takes, outputs, targets, judging)
-    if takes in ("aligned", "multilabel") or judging.labels == "values":
-        return output, target
-    counts = counted(target, judging)
-    if takes == "scores" and output.ndim > target.ndim:
-        return output.movedim(1, -1)[counts], target[counts]
-    return aligned(output, target)[0][counts], target[counts]
-
-
 def _number_of(function: Callable[..., Any], metric: Mapping[str, Any]) -> Callable[[Any, Any], float]:
     def number(outputs: Any, targets: Any) -> float:
-        arguments = (targets.numpy(), outputs.numpy()) if metric["kind"] == "sklearn" else (outputs, targets)
-        found = _called(function, metric["name"], *arguments)
+        if metric["kind"] == "sklearn":
+            outputs, targets = outputs.numpy(), targets.numpy()
+        found = _called(function, metric, outputs, targets)
         values = np.asarray(found.detach() if hasattr(found, "detach") else found, dtype=float)
         # A function that gave one number on the first batch may give one a sample where a batch is a single one.
         return as_number(float(values.mean()), metric["name"])
@@ -231,9 +192,14 @@ def per_sample(found: Any, name: str) -> np.ndarray:
     return values.reshape(-1)
 
 
-def _called(function: Callable[..., Any], name: str, *arguments: Any) -> Any:
+def _called(function: Callable[..., Any], metric: Mapping[str, Any], outputs: Any, targets: Any) -> Any:
+    name = metric["name"]
+    is_turned = metric["kind"] == "sklearn" or metric.get("takes_targets_first")
     try:
-        return function(*arguments)
+        found = function(targets, outputs) if is_turned else function(outputs, targets)
+        if found is None:
+            raise StageError(f"metric {name!r} returned nothing", "return one number, or one a sample")
+        return found
     except StageError:
         raise
     except Exception as error:

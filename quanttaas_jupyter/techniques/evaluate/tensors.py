@@ -115,9 +115,10 @@ def counted(target: Tensor, judging: Judging) -> Tensor:
 
 def rows_of(value: Any, rows: slice, dim: int = 0) -> Any:
     """Return some samples of a nested value; None where it is not made of one entry a sample."""
+    import torch
     from torch.utils._pytree import tree_map
 
-    if isinstance(value, list):
+    if isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim and not dim):
         return value[rows]
     index = (*(slice(None),) * dim, rows)
     return tree_map(lambda leaf: leaf[index] if getattr(leaf, "ndim", 0) > dim else leaf, value)

@@ -327,6 +327,57 @@ def test_samples_without_a_label_that_counts_are_left_out() -> None:
         judged(ACCURACY, SEQUENCES, right, torch.full_like(targets, -100))
 
 
+def test_samples_without_a_label_that_counts_do_not_widen_the_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 3, (100, 7), generator=generator)
+    scores = one_hot(targets) + torch.randn(100, 7, 3, generator=generator)
+    alone = judged(ACCURACY, SEQUENCES, scores, targets)
+    ignored = torch.full_like(targets, -100)
+    beside = judged(ACCURACY, SEQUENCES, torch.cat([scores, scores]), torch.cat([targets, ignored]))
+    assert beside["samples"] == alone["samples"] == 100
+    for key in ("metric", "metric_low", "metric_high"):
+        assert beside[key] == pytest.approx(alone[key], abs=1e-9)
+
+
+def test_an_interval_of_shares_ends_at_zero_and_one() -> None:
+    judge = Judge(Measure(ACCURACY, None, SEQUENCES), 8, is_compared=False)
+    for length, wrong in ((12, 0), (12, 0), (3, 0), (2, 2)):
+        targets = torch.zeros(2, length, dtype=torch.long)
+        said = targets.clone()
+        said[0, :wrong] = 1
+        judge.update(one_hot(said), targets)
+    found = judge.measurements()
+    assert 0 <= found["metric_low"] < found["metric"] < found["metric_high"] <= 1
+
+
+@pytest.mark.parametrize("scores", ["logits", "probabilities"])
+@pytest.mark.parametrize("size", [3, 64])
+def test_a_language_model_is_compared_token_by_token(scores: Any, size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mine, theirs = (torch.randn(20, 7, 11, generator=generator) for _ in range(2))
+    tokens = torch.randint(0, 11, (20, 7), generator=generator)
+    tokens[::2, 4:] = -100
+    judging = Judging("language-model", class_dim=2, scores=scores, labels="ids", ignore_label=-100, is_shifted=True)
+    perplexity = {"kind": "built-in", "name": "perplexity", "higher_is_better": False}
+    given = [value.softmax(-1) if scores == "probabilities" else value for value in (mine, theirs)]
+    found = judged(perplexity, judging, given[0], tokens, given[1], sizes=size)
+    counts = tokens[:, 1:] != -100
+    logs = [value[:, :-1].double().log_softmax(-1)[counts] for value in (mine, theirs)]
+    right = torch.nn.functional.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True)
+    assert found["others"]["kl"] == pytest.approx(float(right), rel=1e-5)
+    assert judged(perplexity, judging, given[0], tokens)["others"]["kl"] == 0.0
+    assert "others" not in judged(ACCURACY, SEQUENCES, mine[..., :3], tokens.clamp(max=2), theirs[..., :3])
+
+
+def test_a_masked_token_does_not_differ() -> None:
+    judging = Judging("language-model", class_dim=2, scores="logits", labels="ids", ignore_label=-100)
+    tokens = torch.zeros(4, 5, dtype=torch.long)
+    scores = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    scores[..., 3] = -1e30
+    perplexity = {"kind": "built-in", "name": "perplexity", "higher_is_better": False}
+    assert judged(perplexity, judging, scores, tokens, scores)["others"]["kl"] == 0.0
+
+
 def test_samples_in_another_dimension_are_judged_alike() -> None:
     targets = torch.randint(0, 3, (50, 7), generator=torch.Generator().manual_seed(0))
     scores = torch.randn(50, 7, 3, generator=torch.Generator().manual_seed(1))
