@@ -18,7 +18,7 @@ from .asked import Asked
 from .judgings import judging_of
 from .language import decoders, without_padding
 from .layouts import find_layout, row_notes
-from .metric_check import refuse_uneven, tried
+from .metric_check import notes_on, refuse_uneven, tried
 from .rows import Layout
 from .running import affordable, answering, answers_twice, run
 from .tasks import refuse_unknown
@@ -89,10 +89,7 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
         )
     few = first.head(_JUDGED_ON)
     found = tried(Measure(found, travels, judging, asked.postprocess), kept_outputs(run(model, few))[0], few)
-    if found["kind"] in ("callable", "sklearn") and not found.get("per_sample"):
-        notes.append(
-            f"{found['name']} gives one number for everything, so it is called once on all outputs and targets"
-        )
+    notes += notes_on(found)
     measure = Measure(found, travels, judging, asked.postprocess)
     refuse_uneven(measure, answering(model, first), first)
     understanding = Understanding(
@@ -102,7 +99,7 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
         unused=unpacking.unused(source.first_item),
         left_out=left_out,
         batch_dim=layout.dims[0],
-        metric=", ".join([found["name"], *(other["name"] for other in found.get("others", []))]),
+        metric=", ".join(each.get("shown", each["name"]) for each in measure.metrics()),
         higher_is_better=bool(found["higher_is_better"]),
         notes=tuple(notes),
     )

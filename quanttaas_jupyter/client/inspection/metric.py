@@ -1,8 +1,9 @@
 """From what a person gives as a metric to its description in the study's record.
 
 A description is JSON: ``name``, ``kind`` (built-in, torchmetrics, instance, loss, sklearn or callable),
-``higher_is_better``, ``percent``, ``digest``, and by kind ``class`` and ``options``, ``takes``, ``per_sample`` and
-``others`` (descriptions of further metrics that are reported beside it).
+``higher_is_better``, ``percent``, ``digest``, and by kind ``shown`` (the name with what it averages), ``class`` and
+``options``, ``takes``, ``is_mean``, ``per_sample``, ``takes_targets_first`` and ``others`` (descriptions of further
+metrics that are reported beside it).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from ...bundle.local_code import dumps
 from ...core.errors import MetricError
 from ...core.failures import first_line
 from ...core.understanding import Judging
-from .metric_names import higher_is_better, is_percent, named, takes_of
+from . import metric_functions as functions
+from .metric_catalogue import higher_is_better, is_percent, public_name
+from .metric_names import named, takes_of
 
 _OF_TASK = {
     "classification": "accuracy",
@@ -59,8 +62,10 @@ def described(metric: Any, judging: Judging, targets: Any, output: Any) -> Descr
         return named(_default(judging, targets), judging, targets, output), None
     if isinstance(metric, str):
         names = [part.strip() for part in metric.split(",") if part.strip()]
-        found = [named(name, judging, targets, output) for name in names]
-        return _directed(_with_others(found), direction), None
+        if not names:
+            raise MetricError("metric is an empty name; leave it out for the default of the task")
+        found = [named(name, judging, targets, output, None if at else direction) for at, name in enumerate(names)]
+        return _with_others(found), None
     return _of_object(metric, judging, targets, output, direction)
 
 
@@ -72,23 +77,52 @@ def _of_object(metric: Any, judging: Judging, targets: Any, output: Any, directi
         from torchmetrics import Metric, MetricCollection
     else:
         Metric = MetricCollection = type("Absent", (), {})
-    if isinstance(metric, type) and issubclass(metric, Metric):
-        return _directed(named(metric.__name__.lstrip("_"), judging, targets, output), direction), None
+    if isinstance(metric, type) and issubclass(metric, (Metric, torch.nn.modules.loss._Loss)):
+        return _of_class(metric, judging, targets, output, direction)
     if isinstance(metric, (list, Mapping, MetricCollection)) and not isinstance(metric, Metric):
         return _collection(metric, judging, targets, output, direction)
     if isinstance(metric, Metric):
         return _collection({type(metric).__name__.lstrip("_"): metric}, judging, targets, output, direction)
     if isinstance(metric, torch.nn.modules.loss._Loss):
-        if getattr(metric, "reduction", "mean") == "sum":
-            raise MetricError("a loss whose reduction is 'sum' grows with the data; give one with reduction='mean'")
-        return _travelling(metric, "loss", type(metric).__name__, direction or "min")
+        return _loss(metric, type(metric).__name__, direction)
     if hasattr(metric, "_score_func") and hasattr(metric, "_sign"):
-        return _scorer(metric, direction, judging)
+        wants_scores = any("proba" in str(part) or "decision" in str(part) for part in [metric._response_method])
+        direction = direction or ("max" if metric._sign > 0 else "min")
+        return functions.sklearn_metric(metric._score_func, dict(metric._kwargs), direction, judging, wants_scores)
     if not callable(metric):
         raise MetricError(f"metric must be a name, a metric or a callable, not a {type(metric).__name__}")
-    if getattr(metric, "__module__", "").startswith("sklearn."):
-        return _sklearn(metric, {}, direction, judging, _sklearn_takes(metric.__name__, judging))
-    return _travelling(metric, "callable", _name_of(metric), direction or "max")
+    return _of_function(metric, judging, targets, output, direction)
+
+
+def _of_class(cls: Any, judging: Judging, targets: Any, output: Any, direction: str | None) -> Described:
+    name = cls.__name__.lstrip("_")
+    if not cls.__module__.startswith("torchmetrics."):
+        raise MetricError(f"metric {name} is a class: give an instance of it, metric={name}(...)")
+    return named(name, judging, targets, output, direction), None
+
+
+def _of_function(metric: Any, judging: Judging, targets: Any, output: Any, direction: str | None) -> Described:
+    function, keywords = functions.unwrapped(metric)
+    if functions.module_of(function).startswith("sklearn."):
+        return functions.sklearn_metric(function, keywords, direction, judging)
+    if (loss := functions.loss_of(function, keywords)) is not None:
+        return _loss(loss, function.__name__, direction)
+    if functions.module_of(function).startswith("torchmetrics.functional"):
+        instance = functions.functional_instance(function, keywords)
+        if instance is not None:
+            return _collection({function.__name__: instance}, judging, targets, output, direction)
+    name = _name_of(function)
+    direction = direction or functions.said_direction(function)
+    found, travels = _travelling(metric, "callable", name, direction)
+    if functions.takes_targets_first(metric):
+        found["takes_targets_first"] = True
+    return found, travels
+
+
+def _loss(loss: Any, name: str, direction: str | None) -> Described:
+    if getattr(loss, "reduction", "mean") == "sum":
+        raise MetricError("a loss whose reduction is 'sum' grows with the data; give one with reduction='mean'")
+    return _travelling(loss, "loss", name, direction or "min")
 
 
 def _collection(metrics: Any, judging: Judging, targets: Any, output: Any, direction: str | None) -> Described:
@@ -97,10 +131,11 @@ def _collection(metrics: Any, judging: Judging, targets: Any, output: Any, direc
     items = list(metrics.items()) if hasattr(metrics, "items") else [(_name_of(item), item) for item in metrics]
     if not items:
         raise MetricError("a collection of metrics is empty; give at least one")
-    found, instances = [], {}
+    found: list[dict[str, Any]] = []
+    instances = {}
     for name, item in items:
         if isinstance(item, str):
-            found.append(named(item, judging, targets, output))
+            found.append(named(item, judging, targets, output, direction if not found else None))
             continue
         if not isinstance(item, Metric):
             raise MetricError(
@@ -113,54 +148,37 @@ def _collection(metrics: Any, judging: Judging, targets: Any, output: Any, direc
 
 
 def _instance(name: str, metric: Any, judging: Judging, direction: str | None) -> dict[str, Any]:
+    title = public_name(type(metric))
+    if type(metric).__module__.startswith(("torchmetrics.wrappers", "torchmetrics.aggregation")):
+        raise MetricError(
+            f"{title} wraps or gathers other numbers; give the metric itself, which is reported with an interval"
+        )
+    if getattr(metric, "reduction", None) == "sum":
+        raise MetricError(f"a {title} whose reduction is 'sum' grows with the data; give one with reduction='mean'")
+    if hasattr(metric, "data_range") and metric.data_range is None:
+        raise MetricError(
+            f"{title} takes its range from every batch anew, so that the number depends on the batches: give it with "
+            "data_range=..."
+        )
     higher = {"max": True, "min": False}.get(direction or "", higher_is_better(type(metric)))
     if higher is None:
         raise MetricError(f"{name} does not say whether more is better: give ({name}(...), 'max') or (..., 'min')")
     return {
         "name": name,
         "kind": "instance",
-        "takes": takes_of(type(metric), judging),
+        "takes": takes_of(type(metric), judging, str(getattr(metric, "input_format", "one-hot"))),
         "higher_is_better": higher,
         "percent": is_percent(type(metric).__name__),
         "digest": digest(metric),
     }
 
 
-def _scorer(scorer: Any, direction: str | None, judging: Judging) -> Described:
-    """Describe a scorer of scikit-learn by its function, options and sign."""
-    wants_scores = any("proba" in str(part) or "decision" in str(part) for part in [scorer._response_method])
-    direction = direction or ("max" if scorer._sign > 0 else "min")
-    takes = _sklearn_takes(scorer._score_func.__name__, judging, wants_scores)
-    return _sklearn(scorer._score_func, dict(scorer._kwargs), direction, judging, takes)
-
-
-def _sklearn(
-    function: Any, options: Mapping[str, Any], direction: str | None, judging: Judging, takes: str
-) -> Described:
-    from functools import partial
-
-    name = function.__name__
-    if direction is None:
-        direction = "max" if name.endswith("_score") or name == "roc_auc_score" else "min"
-        if not name.endswith(("_score", "_error", "_loss", "_deviance")) and not name.startswith("d2_"):
-            raise MetricError(f"{name} does not say whether more is better: give ({name}, 'max') or ({name}, 'min')")
-    found, travels = _travelling(partial(function, **options), "sklearn", name, direction)
-    return {**found, "takes": takes}, travels
-
-
-def _sklearn_takes(name: str, judging: Judging, wants_scores: bool = False) -> str:
-    if judging.task == "regression" or judging.labels == "values":
-        return "aligned"
-    if wants_scores or name in ("roc_auc_score", "average_precision_score", "log_loss", "brier_score_loss"):
-        return "binary" if judging.task == "binary" else "multilabel" if judging.task == "multilabel" else "scores"
-    return "classes-pair"
-
-
-def _travelling(item: Any, kind: str, name: str, direction: str) -> Described:
+def _travelling(item: Any, kind: str, name: str, direction: str | None) -> Described:
     found = {
         "name": name,
         "kind": kind,
-        "higher_is_better": direction == "max",
+        # None stands until the metric was tried.
+        "higher_is_better": None if direction is None else direction == "max",
         "percent": False,
         "digest": digest(item),
     }
@@ -181,10 +199,6 @@ def _with_others(found: list[dict[str, Any]]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise MetricError(f"metrics have the same name: {', '.join(names)}; give a dict of names and metrics")
     return {**first, "others": others} if others else first
-
-
-def _directed(found: dict[str, Any], direction: str | None) -> dict[str, Any]:
-    return found if direction is None else {**found, "higher_is_better": direction == "max"}
 
 
 def _default(judging: Judging, targets: Any) -> str:

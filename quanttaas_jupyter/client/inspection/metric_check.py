@@ -12,11 +12,19 @@ from ...core.errors import MetricError
 from ...core.failures import StageError, explain
 from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.judge import Judge, Measure
+from .metric_direction import tried_direction
 
 _KINDS = 8
 """Batches of different shapes that the model is run on, at most, to see whether they can be joined."""
 
-_CANNOT_FIT = ("cannot be computed", "cannot be made", "do not fit", "numbers", "to compute the metric from")
+_CANNOT_FIT = (
+    "cannot be computed",
+    "cannot be made",
+    "do not fit",
+    "gives ",
+    "to compute the metric from",
+    "does not leave out",
+)
 """What a reason says that holds for all samples; a few may lack a class or all variance."""
 
 
@@ -40,6 +48,13 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
     if found["kind"] == "callable":
         value = _called(measure, outputs, targets)
         found["per_sample"] = _is_one_a_sample(value, found["name"], batch.samples, targets)
+        if found["higher_is_better"] is None:
+            found["higher_is_better"] = tried_direction(
+                _function_of(measure), found["name"], measure.processed(outputs), targets, measure.judging
+            )
+        if found["higher_is_better"]:
+            # Of a metric of a person's own the direction is told, whichever it is.
+            found["shown"] = f"{found['name']} (more is better)"
     try:
         judge = Judge(dataclasses.replace(measure, metric=found), batch.samples, is_compared=False)
         judge.update(outputs, targets)
@@ -87,9 +102,15 @@ def _refuse_raw_boxes(measure: Measure, outputs: Any) -> None:
         )
 
 
+def _function_of(measure: Measure) -> Callable[[Any, Any], Any]:
+    """Return a person's function as one of outputs and targets."""
+    function = measure.function
+    return (lambda o, t: function(t, o)) if measure.metric.get("takes_targets_first") else function
+
+
 def _called(measure: Measure, outputs: Any, targets: Any) -> Any:
     try:
-        return measure.function(measure.processed(outputs), targets)
+        return _function_of(measure)(measure.processed(outputs), targets)
     except StageError as error:
         raise MetricError(str(error)) from None
     except Exception as error:
@@ -99,6 +120,8 @@ def _called(measure: Measure, outputs: Any, targets: Any) -> Any:
 def _is_one_a_sample(value: Any, name: str, samples: int, targets: Any) -> bool:
     import numpy as np
 
+    if value is None:
+        raise MetricError(f"metric {name!r} returned None; return one number, or one a sample")
     try:
         values = np.asarray(value.detach() if hasattr(value, "detach") else value, dtype=float)
     except (TypeError, ValueError):
@@ -110,6 +133,10 @@ def _is_one_a_sample(value: Any, name: str, samples: int, targets: Any) -> bool:
             f"metric {name!r} cannot be used: it gave an array of shape {values.shape}; return one number, or one "
             "a sample"
         )
+    if np.isnan(values).any() and _vary(targets):
+        raise MetricError(
+            f"metric {name!r} is NaN on the first {samples} samples of --data: return a number, or one a sample"
+        )
     if values.size == 1:
         return False
     # Nodes of a graph and their labels may differ in number.
@@ -120,3 +147,24 @@ def _is_one_a_sample(value: Any, name: str, samples: int, targets: Any) -> bool:
             f"(got {len(values)} for {samples})"
         )
     return True
+
+
+def _vary(targets: Any) -> bool:
+    """Whether targets differ: of equal ones, some metrics are not defined."""
+    import torch
+
+    leaves = [leaf for _, leaf in flatten(targets)[0] if isinstance(leaf, torch.Tensor) and leaf.numel()]
+    return not leaves or any(bool((leaf != leaf.flatten()[0]).any()) for leaf in leaves)
+
+
+def notes_on(found: dict[str, Any]) -> list[str]:
+    """Return sentences on how a metric is called."""
+    notes, name = [], found["name"]
+    if found.get("takes_targets_first"):
+        notes.append(f"{name} is given targets first, then outputs, as the names of its parameters say")
+    if found["kind"] in ("callable", "sklearn") and not found.get("per_sample"):
+        notes.append(
+            f"{name} gives one number for everything, so it is called on all outputs and targets at once, and on ten "
+            "blocks of them for its interval"
+        )
+    return notes

@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
-from ...core.errors import MetricError, MissingDependency, did_you_mean
+from ...core.errors import MetricError, MissingDependency, QuantTaaSError, did_you_mean
 from ...core.understanding import Judging
+from . import metric_catalogue as catalogue
+from .metric_catalogue import Spelling, home_of, normal_name, public_name
 
-_HIGHER = {"accuracy": True, "r2": True, "perplexity": False, "agreement": True}
-_ALIASES = {
-    "f1": "F1Score",
-    "auc": "AUROC",
-    "map": "MeanAveragePrecision",
-    "miou": "JaccardIndex",
-    "iou": "JaccardIndex",
-    "mse": "MeanSquaredError",
-    "mae": "MeanAbsoluteError",
-    "mape": "MeanAbsolutePercentageError",
-    "psnr": "PeakSignalNoiseRatio",
-    "ssim": "StructuralSimilarityIndexMeasure",
-    "mcc": "MatthewsCorrCoef",
-    "pearson": "PearsonCorrCoef",
-    "spearman": "SpearmanCorrCoef",
-    "dice": "DiceScore",
-}
-_MODULES = (
-    "torchmetrics",
-    "torchmetrics.classification",
-    "torchmetrics.detection",
-    "torchmetrics.segmentation",
-    "torchmetrics.image",
-    "torchmetrics.regression",
-    "torchmetrics.text",
-    "torchmetrics.audio",
-    "torchmetrics.retrieval",
-    "torchmetrics.clustering",
-    "torchmetrics.nominal",
-    "torchmetrics.shape",
-)
-_PERCENT = (
-    "accuracy",
-    "agreement",
-    "precision",
-    "recall",
-    "f1score",
-    "fbetascore",
-    "specificity",
-    "jaccardindex",
-    "auroc",
-    "averageprecision",
-    "meaniou",
-    "dicescore",
-    "meanaverageprecision",
-    "exactmatch",
-)
+_HIGHER = {"accuracy": True, "balancedaccuracy": True, "r2": True, "perplexity": False, "agreement": True}
+_TITLES = {"balancedaccuracy": "balanced_accuracy"}
 _OF_BOXES = (
     "meanaverageprecision",
     "intersectionoverunion",
@@ -67,106 +21,174 @@ _OF_BOXES = (
     "generalizedintersectionoverunion",
 )
 """Metrics that TorchMetrics offers only where torchvision is installed."""
-_DIRECTIONS = {
-    "specificity": True,
-    "negativepredictivevalue": True,
-    "pearsoncorrcoef": True,
-    "kendallrankcorrcoef": True,
-    "randscore": True,
-    "adjustedrandscore": True,
-    "adjustedmutualinfoscore": True,
-    "normalizedmutualinfoscore": True,
-    "eer": False,
-}
-"""Whether more is better, of classes of TorchMetrics that do not say."""
 _NETWORKS = {"model_name_or_path", "feature", "net_type", "generator"}
 """Parameters by which classes of TorchMetrics name a network that they download."""
+_NO_NUMBERS = ("confusionmatrix", "roc", "precisionrecallcurve", "statscores")
+_OF_OTHERS = {
+    "qualitywithnoreference": ["preds", "dicts of pictures"],
+    "spatialdistortionindex": ["preds", "dicts of pictures"],
+    "continuousrankedprobabilityscore": ["several predictions a target"],
+}
+"""What classes take whose parameters have the names of predictions and targets, but not the meaning."""
+_DIMENSIONS = {
+    "torchmetrics.audio": (2, "sounds (samples, time)"),
+    "torchmetrics.image": (4, "pictures (samples, channels, height, width)"),
+}
+_OTHER_DIMENSIONS = {
+    "sourceaggregatedsignaldistortionratio": (3, "sounds (samples, speakers, time)"),
+    "complexscaleinvariantsignalnoiseratio": (4, "spectra (samples, frequency, time, 2)"),
+    "spatialcorrelationcoefficient": (3, "pictures (samples, height, width)"),
+    "peaksignalnoiseratio": (1, "values"),
+}
+"""Least dimensions of targets: with fewer, samples would be taken for time or space."""
+_OF_ONE_CLASS = ("f1score", "fbetascore", "precision", "recall", "specificity", "averageprecision")
+"""Metrics that, of two classes, are those of the second one: what they are of both together says little."""
+_OVER_ALL = ("meansquarederror", "meanabsoluteerror")
+"""Metrics whose value over all columns is the mean of their values in each."""
+_HALF_RANGE = 127
+"""Value that whole-numbered pictures exceed where their range is 0 to 255; below it, it might be another."""
 
 
-def named(name: str, judging: Judging, targets: Any = None, output: Any = None) -> dict[str, Any]:
-    """Describe a metric by its name. Raises MetricError where it is unknown or cannot be made for this task."""
-    normal = normal_name(name)
+def named(
+    name: str, judging: Judging, targets: Any = None, output: Any = None, direction: str | None = None
+) -> dict[str, Any]:
+    """Describe a metric by its name.
+
+    Args:
+        name: The name, in any spelling.
+        judging: How outputs are compared with targets.
+        targets: Targets of some samples; None without labels.
+        output: The judged output of these samples; None where it is no tensor.
+        direction: What a person said is better, ``max`` or ``min``; None if nothing.
+
+    Raises:
+        MetricError: It is unknown, or cannot be made for this task.
+    """
+    spelling = catalogue.spelt(name)
+    normal = spelling.normal
     if normal != "agreement" and targets is None:
         raise MetricError(f"metric {name!r} needs labels, but --data has none; use metric 'agreement'")
-    _refuse_other_task(name, normal, judging, is_text=_is_text(output, targets))
-    if normal in _HIGHER and not (normal == "perplexity" and judging.class_dim is None):
-        return {
-            "name": normal,
-            "kind": "built-in",
-            "higher_is_better": _HIGHER[normal],
-            "percent": normal in ("accuracy", "agreement"),
-            "digest": normal,
-        }
-    cls = torchmetrics_class(name)
-    if cls is None and normal_name(_ALIASES.get(normal, name)) in _OF_BOXES:
-        raise MissingDependency(f"metric {name!r} needs torchvision: pip install 'quanttaas-jupyter[detection]'")
-    if cls is None:
-        known = {key: found.__name__.lstrip("_") for key, found in known_classes().items()} | {
-            key: key for key in _HIGHER
-        }
-        hint = did_you_mean(normal, known, "see torchmetrics for names.", titles=known)
-        raise MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
-    _refuse_other_arguments(cls)
-    cls, takes, options = _for_task(cls, judging, targets, output)
-    higher = higher_is_better(cls)
-    shown = cls.__name__.lstrip("_")
-    if higher is None:
-        raise MetricError(
-            f"TorchMetrics does not say whether a higher {shown} is better; give (metric, 'max' or 'min')"
+    is_built_in = normal in _HIGHER and not spelling.options
+    cls = None if is_built_in else catalogue.torchmetrics_class(name)
+    _refuse_other_task(name, spelling, cls, judging, is_text=_is_text(output, targets))
+    if is_built_in:
+        return _directed(
+            {
+                "name": _TITLES.get(normal, normal),
+                "kind": "built-in",
+                "higher_is_better": _HIGHER[normal],
+                "percent": normal.endswith(("accuracy", "agreement")),
+                "digest": normal,
+            },
+            direction,
         )
-    return {
-        "name": torchmetrics_name(name),
+    if cls is None:
+        raise _unknown(name, normal)
+    _refuse_other_arguments(cls)
+    _refuse_other_shapes(cls, targets)
+    cls, takes, options, remark = _for_task(cls, spelling, judging, targets, output)
+    _refuse_tables(cls)
+    higher = catalogue.higher_is_better(cls)
+    if higher is None and direction is None:
+        shown = public_name(cls)
+        raise MetricError(
+            f"TorchMetrics does not say whether a higher {shown} is better; give ({name!r}, 'max') or ({name!r}, 'min')"
+        )
+    title = catalogue.torchmetrics_name(name)
+    found = {
+        "name": title,
+        "shown": f"{title} ({remark})" if remark and not spelling.shown else title,
         "kind": "torchmetrics",
-        "class": f"{_home_of(cls)}.{_public_name(cls)}",
+        "class": f"{home_of(cls)}.{public_name(cls)}",
         "options": options,
         "takes": takes,
-        "higher_is_better": higher,
-        "percent": is_percent(shown),
-        "digest": f"{shown}{sorted(options.items())}",
+        "is_mean": remark.startswith("mean of"),
+        "higher_is_better": bool(higher),
+        "percent": catalogue.is_percent(public_name(cls)),
+        "digest": f"{public_name(cls)}{sorted(options.items())}",
     }
+    return _directed(found, direction)
+
+
+def _directed(found: dict[str, Any], direction: str | None) -> dict[str, Any]:
+    return found if direction is None else {**found, "higher_is_better": direction == "max"}
+
+
+def _unknown(name: str, normal: str) -> QuantTaaSError:
+    if normal in _OF_BOXES:
+        return MissingDependency(f"metric {name!r} needs torchvision: pip install 'quanttaas-jupyter[detection]'")
+    known = {key: public_name(found) for key, found in catalogue.known_classes().items()}
+    known |= {key: _TITLES.get(key, key) for key in _HIGHER}
+    hint = did_you_mean(normal, known, "see torchmetrics for names.", titles=known)
+    return MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
+
+
+def _refuse_tables(cls: Any) -> None:
+    if normal_name(catalogue.plain_title(cls)) in _NO_NUMBERS:
+        raise MetricError(
+            f"{public_name(cls)} gives a table or a curve, not one number: name a metric made of it, such as F1Score, "
+            "AUROC or AveragePrecision, or give a function (outputs, targets) -> score"
+        )
 
 
 def _refuse_other_arguments(cls: Any) -> None:
     """Raise MetricError for a class that compares no outputs with targets, or that downloads a network."""
     if _NETWORKS & set(inspect.signature(cls.__init__).parameters):
-        raise MetricError(f"{_public_name(cls)} downloads a network of its own; give an instance of it")
+        raise MetricError(f"{public_name(cls)} downloads a network of its own; give an instance of it")
+    if cls.__module__.startswith("torchmetrics.wrappers") or public_name(cls).startswith("Running"):
+        raise MetricError(
+            f"{public_name(cls)} wraps other metrics; give the metric itself, which is reported with an interval"
+        )
     parameters = [p for name, p in inspect.signature(cls.update).parameters.items() if name != "self"]
     # The classes that choose a task on construction have no update of their own.
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = _OF_OTHERS.get(normal_name(public_name(cls)), needed)
     if needed and needed not in (["preds", "target"], ["preds", "targets"], ["pred", "target"]):
         raise MetricError(
-            f"{_public_name(cls)} takes {', '.join(needed)} instead of predictions and targets; give a function "
+            f"{public_name(cls)} takes {', '.join(needed)} instead of predictions and targets; give a function "
             "(outputs, targets) -> score that calls it"
         )
 
 
-def _refuse_other_task(name: str, normal: str, judging: Judging, is_text: bool) -> None:
+def _refuse_other_shapes(cls: Any, targets: Any) -> None:
+    """Raise MetricError where targets have fewer dimensions than a metric of sounds or pictures takes."""
+    name, home = public_name(cls), ".".join(cls.__module__.split(".")[:2])
+    least, what = _OTHER_DIMENSIONS.get(normal_name(name), _DIMENSIONS.get(home, (0, "")))
+    if 0 < getattr(targets, "ndim", least) < least:
+        raise MetricError(f"{name} compares {what}, but targets have shape {tuple(targets.shape)}; name another metric")
+
+
+def _refuse_other_task(name: str, spelling: Spelling, cls: Any, judging: Judging, is_text: bool) -> None:
     """Raise MetricError where a metric of classes meets values, one of values meets scores, or two tasks differ."""
-    # Looking up a class imports TorchMetrics, which takes seconds.
-    cls = None if normal in _HIGHER else torchmetrics_class(name)
     home = cls.__module__ if cls is not None else ""
-    is_of_classes = normal == "accuracy" or home.startswith(
-        ("torchmetrics.classification", "torchmetrics.segmentation")
+    is_of_classes = spelling.normal.endswith("accuracy") or home.startswith(
+        ("torchmetrics.classification", "torchmetrics.segmentation", "torchmetrics.clustering", "torchmetrics.nominal")
     )
     of_values = ("torchmetrics.regression", "torchmetrics.image", "torchmetrics.audio")
-    is_of_values = normal == "r2" or home.startswith(of_values)
+    is_of_values = spelling.normal == "r2" or home.startswith(of_values)
     has_classes = judging.labels in ("ids", "one-hot")
     task = judging.task or "none that can be told"
-    if is_of_classes and not has_classes:
+    if (is_of_classes and not has_classes) or (spelling.normal == "perplexity" and judging.class_dim is None):
         raise MetricError(
             f"metric {name!r} compares classes, but the task is {task}: say --task classification or binary"
         )
     if is_of_values and has_classes and judging.scores == "logits":
         raise MetricError(f"metric {name!r} compares values, but the task is {task}: say --task regression")
     of_text = home.startswith(("torchmetrics.text", "torchmetrics.functional.text"))
-    if of_text and not is_text and _plain(cls) != "perplexity":
+    if of_text and not is_text and normal_name(catalogue.plain_title(cls)) != "perplexity":
         raise MetricError(
             f"metric {name!r} compares strings: give --postprocess FUNCTION that makes strings of outputs"
         )
-    own = next((kind for kind in ("binary", "multiclass", "multilabel") if normal.startswith(kind)), "")
+    if home.startswith("torchmetrics.segmentation") and judging.task == "multilabel":
+        raise MetricError(f"metric {name!r} compares one class a place, but the task is multilabel; name another one")
+    own = next((kind for kind in ("binary", "multiclass", "multilabel") if spelling.normal.startswith(kind)), "")
     prefix = {"binary": "binary", "multilabel": "multilabel"}.get(judging.task or "", "multiclass")
-    if own and own != prefix:
+    if own and own != prefix and not (own == "binary" and _has_two_scores(judging)):
         raise MetricError(f"metric {name!r} is one of another task: this one is {task}; --task says otherwise")
+
+
+def _has_two_scores(judging: Judging) -> bool:
+    return judging.class_dim is not None and judging.classes == 2
 
 
 def _is_text(output: Any, targets: Any) -> bool:
@@ -174,49 +196,45 @@ def _is_text(output: Any, targets: Any) -> bool:
     return output is None and isinstance(targets, list) and all(isinstance(target, str) for target in targets)
 
 
-def _plain(cls: Any) -> str:
-    """Return the normal name of a class without the task in it."""
-    name = cls.__name__.removeprefix("Binary").removeprefix("Multiclass").removeprefix("Multilabel")
-    return normal_name(name)
-
-
-def torchmetrics_class(name: str) -> Any:
-    """Return the class of TorchMetrics that a name means, in any spelling; None where there is none."""
-    normal = normal_name(name)
-    return known_classes().get(normal_name(_ALIASES.get(normal, name)))
-
-
-def torchmetrics_name(name: str) -> str:
-    """Return the public name of the class that a name means."""
-    normal = normal_name(name)
-    if normal in ("miou", "map"):
-        return {"miou": "mIoU", "map": "mAP"}[normal]
-    found = torchmetrics_class(name)
-    return _public_name(found) if found is not None else name
-
-
-def _for_task(cls: Any, judging: Judging, targets: Any, output: Any) -> tuple[Any, str, dict[str, Any]]:
-    """Return the class that fits the task, what it takes, and the options that follow from the task."""
-    classification = importlib.import_module("torchmetrics.classification")
+def _for_task(
+    cls: Any, spelling: Spelling, judging: Judging, targets: Any, output: Any
+) -> tuple[Any, str, dict[str, Any], str]:
+    """Return the class that fits the task, what it takes, the options that follow, and what they say of the number."""
+    average, remark = catalogue.default_average(cls), ""
     prefix = {"binary": "Binary", "multilabel": "Multilabel"}.get(judging.task or "", "Multiclass")
-    plain = cls.__name__.removeprefix("Binary").removeprefix("Multiclass").removeprefix("Multilabel")
-    fitting = getattr(classification, f"{prefix}{plain}", None)
-    if fitting is not None and judging.labels in ("ids", "one-hot"):
-        cls = fitting
+    title = catalogue.plain_title(cls)
+    if _has_two_scores(judging) and "average" not in spelling.options and normal_name(title) in _OF_ONE_CLASS:
+        prefix, remark = "Binary", "of class 1"
+    if judging.labels in ("ids", "one-hot") and cls.__name__ == title:
+        fitting = catalogue.of_task(cls, prefix)
+        if fitting is None and cls.__module__.startswith("torchmetrics.classification"):
+            raise MetricError(f"{title} has no form for the task {judging.task}; name another metric")
+        cls = fitting or cls
     takes, options = takes_of(cls, judging), {}
     parameters = inspect.signature(cls.__init__).parameters
+    columns = _columns(output)
+    over_all = normal_name(public_name(cls)) in _OVER_ALL
     known = {
         "num_classes": judging.classes,
         "num_labels": judging.classes,
         "ignore_index": judging.ignore_label,
-        "data_range": _data_range(targets),
-        "input_format": "index" if takes == "classes-pair" else None,
-        "num_outputs": _columns(output),
+        "data_range": _data_range(cls, targets) if "data_range" in parameters else None,
+        "num_outputs": None if over_all else columns,
+        "reduction": "mean" if _is_sum(parameters) else None,
+        "average": average or _even(parameters),
         "backend": _backend_of(cls),
+        **spelling.options,
     }
     for name, value in known.items():
         if name in parameters and value is not None:
             options[name] = value
+    unknown = [name for name in spelling.options if name not in parameters]
+    if unknown:
+        raise MetricError(f"{public_name(cls)} has no {unknown[0]} for this task; give the metric without it")
+    if not remark and isinstance(options.get("average"), str):
+        remark = options["average"]
+    if "num_outputs" in options and (columns or 1) > 1:
+        remark = f"mean of {columns} columns"
     missing = [
         name
         for name, parameter in parameters.items()
@@ -227,19 +245,19 @@ def _for_task(cls: Any, judging: Judging, targets: Any, output: Any) -> tuple[An
     ]
     if missing:
         raise MetricError(
-            f"metric {_public_name(cls)} needs {', '.join(missing)}, which does not follow from the data: give an "
-            f"instance, metric={_home_of(cls)}.{_public_name(cls)}({missing[0]}=...)"
+            f"metric {public_name(cls)} needs {', '.join(missing)}, which does not follow from the data: give an "
+            f"instance, metric={home_of(cls)}.{public_name(cls)}({missing[0]}=...)"
         )
-    return cls, takes, options
+    return cls, takes, options, remark
 
 
-def takes_of(cls: Any, judging: Judging) -> str:
-    """Return how a class of TorchMetrics takes outputs and targets; see ``techniques.evaluate.metrics.taken``."""
+def takes_of(cls: Any, judging: Judging, input_format: str = "one-hot") -> str:
+    """Return how a class of TorchMetrics takes outputs and targets; see ``techniques.evaluate.taken``."""
     name, home = normal_name(cls.__name__), cls.__module__
     if home.startswith(("torchmetrics.detection", "torchmetrics.text", "torchmetrics.functional.text")):
         return "logits" if name == "perplexity" else "raw"
     if home.startswith("torchmetrics.segmentation"):
-        return "classes-pair"
+        return {"index": "classes-pair", "mixed": "one-hot-mixed"}.get(input_format, "one-hot-pair")
     if home.startswith("torchmetrics.classification"):
         if name.startswith("binary") or (not name.startswith("multi") and judging.task == "binary"):
             return "binary"
@@ -253,16 +271,35 @@ def takes_of(cls: Any, judging: Judging) -> str:
     return "raw"
 
 
-def _data_range(targets: Any) -> float | None:
-    """Return the range of pictures: 255 for whole numbers, 1 for values between zero and one, or None."""
+def _even(parameters: Any) -> str | None:
+    """Return the average of all classes evenly, for metrics that give one number a class otherwise."""
+    return "macro" if "average" in parameters and parameters["average"].default is None else None
+
+
+def _is_sum(parameters: Any) -> bool:
+    return "reduction" in parameters and parameters["reduction"].default == "sum"
+
+
+def _data_range(cls: Any, targets: Any) -> float:
+    """Return the range of pictures: 1 for values from zero to one, 255 for whole numbers of eight bits.
+
+    Raises:
+        MetricError: It is another one, which targets do not tell.
+    """
     import torch
 
-    if not isinstance(targets, torch.Tensor):
-        return None
-    low, high = float(targets.min()), float(targets.max())
-    if not targets.is_floating_point():
-        return 255.0
-    return 1.0 if low >= 0 and high <= 1 else None
+    said = "targets"
+    if isinstance(targets, torch.Tensor):
+        low, high = float(targets.min()), float(targets.max())
+        if targets.is_floating_point() and low >= 0 and high <= 1:
+            return 1.0
+        if not targets.is_floating_point() and low >= 0 and _HALF_RANGE < high <= 2 * _HALF_RANGE + 1:
+            return 255.0
+        said = f"targets from {low:.3g} to {high:.3g}"
+    raise MetricError(
+        f"{public_name(cls)} needs the range of the pictures, which {said} do not tell: give an instance, "
+        f"metric={home_of(cls)}.{public_name(cls)}(data_range=...)"
+    )
 
 
 def _backend_of(cls: Any) -> str | None:
@@ -276,70 +313,3 @@ def _backend_of(cls: Any) -> str | None:
 
 def _columns(output: Any) -> int | None:
     return int(output.shape[1]) if getattr(output, "ndim", 0) == 2 else 1 if output is not None else None
-
-
-@lru_cache(maxsize=1)
-def known_classes() -> dict[str, Any]:
-    """Return the classes of TorchMetrics by normal name."""
-    return {normal_name(name): cls for name, cls in _named_classes()}
-
-
-def _named_classes() -> Iterator[tuple[str, Any]]:
-    from torchmetrics import Metric
-
-    seen: set[str] = set()
-    for module in _MODULES:
-        found = importlib.import_module(module)
-        for name in getattr(found, "__all__", dir(found)):
-            cls = getattr(found, name, None)
-            if isinstance(cls, type) and issubclass(cls, Metric) and cls is not Metric and name not in seen:
-                seen.add(name)
-                yield name, cls
-
-
-@lru_cache(maxsize=1)
-def _homes() -> dict[Any, tuple[str, str]]:
-    """Where each class is public, and under which name; some have another one inside."""
-    from torchmetrics import Metric
-
-    found: dict[Any, tuple[str, str]] = {}
-    for module in _MODULES:
-        for name, cls in vars(importlib.import_module(module)).items():
-            if isinstance(cls, type) and issubclass(cls, Metric):
-                found.setdefault(cls, (module, name))
-    return found
-
-
-def _home_of(cls: Any) -> str:
-    return _homes().get(cls, (str(cls.__module__), ""))[0]
-
-
-def _public_name(cls: Any) -> str:
-    return _homes().get(cls, ("", str(cls.__name__)))[1]
-
-
-def higher_is_better(cls: Any) -> bool | None:
-    """Return whether more of a class of TorchMetrics is better; None if nothing says so."""
-    direct = getattr(cls, "higher_is_better", None)
-    if isinstance(direct, bool):
-        return direct
-    plain = _plain(cls)
-    if plain in _DIRECTIONS:
-        return _DIRECTIONS[plain]
-    tasks = importlib.import_module("torchmetrics.classification")
-    # The classes that choose a task on construction say nothing; the ones they choose from do.
-    for task in ("Multiclass", "Binary", "Multilabel"):
-        chosen = getattr(tasks, f"{task}{cls.__name__}", None)
-        if chosen is not None and isinstance(chosen.higher_is_better, bool):
-            return bool(chosen.higher_is_better)
-    return None
-
-
-def is_percent(name: str) -> bool:
-    """Return whether a class of TorchMetrics gives shares, which are shown in percent."""
-    return any(normal_name(name).endswith(part) for part in _PERCENT)
-
-
-def normal_name(name: str) -> str:
-    """Return a name without case, underscores, hyphens and spaces."""
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")

@@ -58,7 +58,7 @@ def test_names_of_torchmetrics_resolve_in_any_spelling(name: str, judging: Judgi
 def test_classes_and_ignored_labels_follow_from_the_task() -> None:
     found = describe("f1")
     assert found["class"] == "torchmetrics.classification.MulticlassF1Score"
-    assert found["options"] == {"num_classes": 3, "ignore_index": -100}
+    assert found["options"] == {"num_classes": 3, "ignore_index": -100, "average": "micro"}
 
 
 def test_a_metric_that_needs_more_is_asked_for_as_an_instance() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from quanttaas_jupyter.bundle.batches import Batch, Batches
+from quanttaas_jupyter.client.inspection import metric_catalogue as catalogue
 from quanttaas_jupyter.client.inspection import metric_names as names_of
 from quanttaas_jupyter.client.inspection.metric_check import tried
 from quanttaas_jupyter.core.errors import QuantTaaSError
@@ -25,6 +26,9 @@ def classes(count: int, *shape: int) -> torch.Tensor:
 
 
 LABELS, PIXELS, YES, TAGS, TOKENS = classes(3), classes(3, 8, 8), classes(2), classes(2, 3), classes(8, 6)
+VOID = classes(3, 8, 8)
+VOID[:, :2] = 255
+COLUMNS = draw(3).abs() + 0.1
 NUMBERS, PICTURES, SOUNDS = (
     draw().abs(),
     torch.rand(SAMPLES, 3, 48, 48, generator=GENERATOR),
@@ -34,6 +38,9 @@ SCORES = {"class_dim": 1, "classes": 3, "scores": "logits", "labels": "ids"}
 TASKS = {
     "classification": (draw(3), LABELS, Judging("classification", **SCORES)),  # type: ignore[arg-type]
     "segmentation": (draw(3, 8, 8), PIXELS, Judging("segmentation", **SCORES)),  # type: ignore[arg-type]
+    "void": (draw(3, 8, 8), VOID, Judging("segmentation", ignore_label=255, **SCORES)),  # type: ignore[arg-type]
+    "two scores": (draw(2), YES, Judging("classification", **{**SCORES, "classes": 2})),  # type: ignore[arg-type]
+    "columns": (COLUMNS + 0.1 * draw(3).abs(), COLUMNS, Judging("regression")),
     "binary": (draw() + YES, YES, Judging("binary", classes=2, scores="logits", labels="ids")),
     "multilabel": (draw(3) + TAGS, TAGS, Judging("multilabel", classes=3, scores="logits", labels="ids")),
     "numbers": (NUMBERS + 0.1, NUMBERS, Judging("regression")),
@@ -61,7 +68,7 @@ def works(name: str, task: str) -> bool:
 @pytest.mark.slow
 def test_names_of_torchmetrics_work_or_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    names = sorted({names_of.torchmetrics_name(name) for name in names_of.known_classes()})
+    names = sorted({catalogue.torchmetrics_name(name) for name in catalogue.known_classes()})
     found = {name: [task for task in TASKS if works(name, task)] for name in names}
     assert sum(bool(tasks) for tasks in found.values()) >= 100
     assert not [name for name in NO_NUMBER if found[name]]
@@ -74,6 +81,12 @@ def test_names_of_torchmetrics_work_or_are_refused_in_one_sentence(monkeypatch: 
     assert found["Perplexity"]
     assert not found["WordErrorRate"]
     assert not found["MeanMetric"]
+    of_samples = ("classification", "binary", "two scores")
+    assert all(task in of_samples for name in ("RandScore", "CramersV", "TheilsU") for task in found[name])
+    for name in ("DiceScore", "MeanIoU", "GeneralizedDiceScore", "EER", "LogAUC"):
+        assert {"segmentation", "void"} <= set(found[name])
+    for name in ("MeanSquaredError", "PearsonCorrCoef", "LogCoshError", "NormalizedRootMeanSquaredError"):
+        assert {"numbers", "columns"} <= set(found[name])
 
 
 @pytest.mark.parametrize(
@@ -87,6 +100,19 @@ def test_names_of_torchmetrics_work_or_are_refused_in_one_sentence(monkeypatch: 
         ("MeanMetric", "numbers", "takes value instead of predictions and targets"),
         ("RetrievalMAP", "binary", "takes preds, target, indexes"),
         ("BERTScore", "words", "compares strings"),
+        ("ConfusionMatrix", "classification", "gives a table or a curve, not one number"),
+        ("BootStrapper", "numbers", "wraps other metrics; give the metric itself"),
+        ("QualityWithNoReference", "pictures", "takes preds, dicts of pictures instead of"),
+        ("CRPS", "numbers", "unknown metric 'CRPS'"),
+        ("ContinuousRankedProbabilityScore", "numbers", "takes several predictions a target instead"),
+        ("CohenKappa", "multilabel", "CohenKappa has no form for the task multilabel"),
+        ("MeanIoU", "multilabel", "compares one class a place, but the task is multilabel"),
+        ("SignalNoiseRatio", "numbers", r"compares sounds \(samples, time\), but targets have shape \(64,\)"),
+        ("ssim", "columns", r"compares pictures .* but targets have shape \(64, 3\)"),
+        ("RandScore", "numbers", "compares classes, but the task is regression"),
+        ("perplexity", "numbers", "compares classes, but the task is regression"),
+        ("perplexity", "binary", "compares classes, but the task is binary"),
+        ("psnr", "sounds", r"needs the range of the pictures.*PeakSignalNoiseRatio\(data_range=\.\.\.\)"),
     ],
 )
 def test_a_name_of_another_task_says_so(name: str, task: str, sentence: str) -> None:
