@@ -1,7 +1,8 @@
 """Coverage of the 95 % intervals, by simulation: how often they hold the true value.
 
 Run as ``python -m benchmarks.intervals [--studies 1000]``. Each line is one metric on samples whose true value is known
-from a million of them; the share of intervals that hold it should be 94 to 96 %.
+from 200,000 of them; the share of intervals that hold it should be 94 to 96 %. With ``--cost`` a second table is
+printed instead: what intervals add to the time of an evaluation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.interval_cost import print_costs
 from quanttaas_jupyter.core.understanding import Judging
 from quanttaas_jupyter.techniques.evaluate.judge import Judge, Measure
 
@@ -113,7 +115,12 @@ def main() -> None:
     """Print one line a metric and number of samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000)
-    studies = parser.parse_args().studies
+    parser.add_argument("--cost", action="store_true", help="time evaluations with and without intervals")
+    asked = parser.parse_args()
+    if asked.cost:
+        print_costs()
+        return
+    studies = asked.studies
     print("| metric | samples | true value | coverage of 95 % | mean width | s a study |")
     print("|---|---|---|---|---|---|")
     for name, metric, judging, draw, counts in CASES:

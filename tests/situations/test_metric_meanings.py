@@ -245,6 +245,15 @@ def test_the_average_may_be_part_of_the_name(tmp_path: Path, average: str) -> No
     assert f"F1Score ({average})" in found.understanding.heading
 
 
+def test_several_averages_stand_beside_each_other(tmp_path: Path) -> None:
+    net, x, y = classes()
+    found = tried(tmp_path, net, (x, y), metric="f1, f1_macro, f1_weighted")
+    guess = net(x).argmax(1).numpy()
+    for average in ("macro", "weighted"):
+        right = sklearn.metrics.f1_score(y.numpy(), guess, average=average)
+        assert found.numbers[f"F1Score ({average})"] == pytest.approx(right, **CLOSE)
+
+
 @pytest.mark.parametrize("name", ["f1", "precision", "recall"])
 def test_of_two_scores_a_metric_of_one_class_is_that_of_the_second(tmp_path: Path, name: str) -> None:
     net, x, y = two_scores()

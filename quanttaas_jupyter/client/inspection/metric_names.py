@@ -95,9 +95,11 @@ def named(
             f"TorchMetrics does not say whether a higher {shown} is better; give ({name!r}, 'max') or ({name!r}, 'min')"
         )
     title = catalogue.torchmetrics_name(name)
+    shown = f"{title} ({remark})" if remark and not spelling.shown else title
     found = {
-        "name": title,
-        "shown": f"{title} ({remark})" if remark and not spelling.shown else title,
+        # Several averages may stand beside each other.
+        "name": shown if "average" in spelling.options else title,
+        "shown": shown,
         "kind": "torchmetrics",
         "class": f"{home_of(cls)}.{public_name(cls)}",
         "options": options,

@@ -107,12 +107,21 @@ def _bootstrap_t(values: np.ndarray, seed: int) -> tuple[float, float]:
     """Return the ends of a studentized bootstrap interval of a mean."""
     generator, count = np.random.default_rng(seed), len(values)
     mean, error = values.mean(), values.std(ddof=1) / math.sqrt(count)
+    # Around their mean, squares lose no digits, and one pass over the resamples gives their spread.
+    centred = values - mean
     quotients: list[np.ndarray] = []
     at_once = max(1, _DRAWN_AT_ONCE // count)
     for start in range(0, _RESAMPLES, at_once):
-        drawn = values[generator.integers(0, count, (min(at_once, _RESAMPLES - start), count))]
-        errors = drawn.std(axis=1, ddof=1) / math.sqrt(count)
-        has_spread = errors > 1e-12 * abs(error)
-        quotients.append((drawn.mean(axis=1)[has_spread] - mean) / errors[has_spread])
-    low, high = np.percentile(np.concatenate(quotients), [2.5, 97.5])
+        rows = min(at_once, _RESAMPLES - start)
+        drawn = centred[generator.integers(0, count, (rows, count), dtype=np.int32)]
+        shifts = drawn.mean(axis=1)
+        variances = (np.einsum("ij,ij->i", drawn, drawn) - count * shifts**2) / (count - 1)
+        errors = np.sqrt(variances.clip(min=0) / count)
+        has_spread = errors > 1e-6 * abs(error)
+        quotients.append(shifts[has_spread] / errors[has_spread])
+    found = np.concatenate(quotients)
+    if not found.size:
+        # The values differ by rounding alone.
+        return float(mean), float(mean)
+    low, high = np.percentile(found, [2.5, 97.5])
     return float(mean - high * error), float(mean - low * error)

@@ -75,8 +75,11 @@ def feed_of(metric: Any, described: Mapping[str, Any], judging: Judging) -> Feed
     is_of_samples = type(metric).__module__.startswith(_OF_SAMPLES)
     highest = described.get("options", {}).get("data_range")
 
+    counts_all = takes in _OF_CLASSES or (name == _OF_EDGES and takes != "raw")
+    counts_all = counts_all and judging.ignore_label not in (None, getattr(metric, "ignore_index", None))
+
     def feed(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any]:
-        if takes in _OF_CLASSES or (name == _OF_EDGES and takes != "raw"):
+        if counts_all:
             _refuse_ignored(metric, name, judged(outputs, targets, judging)[1], judging)
         predictions, labels = taken(takes, outputs, targets, judging, classes)
         if is_of_samples:
@@ -110,7 +113,7 @@ def places(takes: str, outputs: Any, targets: Any, judging: Judging) -> tuple[An
 def _refuse_ignored(metric: Any, name: str, target: Tensor, judging: Judging) -> None:
     """Raise StageError where labels that count nowhere are there, and the metric was not told which they are."""
     ignored = judging.ignore_label
-    if ignored is None or getattr(metric, "ignore_index", None) == ignored or not bool((target == ignored).any()):
+    if not bool((target == ignored).any()):
         return
     if hasattr(metric, "ignore_index"):
         hint = f"give it with ignore_index={ignored}"

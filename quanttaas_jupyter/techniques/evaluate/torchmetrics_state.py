@@ -22,7 +22,8 @@ class TorchmetricsState:
     """What a metric of TorchMetrics keeps of the samples it saw.
 
     States are plain values that are put into one metric when it updates or computes: copies of a metric, and its own
-    way to merge, cost more than the sums that they hold.
+    way to merge, cost more than the sums that they hold. Its methods are those of its class: what an instance wraps
+    around them is for several processes and for values that are kept.
     """
 
     def __init__(self, metric: torchmetrics.Metric, is_mean: bool = False) -> None:
@@ -36,7 +37,7 @@ class TorchmetricsState:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._metric.update(*arguments)
+                type(self._metric).update(self._metric, *arguments)
         except Exception as error:
             raise self._failure(error) from error
         self._values = {name: vars(self._metric)[name] for name in self._metric._defaults}
@@ -59,7 +60,7 @@ class TorchmetricsState:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = self._metric.compute()
+                found = type(self._metric).compute(self._metric)
         except Exception as error:
             raise self._failure(error) from error
         name = type(self._metric).__name__.lstrip("_")
@@ -71,9 +72,6 @@ class TorchmetricsState:
     def _load(self) -> None:
         # Tensors that are no parameters are plain attributes of a module, which takes its time to set them.
         vars(self._metric).update(self._values or self._empty())
-        # What was computed last, and how many updates that rested on, is of another state.
-        self._metric._computed = None
-        self._metric._update_count = int(self._has_seen)
 
     def _empty(self) -> dict[str, Any]:
         # Some metrics learn from their first samples which states they have.

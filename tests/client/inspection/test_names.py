@@ -89,6 +89,11 @@ def test_names_of_torchmetrics_work_or_are_refused_in_one_sentence(monkeypatch: 
         assert {"numbers", "columns"} <= set(found[name])
 
 
+def test_less_distortion_of_spectra_is_better_whatever_torchmetrics_says() -> None:
+    outputs, targets, judging = TASKS["pictures"]
+    assert not names_of.named("SpectralDistortionIndex", judging, targets, outputs)["higher_is_better"]
+
+
 @pytest.mark.parametrize(
     ("name", "task", "sentence"),
     [
