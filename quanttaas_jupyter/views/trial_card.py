@@ -76,8 +76,8 @@ def numbers(state: StudyState, trial: TrialState) -> list[Measurement]:
         add("MACs", fmt.count(metrics["macs"]))
     if (decibels := metrics.get("sqnr_db")) is not None:
         add("SQNR", fmt.decibels(decibels))
-    if known("kl") and not trial.is_baseline:
-        add("KL to the original", fmt.difference(metrics["kl"]), "nats a token")
+    if (nats := metrics.get("kl")) is not None and not trial.is_baseline:
+        add("KL to the original", fmt.difference(nats), "nats a token")
     return measurements
 
 

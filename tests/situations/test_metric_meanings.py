@@ -104,6 +104,7 @@ def test_less_of_a_functional_loss_is_better(tmp_path: Path) -> None:
         assert not found.understanding.higher_is_better
     net, x, y = classes()
     weight = torch.tensor([1.0, 2.0, 5.0])
+    cross: Any
     for index, cross in enumerate((functional.cross_entropy, partial(functional.cross_entropy, weight=weight))):
         found = tried(tmp_path / f"classes{index}", net, (x, y), metric=cross)
         assert found.metric == pytest.approx(float(cross(net(x), y)), rel=1e-5)

@@ -113,7 +113,7 @@ def places(takes: str, outputs: Any, targets: Any, judging: Judging) -> tuple[An
 def _refuse_ignored(metric: Any, name: str, target: Tensor, judging: Judging) -> None:
     """Raise StageError where labels that count nowhere are there, and the metric was not told which they are."""
     ignored = judging.ignore_label
-    if not bool((target == ignored).any()):
+    if ignored is None or not bool((target == ignored).any()):
         return
     if hasattr(metric, "ignore_index"):
         hint = f"give it with ignore_index={ignored}"
