@@ -348,38 +348,3 @@ def test_common_names_are_known(tmp_path: Path) -> None:
     found = tried(tmp_path / "one", net, (x, y.float()), metric="balanced_accuracy")
     right = sklearn.metrics.balanced_accuracy_score(y.flatten().numpy(), (chance > 0.5).numpy())
     assert found.metric == pytest.approx(right, **CLOSE)
-
-
-def test_a_steady_column_counts_as_scikit_learn_counts_it(tmp_path: Path) -> None:
-    net, x, y = several()
-    y[:, 2] = 1.0
-    found = tried(tmp_path, net, (x, y))
-    assert found.metric == pytest.approx(sklearn.metrics.r2_score(y.numpy(), net(x).detach().numpy()), rel=1e-5)
-
-
-def test_r2_of_pictures_is_one_over_all_places(tmp_path: Path) -> None:
-    x = pictures(0, 1)
-    x[:, :, :2] = 1e-3 * pictures(0, 1)[:, :, :2]
-    y = (0.9 * x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))).detach()
-    y[:, :, :2] = 1e-3 * x[:, :, :2]
-    found = tried(tmp_path, Scaled(), (x, y))
-    outputs, places = (0.9 * x).flatten(1).numpy(), y.flatten(1).numpy()
-    right = sklearn.metrics.r2_score(places, outputs, multioutput="variance_weighted")
-    assert found.metric == pytest.approx(right, rel=1e-4)
-
-
-def test_targets_far_from_zero_vary(tmp_path: Path) -> None:
-    net, x, y = values()
-    with torch.no_grad():
-        net.get_parameter("bias").add_(1e6)
-    y = 1e6 + 0.5 * torch.randn(300, 1, generator=torch.Generator().manual_seed(2))
-    found = tried(tmp_path, net, (x, y))
-    outputs = found.file()(x)[0].double().numpy()
-    assert found.metric == pytest.approx(sklearn.metrics.r2_score(y.double().numpy(), outputs), rel=1e-6)
-
-
-def test_weights_of_a_margin_loss_do_not_divide_it(tmp_path: Path) -> None:
-    net, x, y = classes()
-    loss = nn.MultiMarginLoss(weight=torch.tensor([1.0, 2.0, 5.0]))
-    found = tried(tmp_path, net, (x, y), metric=loss)
-    assert found.metric == pytest.approx(float(loss(net(x), y)), rel=1e-5)
