@@ -157,6 +157,12 @@ def test_two_scores_with_other_codes_are_asked_and_binary_takes_them(no_yes: tup
     assert number == pytest.approx(mean([model(x).argmax(1) == y]), **CLOSE)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_a_metric_of_classes_by_name_does_not_hide_what_is_asked(metric: str) -> None:
+    model, x = mask_model()
+    assert "--task binary if 255 means yes" in refused(model, (x, 255 * (model(x) > 0).long()), metric=metric)
+
+
 def test_foreground_of_255_and_many_classes_is_asked() -> None:
     model, x = mask_model(3)
     y = 255 * (model(x).argmax(1) > 0).long()

@@ -10,7 +10,7 @@ from ...bundle.batches import Batches
 from ...bundle.data import Source
 from ...bundle.outputs import kept_outputs
 from ...bundle.unpacking import Unpacking
-from ...core.errors import DataError
+from ...core.errors import DataError, MetricError
 from ...core.understanding import Understanding
 from ...techniques.evaluate.judge import Measure
 from . import metric as metrics
@@ -80,7 +80,11 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     first = first.head(affordable(first))
     judged = judging_of(model, first, asked, layout, unpacking)
     judging = judged.judging
-    found, travels = metrics.described(asked.metric, judging, judged.targets, judged.output)
+    try:
+        found, travels = metrics.described(asked.metric, judging, judged.targets, judged.output)
+    except MetricError as error:
+        # Of targets that fit no task the metric knows no more.
+        raise judged.doubt or error from None
     pickled = metrics.pickled(travels) if travels is not None else None
     notes = [*_unpacking_notes(is_narrowed), *padding_notes, *judged.notes, *row_notes(layout)]
     if found["name"] == "agreement" and judging.class_dim is None and judging.scores == "values":

@@ -27,6 +27,8 @@ from .tasks import Finding, as_logits, task_of
 if TYPE_CHECKING:
     import torch
 
+_DRIVEN = 8
+"""Samples that are run with large inputs and weights."""
 _SIGNED_LOSSES = ("SoftMarginLoss", "HingeEmbeddingLoss")
 """Losses of torch that take -1 and 1 themselves."""
 
@@ -40,12 +42,14 @@ class Judged:
         notes: Sentences for the person.
         output: The judged output of some samples; None where it is no tensor.
         targets: Their targets; None without labels.
+        doubt: Why targets and outputs fit no task, where a metric was given that may know better.
     """
 
     judging: Judging
     notes: tuple[str, ...]
     output: Any
     targets: Any
+    doubt: DataError | None = None
 
 
 def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Layout, unpacking: Unpacking) -> Judged:
@@ -95,20 +99,21 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
         return Judged(finding.judging, finding.notes, output, None)
     if several:
         return Judged(dataclasses.replace(base, task=asked.task), (), output, targets[0])
+    doubt: DataError | None = None
     drives = _Drives(model, first, base, measure)
     try:
         finding = _compared(model, parts, output, target if target is not None else targets[0], base, asked)
         if finding.judging.scores == "probabilities" and finding.judging.class_dim is None and not asked.postprocess:
             finding = as_logits(finding) if reach.leaves_the_unit(iter(drives)) else finding
-    except DataError:
+    except DataError as error:
         if asked.metric is None or asked.metric == "agreement":
             raise
         # A metric of the person's own knows what these targets mean.
-        finding = Finding(dataclasses.replace(base, task=asked.task))
+        finding, doubt = Finding(dataclasses.replace(base, task=asked.task)), error
     is_thresholded = reach.has_threshold(asked.metric) and not asked.is_judged_by_own_function
     if is_thresholded and isinstance(target, torch.Tensor) and reach.is_one_sided(output, target, finding.judging):
         reach.refuse_one_sided(output, iter(drives))
-    return Judged(finding.judging, finding.notes, output, targets[0])
+    return Judged(finding.judging, finding.notes, output, targets[0], doubt)
 
 
 def _leaves(processed: list[Any], dims: dict[str, int]) -> dict[str, torch.Tensor]:
@@ -156,7 +161,7 @@ class _Drives:
     def _run(self, factor: float, weights: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
-        batch = self._first.batches[0]
+        batch = self._first.head(_DRIVEN).batches[0]
         leaves = [leaf * factor if leaf.is_floating_point() else leaf for leaf in batch.inputs]
 
         def called(*arguments: Any, **keywords: Any) -> Any:

@@ -69,6 +69,8 @@ def is_ahead(
 
     if not isinstance(target, torch.Tensor) or target.ndim != 2 or target.is_floating_point():
         return is_causal(model), ()
+    if has_decoder(model):
+        return False, ()
     repeats = all(_are_inputs(part, 0) for part in parts)
     if is_causal(model):
         if not repeats and all(_are_inputs(part, 1) for part in parts):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DataError, QuantTaaSError
+from ...core.failures import StageError
 from ...core.understanding import Judging
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def drives(model: torch.nn.Module, run: Run) -> Iterator[torch.Tensor]:
     for factor in _FACTORS:
         for inputs, scaled in ((factor, {}), (1.0, {name: weight * factor for name, weight in weights.items()})):
             # Far out a model may overflow, or refuse its inputs.
-            with contextlib.suppress(QuantTaaSError, IndexError):
+            with contextlib.suppress(QuantTaaSError, StageError, IndexError):
                 yield run(inputs, scaled)
 
 
