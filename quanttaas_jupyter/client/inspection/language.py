@@ -96,7 +96,11 @@ def hits(output: torch.Tensor, target: torch.Tensor) -> tuple[int, int]:
     if output.ndim != 3 or output.shape[:2] != target.shape:
         return 0, 0
     guess = output.argmax(-1)[:, :-1]
-    return int((guess == target[:, :-1]).sum()), int((guess == target[:, 1:]).sum())
+    same, ahead = int((guess == target[:, :-1]).sum()), int((guess == target[:, 1:]).sum())
+    if output.shape[1] == output.shape[2]:
+        # Classes may lie in dimension 1 as well; language models have them last.
+        same = max(same, int((output.argmax(1) == target)[:, :-1].sum()))
+    return same, ahead
 
 
 def _are_inputs(part: Batch, ahead: int) -> bool:
