@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from quanttaas_jupyter.core.errors import DataError
-from tests.situations.trying import CLOSE, cut, looked, mean, measured, refused
+from tests.situations.trying import CLOSE, cut, looked, mean, measured, refused, tried
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(200, 4, generator=GENERATOR)
@@ -184,6 +185,17 @@ def test_labels_of_minus_one_and_one_are_asked_and_both_answers_are_right(
     output, target = model(X).detach().double().flatten(), y.double().flatten()
     right = 1 - ((output - target) ** 2).sum() / ((target - target.mean()) ** 2).sum()
     assert measured(model, (X, y), task="regression")[0] == pytest.approx(float(right), rel=1e-5)
+
+
+def test_what_means_yes_reaches_the_stages_of_a_study(tmp_path: Path) -> None:
+    model = Head(1)
+    yes = spoilt((model(X)[:, 0] > 0).long(), 2)
+    found = tried(tmp_path, model, (X, 2 * yes - 1), task="binary", metric="accuracy,f1")
+    assert found.metric == pytest.approx(mean([(model(X)[:, 0] > 0).long() == yes]), **CLOSE)
+    guess = found.file()(X)[0][:, 0] > 0
+    hits = float((guess & yes.bool()).sum())
+    right = 2 * hits / float(guess.sum() + yes.sum())
+    assert found.numbers["F1Score"] == pytest.approx(right, **CLOSE)
 
 
 def test_losses_that_take_minus_one_and_one_get_them() -> None:
