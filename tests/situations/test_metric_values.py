@@ -31,6 +31,7 @@ def test_r2_of_pictures_is_one_over_all_places(tmp_path: Path) -> None:
     outputs, places = (0.9 * x).flatten(1).numpy(), y.flatten(1).numpy()
     right = sklearn.metrics.r2_score(places, outputs, multioutput="variance_weighted")
     assert found.metric == pytest.approx(right, rel=1e-4)
+    assert "r2 (over all places)" in found.understanding.heading
 
 
 def test_targets_far_from_zero_vary(tmp_path: Path) -> None:

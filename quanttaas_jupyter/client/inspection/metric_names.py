@@ -72,9 +72,12 @@ def named(
     cls = None if is_built_in else catalogue.torchmetrics_class(name)
     _refuse_other_task(name, spelling, cls, judging, is_text=_is_text(output, targets))
     if is_built_in:
+        title = _TITLES.get(normal, normal)
+        is_pooled = normal == "r2" and sum(size > 1 for size in getattr(targets, "shape", ())[1:]) > 1
         return _directed(
             {
-                "name": _TITLES.get(normal, normal),
+                "name": title,
+                "shown": f"{title} (over all places)" if is_pooled else title,
                 "kind": "built-in",
                 "higher_is_better": _HIGHER[normal],
                 "percent": normal.endswith(("accuracy", "agreement")),
