@@ -72,8 +72,8 @@ class Judging:
         return cls(**found)
 
     def stored(self) -> dict[str, Any]:
-        """Return the fields as JSON."""
-        return asdict(self)
+        """Return the fields as JSON; the usual codes are left out, as records that are older do."""
+        return {key: value for key, value in asdict(self).items() if key != "codes" or value}
 
 
 @dataclass(frozen=True)
