@@ -74,10 +74,11 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     unpacking, is_narrowed = _unpacked(model, source, asked)
     unpacking, padding_notes = without_padding(model, source, unpacking, asked)
     source.unpack_by(unpacking, is_narrowed)
-    left_out = kept_outputs(answers_twice(model, source.first().head(_RUN_ON)))[1]
-    layout = find_layout(model, source, asked.batch_dim)
+    most = affordable(model, source.first())
+    left_out = kept_outputs(answers_twice(model, source.first().head(min(most, _RUN_ON))))[1]
+    layout = find_layout(model, source, asked.batch_dim, most)
     first = source.first(_JUDGED_ON)
-    first = first.head(affordable(first))
+    first = first.head(most)
     judged = judging_of(model, first, asked, layout, unpacking)
     judging = judged.judging
     try:

@@ -11,7 +11,6 @@ from ...bundle.data import Source
 from ...bundle.outputs import flatten_outputs
 from ...core.errors import DataError, ModelError
 from .rows import Collapsed, Layout, Unstacked, layout_of
-from .running import affordable
 
 if TYPE_CHECKING:
     import torch
@@ -20,15 +19,19 @@ _STACKED = 8
 """Items that are stacked to see whether they are single samples."""
 
 
-def find_layout(model: torch.nn.Module, source: Source, batch_dim: int | None) -> Layout:
-    """Find where samples lie, and tell the source. Raises ModelError where one sample alone comes out differently."""
+def find_layout(model: torch.nn.Module, source: Source, batch_dim: int | None, most: int) -> Layout:
+    """Find where samples lie, and tell the source; run about ``most`` samples at once, where that suffices.
+
+    Raises:
+        ModelError: One sample alone comes out differently.
+    """
     import torch
 
     first = source.first(2)
     _refuse_absent(batch_dim, first)
     batch = first.batches[0] if first.batches[0].samples > 1 or not first.is_uniform() else first.joined()
-    if first.is_sliceable() and batch.samples > 2 * max(_STACKED, affordable(first)):
-        batch = first.cut(batch, slice(0, max(_STACKED, affordable(first))))
+    if first.is_sliceable() and batch.samples > 2 * most:
+        batch = first.cut(batch, slice(0, most))
 
     def run(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,22 @@ from ...core.failures import explain
 if TYPE_CHECKING:
     import torch
 
-_LARGE_BYTES, _FEWEST, _MOST = 4 << 20, 4, 64
-"""Bytes of inputs that the kernel runs at once, and bounds of how many samples these are; chosen, not tuned."""
+_LARGE_BYTES, _FEWEST, _MOST = 8 << 20, 2, 64
+"""Bytes of inputs and outputs that the kernel runs at once, and bounds of how many; chosen, not tuned."""
 INPUTS_HOLD_NAN = "the inputs of --data hold NaN, and so do the outputs; leave those samples out, or fill them"
 
 
-def affordable(first: Batches) -> int:
-    """Return how many samples to run at once: what a network computes in between is many times its inputs."""
+def affordable(model: Callable[..., Any], first: Batches) -> int:
+    """Return how many samples to run at once; one is run to know its outputs.
+
+    What a network computes in between is many times its inputs, and what judges outputs copies them some times.
+    """
+    one = first.head(1)
     each = first.bytes / max(1, first.samples)
+    # A model that takes no single sample is told so where all of them are run.
+    with contextlib.suppress(DataError, ModelError):
+        outputs = flatten_outputs(run(model, one))[0]
+        each += sum(leaf.numel() * leaf.element_size() for _, leaf in outputs) / max(1, one.batches[0].samples)
     return int(max(_FEWEST, min(_MOST, _LARGE_BYTES / max(1.0, each))))
 
 

@@ -87,4 +87,6 @@ class StageResult:
             made["ranking"] = [[layer, decibels] for layer, decibels in self.ranking]
         if self.outputs is not None:
             made["outputs"] = dict(self.outputs)
-        return {**made, "began": self.began, "seconds": self.seconds, "peak_bytes": self.peak_bytes}
+        if self.peak_bytes:
+            made["peak_bytes"] = self.peak_bytes
+        return {**made, "began": self.began, "seconds": self.seconds}
