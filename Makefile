@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PANEL  := quanttaas_jupyter/labextension/package.json
 
-.PHONY: check demo docs test test-that-compute test-that-wait lint bench clean
+.PHONY: check demo docs test lint bench clean
 
 $(VENV)/.torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,20 +48,15 @@ check: lint
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadgroup -m "not slow and not browser and not ray"
 
-# Two chains side by side: tests that compute, on two workers with a thread each, and tests that mostly wait (a Ray
-# cluster, the browser, the notebook). Those that compute stand back, so that the clocks of the others do not run out.
+# Two workers share the tests; with a thread each they leave each other's core alone. A Ray cluster and the browser have
+# the machine to themselves: beside other work their clocks run out.
+# The browser tests need Chromium: a system's own, else the one that Playwright brings.
 test: lint $(PANEL)
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	$(MAKE) --jobs 2 --output-sync=line --no-print-directory test-that-compute test-that-wait
-
-test-that-compute:
-	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m pytest tests -n 2 --dist loadgroup -m "not browser and not ray"
-
-# The browser tests need Chromium: a system's own, else the one that Playwright brings.
-test-that-wait:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m ray
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadgroup -m "not browser and not ray"
+	$(BIN)/python -m pytest tests -m ray
+	$(BIN)/python -m pytest tests -m browser
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \
 	$(BIN)/python -m pytest --nbval-lax examples --timeout 600
 
