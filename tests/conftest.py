@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.cloud import gcs, gcs_server, proxy  # noqa: F401 (fixtures)
 from tests.loopback import loopback, ray_head, serving, shared_engine  # noqa: F401 (fixtures)
 from tests.networks import Digits, train_digits
+
+# On a busy machine an example may take any time; no test asserts on time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _ON_RAY = {"loopback", "serving", "ray_head"}
 _STARTS_RAY = {"test_clusters.py"}
