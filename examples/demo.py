@@ -87,7 +87,7 @@ def seconds_to_first_point(study: str) -> float:
     store = open_store()
     record = records.read_study(store, study)
     points = (event for event in records.read_events(store, study) if event["type"] in ("preview", "trial_measured"))
-    return float(next(points)["time"] - record["created"])
+    return float(next(points)["time"] - record.created)
 
 
 def utilization(state: StudyState) -> str:
