@@ -78,7 +78,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         self._outlines.append(list(map(Outline.of, self._part)))
-        path = usable(self._store.scratch) / uuid.uuid4().hex
+        path = usable(self._store.scratch) / f"{PREFIX}shard-{uuid.uuid4().hex}"
         _pack_to(path, self._part, self._like)
         self._part = []
         # Who adds faster than the store takes would fill the disk.

@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-PREFIX = "quanttaas-"
-"""Beginning of the names of temporary files and folders."""
+PREFIX = "quanttaas-scratch-"
+"""Beginning of the names of temporary files and folders that are removed if their process is killed."""
 _ABANDONED_SECONDS = 24 * 3600.0
 """Seconds after which they are taken for the leftover of a killed process; longer than any submission or stage."""
 
@@ -26,7 +26,7 @@ def usable(folder: Path | None) -> Path:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed left in a folder."""
+    """Remove what processes that were killed left in a folder, and nothing else."""
     for path in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - _ABANDONED_SECONDS:

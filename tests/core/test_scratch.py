@@ -16,11 +16,11 @@ def test_a_folder_that_cannot_be_made_gives_way_to_the_systems(tmp_path: Path) -
 
 
 def test_what_killed_processes_left_goes_after_a_day_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("quanttaas-model-old", "quanttaas-model-new", "old-of-others"):
+    for name in ("quanttaas-scratch-model-old", "quanttaas-scratch-model-new", "quanttaas-of-others"):
         (tmp_path / name).write_text("")
-    (tmp_path / "quanttaas-data-old").mkdir()
-    (tmp_path / "quanttaas-data-old" / "000000").write_text("")
-    for name in ("quanttaas-model-old", "quanttaas-data-old", "old-of-others"):
+    (tmp_path / "quanttaas-scratch-data-old").mkdir()
+    (tmp_path / "quanttaas-scratch-data-old" / "000000").write_text("")
+    for name in ("quanttaas-scratch-model-old", "quanttaas-scratch-data-old", "quanttaas-of-others"):
         os.utime(tmp_path / name, (time.time() - 90_000,) * 2)
     remove_abandoned(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"quanttaas-model-new", "old-of-others"}
+    assert {path.name for path in tmp_path.iterdir()} == {"quanttaas-scratch-model-new", "quanttaas-of-others"}
