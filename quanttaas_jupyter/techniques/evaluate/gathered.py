@@ -3,85 +3,93 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...bundle.structure import flatten, unflatten
 from ...core.failures import StageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _IN_MEMORY = 64 << 20
-"""Bytes above which values are gathered in a file; chosen, not tuned."""
+"""Bytes above which values are written to a file; chosen, not tuned."""
 
 
 class Gathered:
     """Takes the values of batches, and gives them as one value.
 
-    A tensor that is going to be large is written into a file that is as large as all samples need, and mapped. Lists
-    with one item a sample stay lists.
+    Tensors beyond some bytes are written to files, one after the other, and mapped at the end. Lists with one item a
+    sample, and tensors whose samples lie in a later dimension, stay in memory.
     """
 
-    def __init__(self, metric: str, dim: int, samples: int) -> None:
-        """Gather for a metric of this name, over ``samples`` samples that lie in ``dim`` of every tensor."""
-        self._metric, self._dim, self._samples = metric, dim, samples
+    def __init__(self, metric: str, dim: int) -> None:
+        """Gather for a metric of this name; samples lie in ``dim`` of every tensor."""
+        self._metric, self._dim = metric, dim
         self._parts: list[Any] = []
-        self._columns: list[_Column] | None = None
         self._structure: Any = None
+        self._columns: list[_Column] = []
         self.bytes = 0
 
     def add(self, value: Any) -> None:
         """Take the value of a batch. Raises StageError where it does not fit to those before it."""
-        size = bytes_of(value)
-        is_first, self.bytes = not self._parts and self._columns is None, self.bytes + size
-        if is_first and self._is_going_to_be_large(value, size):
-            leaves, self._structure = flatten(value)
-            self._columns = [_Column(leaf, self._samples) for _, leaf in leaves]
-        if self._columns is None:
-            self._parts.append(value)
-            return
-        for column, (_, leaf) in zip(self._columns, flatten(value)[0], strict=True):
-            if not column.takes(leaf):
-                raise uneven(self._metric)
+        self._parts.append(value)
+        self.bytes += bytes_of(value)
+        if self._columns or (self.bytes > _IN_MEMORY and not self._dim and _has_rows(value)):
+            self._write()
 
     def whole(self) -> Any:
         """Return the values of all batches as one."""
-        if self._columns is None:
+        if not self._columns:
             return joined(self._parts, self._metric, self._dim)
         return unflatten(self._structure, [column.whole() for column in self._columns])
 
-    def _is_going_to_be_large(self, value: Any, size: int) -> bool:
-        import torch
-
-        leaves = [leaf for _, leaf in flatten(value)[0]] if not isinstance(value, list) else []
-        if self._dim or not leaves or not all(isinstance(leaf, torch.Tensor) and leaf.ndim for leaf in leaves):
-            return False
-        rows = {len(leaf) for leaf in leaves}
-        return len(rows) == 1 and size * self._samples / max(1, *rows, 1) > _IN_MEMORY
+    def _write(self) -> None:
+        for part in self._parts:
+            leaves, structure = flatten(part)
+            if not self._columns:
+                self._structure, self._columns = structure, [_Column(leaf) for _, leaf in leaves]
+            if structure != self._structure or not all(
+                column.takes(leaf) for column, (_, leaf) in zip(self._columns, leaves, strict=True)
+            ):
+                raise uneven(self._metric)
+        self._parts = []
 
 
 class _Column:
     """One tensor of all samples, in a file that is removed when nobody holds it."""
 
-    def __init__(self, first: Any, samples: int) -> None:
+    def __init__(self, first: Tensor) -> None:
+        self._dtype, self._shape, self._rows = first.dtype, first.shape[1:], 0
+        # Removed by the system when it is closed, however this process ends.
+        self._file = tempfile.TemporaryFile(prefix="quanttaas-")  # noqa: SIM115
+
+    def takes(self, leaf: Tensor) -> bool:
         import torch
 
-        self._filled = 0
-        with tempfile.TemporaryFile(prefix="quanttaas-") as file:
-            # A mapping outlives the name and the handle of its file.
-            shape = (samples, *first.shape[1:])
-            mapped = np.memmap(file, np.uint8, "w+", shape=(int(np.prod(shape)) * first.element_size(),))
-        self._rows = torch.from_numpy(mapped).view(first.dtype).reshape(shape)
-
-    def takes(self, leaf: Any) -> bool:
-        end = self._filled + (len(leaf) if leaf.ndim else 1)
-        if end > len(self._rows) or leaf.shape[1:] != self._rows.shape[1:]:
+        if not leaf.ndim or leaf.dtype != self._dtype or leaf.shape[1:] != self._shape:
             return False
-        self._rows[self._filled : end] = leaf
-        self._filled = end
+        # A copy: a single element counts as contiguous whatever its stride is, and would keep that.
+        values = leaf.detach().reshape(-1).clone(memory_format=torch.contiguous_format)
+        self._file.write(values.view(torch.uint8).numpy().data)
+        self._rows += len(leaf)
         return True
 
-    def whole(self) -> Any:
-        return self._rows[: self._filled]
+    def whole(self) -> Tensor:
+        import torch
+
+        self._file.flush()
+        # A mapping outlives the name and the handle of its file.
+        mapped = np.memmap(self._file, np.uint8, "c")
+        return torch.from_numpy(mapped).view(self._dtype).reshape(self._rows, *self._shape)
+
+
+def _has_rows(value: Any) -> bool:
+    import torch
+
+    leaves = [] if isinstance(value, list) else [leaf for _, leaf in flatten(value)[0]]
+    return bool(leaves) and all(isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.numel() for leaf in leaves)
 
 
 def joined(parts: list[Any], metric: str, dim: int = 0) -> Any:

@@ -184,7 +184,6 @@ class WholeMeter:
         self,
         function: Callable[[Any, Any], float],
         name: str,
-        samples: int,
         most_bytes: int,
         dims: tuple[int, int] = (0, 0),
         feed: Callable[[Any, Any], tuple[Any, Any]] = lambda outputs, targets: (outputs, targets),
@@ -194,14 +193,13 @@ class WholeMeter:
         Args:
             function: Gives the metric.
             name: Its name in messages.
-            samples: Number of samples in all.
             most_bytes: Bytes of outputs and targets beyond which it is refused.
             dims: Dimension of the samples in outputs and in targets.
             feed: Turns outputs and targets of a batch into what is kept of it.
         """
         self._function, self._name, self._dims, self._feed = function, name, dims, feed
         self._most_bytes = most_bytes
-        self._gathered = [Gathered(name, dim, samples) for dim in dims]
+        self._gathered = [Gathered(name, dim) for dim in dims]
 
     def update(self, outputs: Any, targets: Any, reference: Any) -> None:
         """Keep a batch. Raises StageError where all of them are more than may be kept."""

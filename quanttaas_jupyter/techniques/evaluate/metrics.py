@@ -57,8 +57,8 @@ def meter_of(
     number = _number_of(function, metric)
     if kind == "sklearn":
         feed = functools.partial(places, metric["takes"], judging=judging)
-        return WholeMeter(number, metric["name"], samples, most_bytes, feed=feed)
-    return WholeMeter(number, metric["name"], samples, most_bytes, (judging.output_dim, judging.target_dim))
+        return WholeMeter(number, metric["name"], most_bytes, feed=feed)
+    return WholeMeter(number, metric["name"], most_bytes, (judging.output_dim, judging.target_dim))
 
 
 def agreement_meter(judging: Judging, samples: int, blocks: int = BLOCKS) -> Meter:
