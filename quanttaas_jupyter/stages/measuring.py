@@ -27,6 +27,8 @@ _PREVIEW_SECONDS = 5.0
 """Seconds after which the preview takes no further batch; chosen, not tuned: it is there to be soon."""
 _INTERIM_SECONDS = 3.0, 15.0
 """Seconds until an evaluation tells what it measured so far, and between two such lines; chosen, not tuned."""
+_INTERIM_SHARE = 10
+"""Times what such a line took until the next one: it costs a tenth of an evaluation at most."""
 _KEPT_BYTES = 256 << 20
 """Bytes of the baseline's outputs up to which they are kept in the store; beyond, the baseline runs beside each trial.
 
@@ -87,10 +89,14 @@ class _Interim:
         if time.monotonic() < self._next or self._seen >= self._samples:
             return
         self._report(f"measured {self._seen} of {self._samples} samples")
-        with suppress(StageError):
-            found = self._judge.measurements()
-            self._report(INTERIM + json.dumps({**found, "samples": self._seen}))
-        self._next = time.monotonic() + _INTERIM_SECONDS[1]
+        begun = time.monotonic()
+        # A metric may not be defined on the first samples, or its interval not finite, which no event holds.
+        with suppress(StageError, ValueError):
+            if self._judge.can_tell_early:
+                found = {**self._judge.measurements(), "samples": self._seen}
+                self._report(INTERIM + json.dumps(found, allow_nan=False))
+        now = time.monotonic()
+        self._next = now + max(_INTERIM_SECONDS[1], _INTERIM_SHARE * (now - begun))
 
 
 class _Kept:

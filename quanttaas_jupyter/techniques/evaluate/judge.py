@@ -13,7 +13,7 @@ from ...core.understanding import Judging
 from . import intervals
 from .divergence import Divergence
 from .estimates import Estimate
-from .meters import Meter
+from .meters import Meter, WholeMeter
 from .metrics import MOST_BYTES, agreement_meter, meter_of
 from .sqnr import LOSSLESS_DB, SignalToNoise
 from .tensors import leaves_of
@@ -83,6 +83,11 @@ class Judge:
             if self._divergence is not None:
                 self._divergence.update(mine, targets, theirs)
             self._agree(mine, targets, theirs)
+
+    @property
+    def can_tell_early(self) -> bool:
+        """Whether ``measurements`` before the last batch cost little: no function is called on everything anew."""
+        return not any(isinstance(meter, WholeMeter) for meter in self._mine)
 
     def measurements(self) -> dict[str, Any]:
         """Return the numbers of a trial under their public names."""
