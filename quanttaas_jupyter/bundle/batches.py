@@ -159,7 +159,7 @@ class Batches:
     @property
     def has_targets(self) -> bool:
         """Whether the data has targets (labels)."""
-        return bool(self.batches) and len(self.outlines[0].shapes) > self._count_inputs
+        return bool(self.batches) and len(self.outlines[0].shapes) > len(self.names)
 
     def is_sliceable(self) -> bool:
         """Whether every leaf has one row a sample, so that batches may be cut and joined."""
@@ -200,13 +200,9 @@ class Batches:
             return self
         starts = [0, *itertools.accumulate(counts)]
         edges = range(0, starts[-1], size)
-        outlines = [self._outline(min(size, starts[-1] - start)) for start in edges]
+        first, dims = self.outlines[0], self._dims()
+        outlines = [_narrowed(first, min(size, starts[-1] - start), dims) for start in edges]
         return self._made(outlines, lambda at: self._between(starts, edges[at], edges[at] + size))
-
-    def within(self, size: int, most_bytes: int) -> Batches:
-        """Return the samples in batches of at most ``size`` samples and, where one allows it, ``most_bytes`` bytes."""
-        each = max(1.0, self.bytes / max(1, self.samples))
-        return self.rebatched(max(1, min(size, int(most_bytes / each))))
 
     def joined(self) -> Batch:
         """All samples as one batch; only where ``is_uniform``."""
@@ -240,10 +236,6 @@ class Batches:
     def located_inputs(self, batch: Batch) -> Iterator[tuple[torch.Tensor, int]]:
         """Yield the inputs of a batch, each with the dimension of its samples."""
         yield from zip(batch.inputs, self._dims(), strict=False)
-
-    @property
-    def _count_inputs(self) -> int:
-        return len(self.names)
 
     def _with(self, batches: Sequence[Batch]) -> Batches:
         return dataclasses.replace(self, batches=batches)
@@ -284,9 +276,6 @@ class Batches:
     def _batch(self, leaves: list[Any], like: Batch) -> Batch:
         inputs = len(like.inputs)
         return Batch(leaves[:inputs], leaves[inputs:], like.dim)
-
-    def _outline(self, samples: int) -> Outline:
-        return _narrowed(self.outlines[0], samples, self._dims())
 
     def _dims(self) -> tuple[int, ...]:
         return self.dims or (0,) * len(self.outlines[0].shapes)

@@ -142,13 +142,6 @@ def test_the_digest_of_data_does_not_depend_on_whether_it_was_spooled(store, tmp
     assert write_batches(store, spooled) == whole
 
 
-def test_batches_are_bounded_by_bytes_as_by_samples():
-    data = data_of([8, 8])
-    assert [batch.samples for batch in data.within(64, most_bytes=5 * 20).batches] == [5, 5, 5, 1]
-    assert [batch.samples for batch in data.within(4, most_bytes=1 << 20).batches] == [4, 4, 4, 4]
-    assert [batch.samples for batch in data.within(4, most_bytes=1).batches] == [1] * 16
-
-
 def test_a_list_of_one_tensor_a_sample_travels_through_shards(store, small_shards):
     targets = [torch.zeros(2, 4), torch.ones(0, 4), torch.ones(3, 4)]
     batch = Batch([torch.zeros(3, 5)], [targets])

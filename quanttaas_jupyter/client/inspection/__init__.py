@@ -77,8 +77,7 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     most = affordable(model, source.first())
     left_out = kept_outputs(answers_twice(model, source.first().head(min(most, _RUN_ON))))[1]
     layout = find_layout(model, source, asked.batch_dim, most)
-    first = source.first(_JUDGED_ON)
-    first = first.head(most)
+    first = source.first(_JUDGED_ON).head(most)
     judged = judging_of(model, first, asked, layout, unpacking)
     judging = judged.judging
     try:
@@ -92,8 +91,7 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
         notes.append(
             "agreement: the outputs are no class scores, so it is R2 against the outputs of the original model"
         )
-    few = first.head(_JUDGED_ON)
-    found = tried(Measure(found, travels, judging, asked.postprocess), kept_outputs(run(model, few))[0], few)
+    found = tried(Measure(found, travels, judging, asked.postprocess), kept_outputs(run(model, first))[0], first)
     notes += notes_on(found)
     measure = Measure(found, travels, judging, asked.postprocess)
     refuse_uneven(measure, answering(model, first), first)

@@ -62,8 +62,6 @@ def described(metric: Any, judging: Judging, targets: Any, output: Any) -> Descr
         return named(_default(judging, targets), judging, targets, output), None
     if isinstance(metric, str):
         names = [part.strip() for part in metric.split(",") if part.strip()]
-        if not names:
-            raise MetricError("metric is an empty name; leave it out for the default of the task")
         found = [named(name, judging, targets, output, None if at else direction) for at, name in enumerate(names)]
         return _with_others(found), None
     return _of_object(metric, judging, targets, output, direction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def _answers(outputs: Any, targets: Any, judging: Judging) -> tuple[Any, Any] | 
     order = torch.arange(len(ideal)).roll(len(ideal) // 2)
     found = []
     for answer in (ideal, ideal[order]):
-        whole = judged_output(outputs, _unshifted(judging)).clone()
+        whole = judged_output(outputs, replace(judging, is_shifted=False)).clone()
         if judging.is_shifted:
             whole[:, :-1] = answer
         else:
@@ -100,12 +101,6 @@ def _answers(outputs: Any, targets: Any, judging: Judging) -> tuple[Any, Any] | 
         whole = whole.movedim(0, judging.output_dim) if judging.output_dim else whole
         found.append(unflatten(structure, [whole if key == name else leaf for key, leaf in leaves]))
     return found[0], found[1]
-
-
-def _unshifted(judging: Judging) -> Judging:
-    from dataclasses import replace
-
-    return replace(judging, is_shifted=False)
 
 
 def _ideal(output: Tensor, target: Tensor, judging: Judging) -> Tensor | None:
