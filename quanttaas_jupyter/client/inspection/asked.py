@@ -38,19 +38,23 @@ class Asked:
         _refuse_no_number(self.ignore_label, "--ignore-label", "255")
         if self.postprocess is not None and not callable(self.postprocess):
             raise MetricError(f"postprocess must be a function of the outputs, not a {type(self.postprocess).__name__}")
-        metric = self.metric[0] if isinstance(self.metric, tuple) and len(self.metric) == 2 else self.metric
+        metric = self.bare_metric
         if isinstance(metric, str) and not metric.strip(" ,"):
             raise MetricError("the metric is empty: give a name such as accuracy, or leave it out")
         if isinstance(metric, type) and metric.__module__.startswith("torch.nn."):
             raise MetricError(f"the metric is the class {metric.__name__}: give an instance, {metric.__name__}()")
 
     @property
+    def bare_metric(self) -> Any:
+        """The metric without a direction beside it."""
+        return self.metric[0] if isinstance(self.metric, tuple) and len(self.metric) == 2 else self.metric
+
+    @property
     def is_judged_by_own_function(self) -> bool:
         """Whether the metric is a function of the person's own, which takes all outputs as they come."""
         import torch
 
-        metric = self.metric[0] if isinstance(self.metric, tuple) and len(self.metric) == 2 else self.metric
-        metric = getattr(metric, "func", metric)
+        metric = getattr(self.bare_metric, "func", self.bare_metric)
         if not callable(metric) or isinstance(metric, (type, torch.nn.modules.loss._Loss)):
             return False
         home = getattr(metric, "__module__", None) or ""

@@ -110,7 +110,7 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
             raise
         # A metric of the person's own knows what these targets mean.
         finding, doubt = Finding(dataclasses.replace(base, task=asked.task)), error
-    is_thresholded = reach.has_threshold(asked.metric) and not asked.is_judged_by_own_function
+    is_thresholded = reach.has_threshold(asked.bare_metric) and not asked.is_judged_by_own_function
     if is_thresholded and isinstance(target, torch.Tensor) and reach.is_one_sided(output, target, finding.judging):
         reach.refuse_one_sided(output, iter(drives))
     return Judged(finding.judging, finding.notes, output, targets[0], doubt)

@@ -65,7 +65,6 @@ def refuse_one_sided(output: torch.Tensor, outputs: Iterator[torch.Tensor]) -> N
 
 def has_threshold(metric: Any) -> bool:
     """Whether a metric depends on where yes begins: all but those that rank, and functions of one's own."""
-    metric = metric[0] if isinstance(metric, tuple) and len(metric) == 2 else metric
     if metric is None or isinstance(metric, str):
         names = (metric or "accuracy").split(",")
     else:
