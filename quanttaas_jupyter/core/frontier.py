@@ -15,7 +15,7 @@ def pareto(
     """Return the trials that no other beats in both numbers, sorted by ``x``.
 
     Args:
-        trials: Trials; those that failed, or that lack one of the numbers, are passed over.
+        trials: Trials; those that failed, lack one of the numbers, or are still being evaluated are passed over.
         x: ``size``, ``latency``, or any key of the metrics; smaller is better.
         y: A key of the metrics.
         higher_is_better: The direction of ``y``.
@@ -25,7 +25,7 @@ def pareto(
     points = [
         (float(horizontal), -sign * float(vertical), trial)
         for trial in trials
-        if trial.status != "failed"
+        if _counts(trial)
         and (horizontal := trial.metrics.get(x_key)) is not None
         and (vertical := trial.metrics.get(y)) is not None
     ]
@@ -41,7 +41,8 @@ def pareto(
 def best_trial(state: StudyState, max_drop: float | None = None, minimize: str | None = None) -> TrialState | None:
     """Return the smallest or fastest trial whose drop stays within the goal, or None if there is none.
 
-    Trials that failed do not count. If a half of the data guided the search, a trial must meet the goal on both halves.
+    Trials that failed or are still being evaluated do not count. If a half of the data guided the search, a trial must
+    meet the goal on both halves.
 
     Args:
         state: The study.
@@ -55,12 +56,16 @@ def best_trial(state: StudyState, max_drop: float | None = None, minimize: str |
     fitting = [
         trial
         for trial in state.trials.values()
-        if trial.status != "failed"
+        if _counts(trial)
         and (drop := trial.metrics.get("drop")) is not None
         and max(drop, trial.metrics.get("guide_drop") or drop) <= allowed
         and trial.metrics.get(key) is not None
     ]
     return min(fitting, key=lambda trial: float(trial.metrics[key] or 0.0), default=None)
+
+
+def _counts(trial: TrialState) -> bool:
+    return trial.status != "failed" and not trial.is_partial
 
 
 def recommended_trial(state: StudyState) -> TrialState | None:

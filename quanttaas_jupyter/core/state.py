@@ -15,7 +15,8 @@ type                      content
 ``stage_finished``        ``stage``, ``kind``, ``label``, ``began`` (seconds since the epoch), ``seconds``
 ``stage_retried``         ``stage``, ``label``, ``reason``
 ``stage_failed``          ``stage``, ``kind``, ``label``, ``reason``
-``trial_measured``        ``trial``, ``metrics`` so far (latency is still missing), ``artifact``
+``trial_measured``        ``trial``, ``metrics`` so far (latency is still missing), ``artifact``; ``of_samples``
+                          while ``metrics`` rest on fewer samples than these
 ``trial_finished``        ``trial``, ``metrics``, ``artifact``, ``warnings``
 ``trial_failed``          ``trial``, ``error`` {reason, hint}
 ``trial_cut``             ``trial``, ``error`` {reason, hint}: a search stopped it early
@@ -46,7 +47,10 @@ ENDED = ("finished", "cancelled", "failed")
 
 @dataclass(frozen=True)
 class TrialState:
-    """One trial; ``status`` is waiting, measured, finished, failed, cut (stopped early by a search) or cancelled."""
+    """One trial; ``status`` is waiting, measured, finished, failed, cut (stopped early by a search) or cancelled.
+
+    ``of_samples`` is the number of samples that its evaluation will have seen, while it has seen fewer.
+    """
 
     name: str
     config: TrialConfig
@@ -55,6 +59,12 @@ class TrialState:
     artifact: Artifact | None = None
     error: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    of_samples: int | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether its numbers rest on a part of the samples, since its evaluation goes on."""
+        return self.of_samples is not None
 
     @property
     def is_baseline(self) -> bool:
@@ -266,11 +276,13 @@ def _stage_failed(state: StudyState, event: Event) -> StudyState:
 
 
 def _trial_measured(state: StudyState, event: Event) -> StudyState:
-    return _trial(state, event, status="measured")
+    return _trial(state, event, status="measured", of_samples=event.get("of_samples"))
 
 
 def _trial_finished(state: StudyState, event: Event) -> StudyState:
-    return _trial(state, event, status="finished", warnings=tuple(event.get("warnings", ())), error=None)
+    return _trial(
+        state, event, status="finished", warnings=tuple(event.get("warnings", ())), error=None, of_samples=None
+    )
 
 
 def _trial(state: StudyState, event: Event, **changes: Any) -> StudyState:
@@ -340,10 +352,7 @@ def _failed(state: StudyState, event: Event) -> StudyState:
 
 
 def _end(state: StudyState, event: Event, status: str) -> StudyState:
-    trials = {
-        name: replace(trial, status="cancelled") if trial.status in ("waiting", "measured") else trial
-        for name, trial in state.trials.items()
-    }
+    trials = {name: _left_off(trial) for name, trial in state.trials.items()}
     return replace(
         state,
         status=status,
@@ -355,6 +364,14 @@ def _end(state: StudyState, event: Event, status: str) -> StudyState:
         waiting="",
         waiting_since=None,
     )
+
+
+def _left_off(trial: TrialState) -> TrialState:
+    """Return a trial as the end of its study leaves it: numbers of some of the samples are none."""
+    if trial.status not in ("waiting", "measured"):
+        return trial
+    metrics = {} if trial.is_partial else trial.metrics
+    return replace(trial, status="cancelled", metrics=metrics, of_samples=None)
 
 
 def _leave(state: StudyState, event: Event) -> StudyState:

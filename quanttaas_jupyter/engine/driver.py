@@ -81,7 +81,6 @@ class Driver:
         self._is_stopping = is_stopping
         self._events = records.EventWriter(store, record.id)
         self._open: dict[str, TrialPlan] = {}
-        self._moving: set[str] = set()
         self._errors: dict[str, dict[str, str]] = {}
         self._cancel_checked = 0.0
         self._is_over = self._is_replay = False
@@ -311,9 +310,8 @@ class Driver:
             if known.status == "finished" and self._is_current(schedule, trial, known):
                 del self._open[trial.name]
                 continue
-            if known.status == "measured" and not is_timed and trial.name not in self._moving:
+            if known.status == "measured" and not is_timed and not known.is_partial:
                 continue
-            self._moving.discard(trial.name)
             self._append_trial(schedule, trial, results[trial.evaluate], is_timed)
             if is_timed:
                 del self._open[trial.name]
@@ -324,10 +322,10 @@ class Driver:
         interim, schedule.interim = schedule.interim, {}
         for trial in self._open.values():
             measured, baseline = interim.get(trial.evaluate), self._plan.baseline_of(trial)
-            is_known = self._events.state.trials[trial.name].status != "waiting" and trial.name not in self._moving
+            known = self._events.state.trials[trial.name]
+            is_known = known.status != "waiting" and not known.is_partial
             if measured is None or is_known or not {trial.build, baseline.build} <= schedule.results.keys():
                 continue
-            self._moving.add(trial.name)
             self._append_trial(schedule, trial, measured, is_timed=False)
 
     def _is_current(self, schedule: Schedule, trial: TrialPlan, known: TrialState) -> bool:
@@ -361,6 +359,7 @@ class Driver:
             config=trial.config.stored(),
             metrics=metrics,
             artifact=artifact.stored(),
+            **_progress(judged),
             warnings=warnings_of(built, judged, metrics, trial.config),
         )
 
@@ -420,6 +419,12 @@ class Driver:
         named = {name: values[name] for name in ("trial", "stage") if isinstance(values.get(name), str)}
         details = [str(values[name]) for name in ("label", "message", "reason") if values.get(name)]
         log.log(_LEVELS.get(type_, logging.INFO), ": ".join([type_, *details]), extra=named)
+
+
+def _progress(judged: StageResult) -> dict[str, int]:
+    """Return how many samples there are, while fewer were judged."""
+    total = judged.measurements.get("of_samples")
+    return {} if total is None else {"of_samples": int(total)}
 
 
 def _size(built: StageResult) -> int:

@@ -31,7 +31,7 @@ SECONDS_BETWEEN_UPDATES = 2.0
 
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "cross": "P"}
 _MARKER_SIZE = {"o": 7.5, "s": 7.0, "D": 6.5, "^": 8.0, "v": 8.0, "P": 8.0}
-_SIGNS = {"finished": "", "measured": "latency pending", "waiting": "waiting", "cancelled": "not measured"}
+_SIGNS = {"finished": "", "waiting": "waiting", "cancelled": "not measured"}
 
 
 def figure(state: StudyState, axis: str = "size", log: bool = True) -> Figure:
@@ -276,7 +276,7 @@ def _remark(state: StudyState, trial: TrialState) -> str:
     allowed = max_drop(state)
     remarks = [] if trial.metrics.get("metric") is not None else [_SIGNS.get(trial.status, trial.status)]
     if trial.status == "measured":
-        remarks = [_SIGNS["measured"]]
+        remarks = [fmt.pending(trial.metrics.get("samples"), trial.of_samples)]
     if allowed is not None and is_uncertain(trial, allowed):
         remarks.append("uncertain")
     return "; ".join([remark for remark in remarks if remark] + list(trial.warnings))

@@ -14,7 +14,7 @@ from ..views.legend import legend_groups
 from ..views.scene import Point, Scene, compose, is_percent, runtimes, steps
 from .study_list import actions
 
-_STATUS = {"finished": "", "measured": "latency pending", "cut": "cut early", "cancelled": "not measured"}
+_STATUS = {"finished": "", "cut": "cut early", "cancelled": "not measured"}
 
 
 def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
@@ -154,6 +154,8 @@ def _remark(state: StudyState, trial: TrialState) -> dict[str, Any]:
     if trial.status in ("failed", "cut"):
         return _cell(_STATUS.get(trial.status, trial.status), trial_card.reason(trial)[0], trial.status)
     said = _STATUS.get(trial.status, trial.status)
+    if trial.status == "measured":
+        said = fmt.pending(trial.metrics.get("samples"), trial.of_samples)
     told = [said] if said else ["uncertain"] if trial_card.uncertainty(state, trial) else []
     warnings = trial_card.warnings(trial)
     if warnings and not told:

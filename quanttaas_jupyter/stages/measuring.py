@@ -50,7 +50,8 @@ def preview(context: Context) -> StageResult:
             break
     found = {key: value for key, value in judge.measurements().items() if key.startswith("metric") or key == "samples"}
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel"))
-    return StageResult(measurements={"samples": seen, **found, "size_bytes": size})
+    part = {"of_samples": evaluation.samples} if seen < evaluation.samples else {}
+    return StageResult(measurements={"samples": seen, **found, **part, "size_bytes": size})
 
 
 def evaluate(context: Context) -> StageResult:
@@ -93,7 +94,7 @@ class _Interim:
         # A metric may not be defined on the first samples, or its interval not finite, which no event holds.
         with suppress(StageError, ValueError):
             if self._judge.can_tell_early:
-                found = {**self._judge.measurements(), "samples": self._seen}
+                found = {**self._judge.measurements(), "samples": self._seen, "of_samples": self._samples}
                 self._report(INTERIM + json.dumps(found, allow_nan=False))
         now = time.monotonic()
         self._next = now + max(_INTERIM_SECONDS[1], _INTERIM_SHARE * (now - begun))

@@ -100,6 +100,11 @@ def latency(milliseconds: float | None, trim: bool = False) -> str:
     return f"{_digits(milliseconds, trim)} ms"
 
 
+def pending(samples: float | None, of_samples: float | None) -> str:
+    """Return what a trial with numbers waits for: the rest of the samples, or its latency."""
+    return f"{count(samples)} of {count(of_samples)} samples so far" if of_samples else "latency pending"
+
+
 def count(number: float | None) -> str:
     """Return a count with up to three digits, such as ``597``, ``0.31 M`` or ``1.2 G``."""
     if number is None:

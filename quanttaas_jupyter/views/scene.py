@@ -122,6 +122,8 @@ def tooltip(state: StudyState, trial: TrialState) -> str:
         lines.append(_joined(fmt.latency(metrics["latency_ms"]), fmt.faster(metrics.get("speedup")), trial))
     else:
         lines.append("latency not measured yet" if trial.status == "measured" else "latency not measured")
+    if trial.is_partial:
+        lines.append(fmt.pending(metrics.get("samples"), trial.of_samples))
     allowed = max_drop(state)
     if allowed is not None and is_uncertain(trial, allowed):
         lines.append("uncertain: the interval crosses the goal")
@@ -180,7 +182,7 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
         preview=preview,
         baseline=baseline,
         baseline_label=f"baseline {fmt.value(reference, percent)}" if first else "",
-        preview_label=f"eager PyTorch {fmt.value(state.preview.get('metric'), percent)}",
+        preview_label=_preview_label(state, percent),
         goal=goal,
         goal_label=f"goal: at most {fmt.allowance(allowed or 0.0, percent)} lost",
         view=view,
@@ -215,6 +217,12 @@ def _joined(number: str, comparison: str, trial: TrialState) -> str:
 
 def _scaled(number: float | None, scale: float) -> float | None:
     return None if number is None else scale * number
+
+
+def _preview_label(state: StudyState, percent: bool) -> str:
+    of_samples = state.preview.get("of_samples")
+    part = f", {fmt.count(state.preview.get('samples'))} of {fmt.count(of_samples)} samples" if of_samples else ""
+    return f"eager PyTorch {fmt.value(state.preview.get('metric'), percent)}{part}"
 
 
 def _fit(

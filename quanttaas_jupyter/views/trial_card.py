@@ -54,7 +54,11 @@ def numbers(state: StudyState, trial: TrialState) -> list[Measurement]:
         low, high = metrics.get("drop_low"), metrics.get("drop_high")
         add("drop", fmt.drop(metrics["drop"], percent, low, high), _bracketed(fmt.drop_interval(low, high, percent)))
     if known("samples"):
-        add("samples", fmt.count(metrics["samples"]))
+        add(
+            "samples",
+            fmt.count(metrics["samples"]),
+            f"so far, of {fmt.count(trial.of_samples)}" if trial.of_samples else "",
+        )
     if known("agreement") and not trial.is_baseline:
         add("agreement", fmt.value(metrics["agreement"], True))
     if known("size_bytes"):

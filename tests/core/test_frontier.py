@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from quanttaas_jupyter.core.frontier import best_trial, is_uncertain, pareto, recommended_trial
@@ -63,3 +64,11 @@ def test_a_trial_is_uncertain_where_its_interval_crosses_the_goal_but_a_baseline
     assert is_uncertain(trial("a", 40, 0.005, drop_high=0.02), 0.01)
     assert not is_uncertain(trial("a", 40, 0.005, drop_high=0.008), 0.01)
     assert not is_uncertain(trial("baseline", 40, 0.0, drop_high=0.02), 0.01)
+
+
+def test_a_trial_that_is_still_being_evaluated_is_neither_the_best_nor_on_the_frontier() -> None:
+    partial = replace(trial("a", 20, 0.0, "measured"), of_samples=400)
+    state = study(trial("baseline", 100, 0.0), partial)
+    assert named(best_trial(state)) == "baseline"
+    assert [found.name for found in pareto(state.trials.values())] == ["baseline"]
+    assert named(best_trial(study(trial("baseline", 100, 0.0), replace(partial, of_samples=None)))) == "a"

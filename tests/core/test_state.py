@@ -384,3 +384,21 @@ def test_counts_and_statuses_hold_together(log: list[Event]) -> None:
 def same(one: StudyState, other: StudyState) -> bool:
     # By their text: a metric that is not a number is unequal to itself.
     return repr(one) == repr(other)
+
+
+def test_numbers_of_a_part_of_the_samples_are_marked_until_all_are_judged() -> None:
+    kind, values = measured("prune30", metric=0.9, samples=110)
+    partial = fold(events(started(), (kind, {**values, "of_samples": 400})), EMPTY)
+    assert partial.trials["prune30"].is_partial
+    whole = fold(events(started(), (kind, {**values, "of_samples": 400}), measured("prune30", metric=0.8)), EMPTY)
+    assert not whole.trials["prune30"].is_partial
+    assert whole.trials["prune30"].metrics == {"metric": 0.8}
+
+
+def test_numbers_of_a_part_of_the_samples_do_not_outlive_their_study() -> None:
+    kind, values = measured("prune30", metric=0.9, samples=110)
+    part, whole = (kind, {**values, "of_samples": 400}), measured("prune50", metric=0.8)
+    state = fold(events(started(), part, whole, ("cancelled", {"reason": "on request"})), EMPTY)
+    assert state.trials["prune30"].metrics == {}
+    assert state.trials["prune50"].metrics == {"metric": 0.8}
+    assert {state.trials[name].status for name in ("prune30", "prune50")} == {"cancelled"}

@@ -190,3 +190,8 @@ def test_shares_decibels_and_differences() -> None:
     assert fmt.decibels(31.25) == "31.2 dB"
     assert fmt.decibels(-3.21) == "−3.2 dB"
     assert fmt.difference(1.234e-6) == "1.2e-06"
+
+
+def test_what_a_trial_with_numbers_waits_for_is_told() -> None:
+    assert fmt.pending(110, 400) == "110 of 400 samples so far"
+    assert fmt.pending(400, None) == "latency pending"
