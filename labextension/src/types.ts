@@ -62,6 +62,10 @@ export interface Form {
   /** What the model does, and which parts of a batch are targets; empty where that is to be found out. */
   task: string;
   labels: string;
+  output: string;
+  batch_dim: number | null;
+  ignore_label: number | null;
+  postprocess: string;
   method: string;
   /** Shares of the parameters removed, 0 to below 1. */
   amounts: number[];

@@ -50,6 +50,10 @@ class Form(BaseModel):
     metric: _Text = ""
     task: _Text = ""
     labels: _Text = ""
+    output: _Text = ""
+    batch_dim: int | None = None
+    ignore_label: int | None = None
+    postprocess: _Text = ""
     method: _Text = "structured"
     amounts: list[float] = Field(default=[0.0, 0.3, 0.5], max_length=50)
     quantize: _Names = ["none", "fp16", "int8"]
@@ -123,6 +127,10 @@ def cell(form: Form, policy: AccessPolicy) -> str:
         "--metric": _plain(form.metric),
         "--task": form.task,
         "--labels": ",".join(_parts(form.labels)),
+        "--output": form.output.strip(),
+        "--batch-dim": _number(form.batch_dim),
+        "--ignore-label": _number(form.ignore_label),
+        "--postprocess": _plain(form.postprocess),
         "--on": "" if form.cluster == policy.clusters()[0] else form.cluster,
         "--store": _store_option(form),
         "--name": f'"{form.name.strip()}"' if form.name.strip() else "",
@@ -169,12 +177,14 @@ def _problems_of_names(form: Form) -> Iterator[Problem]:
         yield Problem("model", "choose the model: a variable of the notebook that holds one")
     if not form.data.strip():
         yield Problem("data", "choose the data that judges; without labels use the metric 'agreement'")
-    for field in ("model", "data", "train", "calibration", "metric"):
+    for field in ("model", "data", "train", "calibration", "metric", "postprocess"):
         yield from _caught(field, partial(_plain, getattr(form, field)))
     if form.task and form.task not in TASKS:
         yield Problem("task", f"a task is one of {', '.join(TASKS)}")
     if any(not _LABEL.fullmatch(part) for part in _parts(form.labels)):
         yield Problem("labels", "labels are keys of a batch or positions in it, with commas between them")
+    if form.output.strip() and not _LABEL.fullmatch(form.output.strip()):
+        yield Problem("output", "the output that is judged is the name of an output or its position, such as logits or 0")
     if form.name.strip() and not _NAME.fullmatch(form.name.strip()):
         yield Problem("name", "a name has up to 80 letters, digits, blanks and simple signs; no quotes or brackets")
     if form.out:
@@ -213,6 +223,10 @@ def _plain(text: str) -> str:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and not re.fullmatch(r"[\w .-]*", node.value):
             raise QuantTaaSError(f"{text!r} holds signs that a line of a magic does not take; put it into a variable")
     return ast.unparse(expression)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _parts(labels: str) -> list[str]:

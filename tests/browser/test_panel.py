@@ -111,21 +111,25 @@ def test_insert_writes_the_cell_and_runs_nothing(lab: Lab, page: Page) -> None:
     execute(page, "notebook:delete-cell")
 
 
-def test_task_and_labels_stand_under_more_and_reach_the_cell(lab: Lab, page: Page) -> None:
+def test_task_labels_and_outputs_stand_under_more_and_reach_the_cell(lab: Lab, page: Page) -> None:
     panel(page).get_by_text("More", exact=True).click()
     field(page, "Task").select_option("classification")
     field(page, "Labels").fill("1")
-    field(page, "Labels").scroll_into_view_if_needed()
+    field(page, "Output").fill("0")
+    field(page, "Batch dimension").fill("0")
+    field(page, "Ignore label").fill("-100")
+    field(page, "Ignore label").scroll_into_view_if_needed()
     screenshot(page, "panel-task")
     panel(page).get_by_role("button", name="Insert cell").click()
     page.wait_for_function("document.querySelectorAll('.jp-Notebook .jp-CodeCell').length === 3")
     first = cells(page)[2].splitlines()[0]
     assert "--task classification" in first
-    assert "--labels 1" in first
+    assert "--labels 1 --output 0 --batch-dim 0 --ignore-label -100" in first
     execute(page, "notebook:delete-cell")
     execute(page, "notebook:delete-cell")
     field(page, "Task").select_option("")
-    field(page, "Labels").fill("")
+    for name in ("Labels", "Output", "Batch dimension", "Ignore label"):
+        field(page, name).fill("")
     panel(page).get_by_text("More", exact=True).click()
 
 

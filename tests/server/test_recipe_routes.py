@@ -114,6 +114,21 @@ def test_only_what_differs_from_the_default_is_written() -> None:
     assert recipe.goal.max_drop == 0.02
 
 
+def test_what_a_person_says_of_task_and_batches_reaches_the_magic() -> None:
+    said = {
+        "task": "segmentation",
+        "labels": "mask, 2",
+        "output": "logits",
+        "batch_dim": 1,
+        "ignore_label": -100,
+        "postprocess": "tools.largest",
+    }
+    args, _ = read(cell(**said))
+    assert {key: getattr(args, key) for key in said} == {**said, "labels": "mask,2"}
+    args, _ = read(cell(batch_dim=0, output="0"))
+    assert (args.batch_dim, args.output) == (0, "0")
+
+
 def test_a_search_without_anything_to_say_is_a_line_as_a_cell_must_have_a_body() -> None:
     assert cell(search="auto") == "%quanttaas compress model --data test_loader -o study"
     text = cell(search="auto", max_drop=0.05)
@@ -181,6 +196,8 @@ def test_every_wrong_field_is_told_at_once() -> None:
         ({"name": "{secret}"}, "name", "simple signs"),
         ({"name": "a\nb"}, "name", "simple signs"),
         ({"out": "class"}, "out", "variable"),
+        ({"output": "logits --store /etc"}, "output", "name of an output"),
+        ({"postprocess": "make()"}, "postprocess", "is more than a variable"),
     ],
 )
 def test_a_wrong_field_is_told_in_one_sentence(values: dict[str, Any], field: str, says: str) -> None:

@@ -1,4 +1,4 @@
-import { type JSX, type ReactNode, useId } from 'react';
+import { type InputHTMLAttributes, type JSX, type ReactNode, useId } from 'react';
 
 import type { KernelState, Variable } from '../kernel';
 import type { Checked, Choice, Form, Service } from '../types';
@@ -18,21 +18,43 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
   const options = service.form;
   const { models = [], data = [], functions = [] } = kernel.variables ?? {};
   const metrics = useId();
+  const own = useId();
 
   const field = (name: keyof Form, label: string, control: (id: string) => ReactNode): JSX.Element => (
     <Field label={label} problems={problems.filter(problem => problem.field === name)}>
       {control}
     </Field>
   );
-  const text = (name: 'metric' | 'labels' | 'store' | 'name' | 'out', placeholder: string) =>
+  const text = (
+    name: 'metric' | 'labels' | 'output' | 'postprocess' | 'store' | 'name' | 'out',
+    placeholder: string,
+    suggestions?: string
+  ) =>
     function Text(id: string): JSX.Element {
       return (
         <input
           id={id}
           value={form[name]}
           placeholder={placeholder}
-          list={name === 'metric' ? metrics : undefined}
+          list={suggestions}
           onChange={event => onChange({ [name]: event.target.value })}
+        />
+      );
+    };
+  const number = (
+    name: 'max_drop' | 'batch_dim' | 'ignore_label',
+    rest: InputHTMLAttributes<HTMLInputElement>
+  ) =>
+    function NumberField(id: string): JSX.Element {
+      return (
+        <input
+          id={id}
+          type="number"
+          {...rest}
+          value={form[name] ?? ''}
+          onChange={event =>
+            onChange({ [name]: event.target.value === '' ? null : Number(event.target.value) })
+          }
         />
       );
     };
@@ -85,19 +107,15 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
           ))}
         </>
       )}
-      {field('max_drop', 'Lose at most', id => (
-        <input
-          id={id}
-          type="number"
-          min={0}
-          step="any"
-          value={form.max_drop ?? ''}
-          title="In the metric's own unit: 0.01 of accuracy is 1 point"
-          onChange={event =>
-            onChange({ max_drop: event.target.value === '' ? null : Number(event.target.value) })
-          }
-        />
-      ))}
+      {field(
+        'max_drop',
+        'Lose at most',
+        number('max_drop', {
+          min: 0,
+          step: 'any',
+          title: "In the metric's own unit: 0.01 of accuracy is 1 point"
+        })
+      )}
       {field('minimize', 'Minimize', choice('minimize', options.minimize))}
       {field('cluster', 'On', id => (
         <Pick
@@ -119,12 +137,8 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
         ))}
         {field('recover', 'Recover', choice('recover', options.recoveries))}
         {field('calibration', 'Calibration', variable('calibration', data, 'a part of train or data'))}
-        {field('metric', 'Metric', text('metric', 'by the targets'))}
-        <datalist id={metrics}>
-          {[...functions, ...options.metrics].map(name => (
-            <option key={name} value={name} />
-          ))}
-        </datalist>
+        {field('metric', 'Metric', text('metric', 'by the targets', metrics))}
+        <Suggestions id={metrics} of={[...functions, ...options.metrics]} />
         {field('task', 'Task', id => (
           <Pick
             id={id}
@@ -135,11 +149,42 @@ export function RecipeForm({ service, kernel, form, problems, onChange }: Recipe
           />
         ))}
         {field('labels', 'Labels', text('labels', 'found out; keys or positions in a batch'))}
+        {field('output', 'Output', text('output', 'found out; its name or position'))}
+        {field(
+          'postprocess',
+          'Postprocess',
+          text('postprocess', 'none; a function: outputs to what the metric takes', own)
+        )}
+        <Suggestions id={own} of={functions} />
+        {field(
+          'batch_dim',
+          'Batch dimension',
+          number('batch_dim', {
+            min: 0,
+            placeholder: 'found out',
+            title: 'Dimension of the samples in the inputs'
+          })
+        )}
+        {field(
+          'ignore_label',
+          'Ignore label',
+          number('ignore_label', { placeholder: 'found out', title: 'The label that counts nowhere' })
+        )}
         {field('store', 'Store', text('store', service.stores[0] ?? ''))}
         {field('name', 'Name', text('name', 'the model’s'))}
         {field('out', 'Variable', text('out', 'none'))}
       </details>
     </div>
+  );
+}
+
+function Suggestions({ id, of }: { id: string; of: readonly string[] }): JSX.Element {
+  return (
+    <datalist id={id}>
+      {of.map(name => (
+        <option key={name} value={name} />
+      ))}
+    </datalist>
   );
 }
 
