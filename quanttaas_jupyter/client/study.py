@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import hashlib
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,20 +106,24 @@ class Trial:
     def export(self, path: str | Path) -> Path:
         """Write the artifact to ``path``: a file, or a folder for a file with the trial's name.
 
+        An ONNX model beyond 2 GB becomes two files, the graph and beside it its weights.
+
         Returns:
             The path of the file.
 
         Raises:
             QuantTaaSError: The trial has no artifact, its blob was deleted, or the file cannot be written.
         """
+        from ..techniques.runtimes import RUNTIMES
+
         artifact = self._artifact()
-        target = Path(path).expanduser()
+        runtime, target = RUNTIMES.get(artifact.runtime), Path(path).expanduser()
         if target.is_dir():
-            target = target / artifact.filename
+            target = target / runtime.exported_name(artifact.filename)
         with self._file(artifact) as source:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                runtime.export(source, target)
             except OSError as error:
                 raise StoreError(f"cannot write {target}: {error.strerror or error}") from None
         return target

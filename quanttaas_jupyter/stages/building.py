@@ -321,7 +321,7 @@ def _artifact(
     return StageResult(
         blobs={name: blobs.give_file(context.store, file) for name, file in files.items()},
         measurements={**measurements, **size, **counts},
-        suffix=runtime.suffix,
+        suffix=runtime.suffix_of(path),
         kept=layers.kept,
     )
 

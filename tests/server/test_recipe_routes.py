@@ -196,7 +196,7 @@ def test_every_wrong_field_is_told_at_once() -> None:
         ({"name": "{secret}"}, "name", "simple signs"),
         ({"name": "a\nb"}, "name", "simple signs"),
         ({"out": "class"}, "out", "variable"),
-        ({"output": "logits --store /etc"}, "output", "name of an output"),
+        ({"output": "logits --store /etc"}, "output", "the name of an output"),
         ({"postprocess": "make()"}, "postprocess", "is more than a variable"),
     ],
 )

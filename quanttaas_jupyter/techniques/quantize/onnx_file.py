@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtimes import onnx_parts
 from ..runtimes.onnx_compaction import load_prepared, save
 from ..runtimes.onnx_graph import names_read_by
 
@@ -91,7 +92,7 @@ def split_gemms(model: Any) -> None:
             continue
         weight = node.input[1]
         if options.get("transB"):
-            turned = np.ascontiguousarray(numpy_helper.to_array(constants[weight]).T)
+            turned = np.ascontiguousarray(onnx_parts.array_of(constants[weight]).T)
             weight = f"{weight}/turned.{node.name}"
             graph.initializer.append(numpy_helper.from_array(turned, weight))
         _, *added = without_bias(node)

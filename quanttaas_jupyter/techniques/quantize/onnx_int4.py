@@ -8,12 +8,13 @@ from typing import Any
 
 from ...core.catalogue import Technique
 from ...core.failures import StageError
-from ..runtimes.onnx_graph import ignored_nodes, layers_of, names_read_by
+from ..runtimes import onnx_parts
+from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .modelopt_scales import by_awq, scaled
 from .onnx_file import load_prepared, save, split_gemms
 from .onnx_symmetric import int4_blocks
-from .onnx_weights import store_rest
+from .onnx_weights import drop_unread, store_rest
 
 _BLOCK = 32
 """Weights that share a scale, the default block of most four-bit formats; larger blocks save bytes and lose more."""
@@ -43,15 +44,10 @@ def quantize(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The model has no matrix product with weights, or cannot be prepared.
     """
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-
-    model = load_prepared(job.source)
+    model = load_prepared(job.source, takes_large=True)
     kept = set(ignored_nodes(model.graph, job.ignore))
-    _split(model, kept)
-    config = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, bits=4, accuracy_level=_INT8_ARITHMETIC)
-    quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=list(kept), algo_config=config)
-    quantizer.process()
-    return _finished(quantizer.model.model, job, kept)
+    _pack(_split(model, kept).graph, kept, {})
+    return _finished(model, job, kept)
 
 
 @QUANTIZERS.register(
@@ -103,8 +99,10 @@ def _finished(model: Any, job: QuantizeJob, kept: set[str]) -> Quantized:
 
 
 def _pack(graph: Any, kept: Collection[str], limits: Mapping[str, Any]) -> None:
-    """Replace products with constant matrices by MatMulNBits, with two weights in a byte and these limits."""
-    import numpy as np
+    """Replace products with constant matrices by MatMulNBits, with two weights in a byte and these limits.
+
+    One layer is rounded after the other: beside what was made so far, memory holds one matrix.
+    """
     from onnx import helper, numpy_helper
 
     constants = {item.name: item for item in graph.initializer}
@@ -112,28 +110,36 @@ def _pack(graph: Any, kept: Collection[str], limits: Mapping[str, Any]) -> None:
         weight = constants.get(node.input[1]) if node.op_type == "MatMul" and node.name not in kept else None
         if weight is None or len(weight.dims) != 2:
             continue
-        array = numpy_helper.to_array(weight)
-        inputs, outputs = array.shape
-        padded = np.pad(array, ((0, -inputs % _BLOCK), (0, 0)))
-        narrow, scales = int4_blocks(padded, _BLOCK, limits.get(node.name))
-        halves = (narrow + _ZERO).astype(np.uint8).transpose(2, 0, 1)
-        packed = halves[..., 0::2] | halves[..., 1::2] << 4
+        packed, scales = _packed(onnx_parts.array_of(weight), limits.get(node.name))
         names = [f"{node.name}/narrow", f"{node.name}/scales"]
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(packed), names[0]))
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(scales.T.reshape(-1)), names[1]))
+        graph.initializer.append(numpy_helper.from_array(packed, names[0]))
+        graph.initializer.append(numpy_helper.from_array(scales, names[1]))
         made = helper.make_node(
             "MatMulNBits",
             [node.input[0], *names],
             list(node.output),
             node.name,
             domain="com.microsoft",
-            K=inputs,
-            N=outputs,
+            K=weight.dims[0],
+            N=weight.dims[1],
             bits=4,
             block_size=_BLOCK,
             accuracy_level=_INT8_ARITHMETIC,
         )
         node.CopyFrom(made)
-    read = {name for node in graph.node for name in names_read_by(node)}
-    for item in [item for item in graph.initializer if item.name not in read]:
-        graph.initializer.remove(item)
+    drop_unread(graph)
+
+
+def _packed(array: Any, limits: Any) -> tuple[Any, Any]:
+    """Return a matrix of inputs by outputs as MatMulNBits reads it: two weights in a byte, and scales."""
+    import numpy as np
+    from onnxruntime.quantization import matmul_nbits_quantizer as ort
+
+    if limits is None:
+        config = ort.DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, bits=4)
+        packed, scales, _ = ort.DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(array))
+        return packed, scales.reshape(-1)
+    padded = np.pad(array, ((0, -len(array) % _BLOCK), (0, 0)))
+    narrow, scales = int4_blocks(padded, _BLOCK, limits)
+    halves = (narrow + _ZERO).astype(np.uint8).transpose(2, 0, 1)
+    return np.ascontiguousarray(halves[..., 0::2] | halves[..., 1::2] << 4), np.ascontiguousarray(scales.T.reshape(-1))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...core.catalogue import Technique
+from ..runtimes import onnx_parts
 from ..runtimes.onnx_graph import ignored_nodes, layers_of, names_read_by
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_file import load_prepared, save
@@ -41,7 +42,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared.
     """
-    model = load_prepared(job.source)
+    model = load_prepared(job.source, takes_large=True)
     ignored = set(ignored_nodes(model.graph, job.ignore))
     store_int8(model.graph, {layer.node for layer in layers_of(model.graph)} - ignored)
     save(model, job.target)
@@ -157,13 +158,10 @@ class _Writer:
         for node in self.graph.node:
             nodes += [node, *self.following.get(node.output[0], [])]
         _replace(self.graph.node, nodes)
-        read = {name for node in nodes for name in names_read_by(node)} | {item.name for item in self.graph.output}
-        _replace(self.graph.initializer, [item for item in self.graph.initializer if item.name in read])
+        drop_unread(self.graph)
 
     def _array(self, name: str) -> np.ndarray:
-        from onnx import numpy_helper
-
-        return np.asarray(numpy_helper.to_array(self.constants[name]))
+        return onnx_parts.array_of(self.constants[name])
 
     def _add(self, name: str, array: np.ndarray) -> None:
         from onnx import numpy_helper
@@ -195,6 +193,12 @@ def _int8(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     scales = (np.abs(array).max(axis=others, keepdims=True) / 127).astype(np.float32)
     scales[scales == 0] = 1
     return np.clip(np.rint(array / scales), -127, 127).astype(np.int8), scales
+
+
+def drop_unread(graph: Any) -> None:
+    """Drop the constants that no node reads."""
+    read = {name for node in graph.node for name in names_read_by(node)} | {item.name for item in graph.output}
+    _replace(graph.initializer, [item for item in graph.initializer if item.name in read])
 
 
 def _replace(field: Any, items: list[Any]) -> None:

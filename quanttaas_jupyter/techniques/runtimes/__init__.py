@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,18 @@ class Runtime(Protocol):
 
     def layers(self, path: Path) -> Layers:
         """Count the quantized layers of an artifact, or of its graph if it has one."""
+
+    def suffix_of(self, path: Path) -> str:
+        """Return the ending of an artifact's name."""
+        return self.suffix
+
+    def exported_name(self, filename: str) -> str:
+        """Return the name under which an artifact is exported into a folder."""
+        return filename
+
+    def export(self, artifact: Path, target: Path) -> None:
+        """Write an artifact where a person wants it."""
+        shutil.copyfile(artifact, target)
 
     def why_not_run(self) -> str:
         """Return why artifacts cannot run on this machine, or an empty string if they can."""

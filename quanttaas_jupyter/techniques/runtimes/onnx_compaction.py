@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...core.failures import StageError, one_line
+from . import onnx_parts
 from .onnx_graph import layers_of, module_of, name_layers, names_read_by, scope_of
 
 _FLOAT16 = 10
@@ -22,20 +23,29 @@ _DIGITS = string.ascii_letters  # No digits, since quantizers name copies of a t
 _MODULES = "modules"
 
 
-def load_prepared(source: Path) -> Any:
+def load_prepared(source: Path, takes_large: bool = False) -> Any:
     """Return the prepared graph of an artifact, with a unique name for each node and module names for layers.
 
-    Raises:
-        StageError: ONNX Runtime cannot read or infer the graph.
-    """
-    import onnx
+    Args:
+        source: The artifact.
+        takes_large: Whether the caller reads weights by ``onnx_parts.array_of``. Those of a model beyond 2 GB lie in
+            its file, and its graph stays as the exporter wrote it.
 
-    model = onnx.load(str(source))
+    Raises:
+        StageError: ONNX Runtime cannot read or infer the graph, or it is beyond 2 GB for a caller that takes none such.
+    """
+    model = onnx_parts.load(source)
+    if onnx_parts.is_large(model) and not takes_large:
+        raise StageError(
+            f"it takes ONNX files up to 2 GB, and this model has {source.stat().st_size / 1e9:.1f} GB",
+            "use int8-weight or int4-weight",
+        )
     # Preparation drops the metadata that names modules, and adds nodes.
     _name_by_modules(model)
     name_layers(model.graph)
-    model = _prepared(model)
-    name_layers(model.graph)
+    if not onnx_parts.is_large(model):
+        model = _prepared(model)
+        name_layers(model.graph)
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
@@ -46,12 +56,10 @@ def load_prepared(source: Path) -> Any:
 
 def make_lean(source: Path, target: Path) -> None:
     """Write an export without data that inference does not need; the module of each node is kept."""
-    import onnx
-
     try:
-        model = load_prepared(source)
+        model = load_prepared(source, takes_large=True)
     except StageError:
-        model = onnx.load(str(source))
+        model = onnx_parts.load(source)
         _name_by_modules(model)
     _save(model, target, keep_modules=True)
 
@@ -66,8 +74,6 @@ def save(model: Any, target: Path) -> None:
 
 
 def _save(model: Any, target: Path, keep_modules: bool) -> None:
-    import onnx
-
     graph = model.graph
     name_layers(graph)
     # Names inside the bodies of loops and functions may mean tensors outside of them.
@@ -88,7 +94,7 @@ def _save(model: Any, target: Path, keep_modules: bool) -> None:
     if any(modules) and not any(";" in module for module in modules):
         runs = [f"{module}*{len(list(nodes))}" for module, nodes in groupby(modules)]
         model.metadata_props.add(key=_MODULES, value=";".join(runs))
-    onnx.save(model, str(target))
+    onnx_parts.save(model, target)
 
 
 def _modules_of(graph: Any) -> list[str]:

@@ -24,6 +24,7 @@ from ...bundle.batches import Batches
 from ...core.failures import StageError
 from ...core.records.artifact import Signature
 from ..attention import layer_by_layer
+from . import onnx_parts
 from .export_check import Mismatch, all_probes, arrays_of, difference, flattened, named, one_by_one, varying
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _leaner(error: float, path: Path, compare: Callable[[Path], float], report: 
     except Exception as problem:
         report(f"the file keeps its names: {named(problem)}")
         lean.unlink(missing_ok=True)
+        onnx_parts.make_one(path)
     return error
 
 
@@ -204,7 +206,7 @@ def _torch_export(plan: _Plan, path: Path) -> None:
         input_names=list(plan.names),
         output_names=list(plan.outputs),
         dynamic_shapes=(shapes,),
-        external_data=False,
+        external_data=_is_large(plan.module),
         dynamo=True,
         verbose=False,
     )
@@ -222,10 +224,16 @@ def _strict_export(plan: _Plan, path: Path) -> None:
         str(path),
         input_names=list(plan.names),
         output_names=list(plan.outputs),
-        external_data=False,
+        external_data=_is_large(plan.module),
         dynamo=True,
         verbose=False,
     )
+
+
+def _is_large(module: torch.nn.Module) -> bool:
+    """Return whether the weights of a module lie beside the file that the exporter writes."""
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > onnx_parts.MOST
 
 
 @contextlib.contextmanager

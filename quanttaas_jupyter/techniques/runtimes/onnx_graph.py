@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import Layers
+from . import Layers, onnx_parts
 
 _WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "Gather": 0}
 _INTEGER = {
@@ -55,10 +55,8 @@ class Layer:
 
 
 def load_graph(path: Path) -> Any:
-    """Return the graph of an ONNX file."""
-    import onnx
-
-    return onnx.load(str(path)).graph
+    """Return the graph of an ONNX file; large weights of a model beyond 2 GB stay in it."""
+    return onnx_parts.load(path).graph
 
 
 def layers_of(graph: Any) -> list[Layer]:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPUs: artifacts are ``.onnx`` files."""
+"""ONNX Runtime on CPUs: artifacts are ``.onnx`` files, or archives of two files beyond 2 GB."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
-from . import RUNTIMES, Built, Layers, Runtime, Session
+from . import RUNTIMES, Built, Session, onnx_parts
+from .onnx_artifact import OnnxArtifact
 
 if TYPE_CHECKING:
     import torch
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(OnnxArtifact):
     """ONNX Runtime on CPUs: builds with ``torch.onnx``, runs with the CPU provider."""
-
-    suffix = ".onnx"
 
     def build(self, model: torch.nn.Module, examples: Batches, path: Path, report: Callable[[str], None]) -> Built:
         """Export the module, and compare the outputs of the file with the module's.
@@ -34,12 +33,6 @@ class OnnxRuntime(Runtime):
         """Open an inference session on ``threads`` threads that takes the inputs ``names`` in order."""
         return open_session(path, threads, names)
 
-    def layers(self, path: Path) -> Layers:
-        """Count the nodes with weights, and those that are quantized."""
-        from .onnx_graph import summarize
-
-        return summarize(path)
-
 
 def open_session(path: Path, threads: int, names: Sequence[str], fuses: bool = True) -> Session:
     """Open a session as ``OnnxRuntime.open``; without ``fuses``, operators are computed one by one."""
@@ -53,7 +46,8 @@ def open_session(path: Path, threads: int, names: Sequence[str], fuses: bool = T
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     # Spinning threads of several sessions disturb each other's latency many times over.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = onnx_parts.source_of(path, options)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     # The graph has no input that the model never reads.
     wanted = {item.name for item in session.get_inputs()}
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ...bundle.batches import Batches
 from ...core.catalogue import Technique
 from ...core.failures import StageError
-from . import RUNTIMES, Built, Layers, Runtime, Session
+from . import RUNTIMES, Built, Session, onnx_parts
+from .onnx_artifact import OnnxArtifact
 from .onnxruntime import open_session
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 _FLOAT16, _NARROW = 10, (3, 17)  # int8, float8 (E4M3)
 
 
-class OnnxRuntimeGpu(Runtime):
+class OnnxRuntimeGpu(OnnxArtifact):
     """ONNX Runtime with one GPU provider; without a GPU, accuracy is evaluated with the same file on the CPU."""
-
-    suffix = ".onnx"
 
     def __init__(self, provider: str) -> None:
         """Use the provider ``CUDA`` or ``Tensorrt``; CUDA computes operators that the latter does not support."""
@@ -55,19 +54,14 @@ class OnnxRuntimeGpu(Runtime):
         options.log_severity_level = 3
         places: list[Any] = [(self._provider, _flags(path) if "Tensorrt" in self._provider else {})]
         places += ["CUDAExecutionProvider"] if "Tensorrt" in self._provider else []
-        session = ort.InferenceSession(str(path), options, providers=[*places, "CPUExecutionProvider"])
+        source = onnx_parts.source_of(path, options)
+        session = ort.InferenceSession(source, options, providers=[*places, "CPUExecutionProvider"])
         if self._provider not in session.get_providers():
             raise StageError(
                 f"ONNX Runtime cannot load its {self._provider} here, and would compute on the CPU",
                 "install the CUDA, cuDNN and TensorRT releases that this onnxruntime-gpu is built for",
             )
         return _OnGpu(session, names)
-
-    def layers(self, path: Path) -> Layers:
-        """Count the nodes with weights, and those that are quantized."""
-        from .onnx_graph import summarize
-
-        return summarize(path)
 
     def why_not_run(self) -> str:
         """Return that there is no GPU, or that this ONNX Runtime lacks the provider; otherwise an empty string."""
@@ -127,9 +121,7 @@ def _flags(path: Path) -> dict[str, bool]:
 
     Weights that are only stored as float16 are widened first, since arithmetic in float16 could overflow.
     """
-    import onnx
-
-    graph = onnx.load(str(path)).graph
+    graph = onnx_parts.load(path).graph
     kinds = {item.name: item.data_type for item in graph.initializer}
     products = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
     weights = {kinds[node.input[1]] for node in products if node.input[1] in kinds}

@@ -14,7 +14,7 @@ from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
 from quanttaas_jupyter.techniques.quantize import QUANTIZERS, Quantized, QuantizeJob
-from quanttaas_jupyter.techniques.runtimes import RUNTIMES
+from quanttaas_jupyter.techniques.runtimes import RUNTIMES, Runtime, onnx_parts
 
 RUNTIME = RUNTIMES.get("onnxruntime")
 
@@ -96,15 +96,15 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0].mean(1))
 
 
-def exported(model: nn.Module, x: torch.Tensor, path: Path) -> Path:
-    RUNTIME.build(model.eval(), open_source((x, torch.zeros(len(x))), "--data", 512, 0).read(), path, lambda line: None)
+def exported(model: nn.Module, x: torch.Tensor, path: Path, runtime: Runtime = RUNTIME) -> Path:
+    runtime.build(model.eval(), open_source((x, torch.zeros(len(x))), "--data", 512, 0).read(), path, lambda line: None)
     return path
 
 
 def quantize(source: Path, x: torch.Tensor, name: str, **more: Any) -> tuple[Path, Quantized]:
     target = source.with_name(f"{name}.onnx")
     calibration = open_source((x, torch.zeros(len(x))), "--data", 512, 0).read()
-    (entry,) = onnx.load(str(source)).graph.input
+    (entry,) = onnx_parts.load(source).graph.input
     job = QuantizeJob(source, target, calibration, (entry.name,), more.pop("ignore", ()), lambda line: None, **more)
     return target, QUANTIZERS.get((name, "onnxruntime"))(job)
 
