@@ -6,12 +6,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import bqplot
+import ipywidgets
 import numpy as np
+from traitlets import TraitError
 
 from ..core.catalogue import MARKERS, UNKNOWN_COLOR
 from ..views.scene import Point, Scene, steps
 
-FG, DIM, EDGE, ACCENT = "var(--qt-fg)", "var(--qt-dim)", "var(--qt-edge)", "var(--qt-accent)"
+
+def _themed(name: str, plain: str) -> str:
+    """Return a colour of the style sheet, or a plain one where widgets take no variables, as ipywidgets 7 on Colab."""
+    variable = f"var(--qt-{name})"
+    try:
+        ipywidgets.Color().validate(None, variable)
+    except TraitError:
+        return plain
+    return variable
+
+
+# The plain ones can be read on a light page and on a dark one.
+FG, DIM, EDGE, ACCENT = (
+    _themed(name, plain)
+    for name, plain in (("fg", "#7a7a7a"), ("dim", "#8a8a8a"), ("edge", "#7a7a7a"), ("accent", "#4c8bc0"))
+)
 
 # bqplot has no dashed outline and no class on a mark. The style sheet finds a mark by its inline stroke width.
 WIDTH, WIDTH_UNCERTAIN, WIDTH_HOLLOW = 0.75, 1.51, 1.49

@@ -119,7 +119,9 @@ class StudyView(ipywidgets.VBox):
         super().close()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        data = super()._repr_mimebundle_(**options)
+        # A widget of ipywidgets 7 publishes itself, and Colab's own hook adds the metadata then.
+        bundle = getattr(super(), "_repr_mimebundle_", None)
+        data = bundle(**options) if bundle else None
         metadata = colab.bundle_metadata()
         return (data, metadata) if data and metadata else data
 

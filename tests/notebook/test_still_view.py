@@ -15,8 +15,9 @@ from IPython.display import DisplayHandle
 from quanttaas_jupyter.core.catalogue import MARKERS
 from quanttaas_jupyter.core.state import StudyState, apply
 from quanttaas_jupyter.notebook import card, still_view
+from quanttaas_jupyter.notebook import display as notebook_display
 from quanttaas_jupyter.views import scene
-from tests.notebook.fakes import ROWS, START, Script, artifact, empty, folded, metrics
+from tests.notebook.fakes import ROWS, START, FakeStudy, Script, artifact, empty, folded, metrics
 
 EVIL = '<img src=x onerror="alert(1)">&\'$x^$'
 
@@ -233,6 +234,27 @@ def test_the_still_view_shows_the_end_at_once(screen: Screen, half: StudyState, 
     still_view.StillView(half).update(whole)
     (update,) = screen.updates
     assert "finished" in update["text/plain"]
+
+
+def test_where_widgets_fail_the_still_view_follows_the_study_and_one_line_says_why(
+    screen: Screen,
+    half: StudyState,
+    whole: StudyState,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the front end has no bqplot")
+
+    study = FakeStudy(half)
+    monkeypatch.setattr(notebook_display, "StudyView", broken)
+    notebook_display.show(study)  # type: ignore[arg-type]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "no live view in this notebook (the front end has no bqplot): the picture below follows the study instead"
+    ]
+    study.show(whole)
+    assert "finished" in screen.updates[-1]["text/plain"]
 
 
 def test_the_still_view_is_not_redrawn_for_the_log(screen: Screen, half: StudyState) -> None:
