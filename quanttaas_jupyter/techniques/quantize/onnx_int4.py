@@ -44,7 +44,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The model has no matrix product with weights, or cannot be prepared.
     """
-    model = load_prepared(job.source, takes_large=True)
+    model = load_prepared(job.source, job.target.parent)
     kept = set(ignored_nodes(model.graph, job.ignore))
     _pack(_split(model, kept).graph, kept, {})
     return _finished(model, job, kept)

@@ -42,7 +42,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared.
     """
-    model = load_prepared(job.source, takes_large=True)
+    model = load_prepared(job.source, job.target.parent)
     ignored = set(ignored_nodes(model.graph, job.ignore))
     store_int8(model.graph, {layer.node for layer in layers_of(model.graph)} - ignored)
     save(model, job.target)

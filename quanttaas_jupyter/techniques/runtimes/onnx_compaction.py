@@ -23,19 +23,19 @@ _DIGITS = string.ascii_letters  # No digits, since quantizers name copies of a t
 _MODULES = "modules"
 
 
-def load_prepared(source: Path, takes_large: bool = False) -> Any:
+def load_prepared(source: Path, folder: Path | None = None) -> Any:
     """Return the prepared graph of an artifact, with a unique name for each node and module names for layers.
 
     Args:
         source: The artifact.
-        takes_large: Whether the caller reads weights by ``onnx_parts.array_of``. Those of a model beyond 2 GB lie in
-            its file, and its graph stays as the exporter wrote it.
+        folder: Folder for large weights, which the caller reads by ``onnx_parts.array_of``; None for a caller that
+            needs all of them in the model, as ONNX's own tools do.
 
     Raises:
-        StageError: ONNX Runtime cannot read or infer the graph, or it is beyond 2 GB for a caller that takes none such.
+        StageError: ONNX Runtime cannot read or infer the graph, or it is beyond 2 GB for a caller that names no folder.
     """
     model = onnx_parts.load(source)
-    if onnx_parts.is_large(model) and not takes_large:
+    if folder is None and onnx_parts.size_of(model) > onnx_parts.MOST:
         raise StageError(
             f"it takes ONNX files up to 2 GB, and this model has {source.stat().st_size / 1e9:.1f} GB",
             "use int8-weight or int4-weight",
@@ -43,9 +43,13 @@ def load_prepared(source: Path, takes_large: bool = False) -> Any:
     # Preparation drops the metadata that names modules, and adds nodes.
     _name_by_modules(model)
     name_layers(model.graph)
-    if not onnx_parts.is_large(model):
-        model = _prepared(model)
-        name_layers(model.graph)
+    if folder is None:
+        with TemporaryDirectory() as temporary:
+            model = _prepared(model, Path(temporary))
+            onnx_parts.take_in(model)
+    else:
+        model = _prepared(model, folder)
+    name_layers(model.graph)
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
@@ -57,7 +61,7 @@ def load_prepared(source: Path, takes_large: bool = False) -> Any:
 def make_lean(source: Path, target: Path) -> None:
     """Write an export without data that inference does not need; the module of each node is kept."""
     try:
-        model = load_prepared(source, takes_large=True)
+        model = load_prepared(source, target.parent)
     except StageError:
         model = onnx_parts.load(source)
         _name_by_modules(model)
@@ -125,19 +129,36 @@ def _name_by_modules(model: Any) -> None:
             node.name = f"/{scope}/{node.op_type}_{index}"
 
 
-def _prepared(model: Any) -> Any:
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+def _prepared(model: Any, folder: Path) -> Any:
+    """Return a model after ONNX Runtime's basic optimizations, with the shapes of its tensors.
 
-    with TemporaryDirectory() as folder:
-        source, target = (str(Path(folder) / name) for name in ("source.onnx", "prepared.onnx"))
-        onnx.save(model, source)
-        try:
-            # ONNX's own shape inference suffices for quantizers; the symbolic one fails more often than it helps.
-            quant_pre_process(source, target, skip_symbolic_shape=True)
-        except Exception as error:
-            raise StageError(f"ONNX Runtime cannot prepare the graph for quantization: {one_line(error)}") from error
-        return onnx.load(target)
+    ONNX Runtime's ``quant_pre_process`` does the same, and reads and writes all weights five times. ONNX's own shape
+    inference suffices for quantizers; the symbolic one fails more often than it helps.
+    """
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    try:
+        model = onnx.shape_inference.infer_shapes(_optimized(model, folder))
+    except Exception as error:
+        raise StageError(f"ONNX Runtime cannot prepare the graph for quantization: {one_line(error)}") from error
+    add_pre_process_metadata(model)
+    return model
+
+
+def _optimized(model: Any, folder: Path) -> Any:
+    """Return a model with folded constants and batch norms; its large weights are written into the folder."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    # Nothing runs: weights need not be laid out for kernels.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.onnx.data")
+    ort.InferenceSession(onnx_parts.in_message(model, options), options, providers=["CPUExecutionProvider"])
+    return onnx_parts.load(folder / "optimized.onnx")
 
 
 def _drop_names(graph: Any) -> None:

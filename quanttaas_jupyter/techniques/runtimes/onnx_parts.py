@@ -1,8 +1,9 @@
-"""ONNX models beyond 2 GB: a small graph, and large weights that are read from a file where they are needed.
+"""ONNX models as graphs whose large weights stay in files, and archives for models beyond 2 GB.
 
-Protocol buffers end at 2 GB. A larger model is one ZIP archive of ``model.onnx`` and ``model.onnx.data``, both stored
-as they are, so that ONNX Runtime maps the weights out of the archive. Unpacked, both are what ONNX calls a model with
-external data. In memory, a large weight of a graph names the file that holds it by an absolute path.
+In memory, a large weight of a graph names the file that holds it by an absolute path, and is mapped when it is read: a
+graph is changed without its weights. Protocol buffers end at 2 GB. A larger model is one ZIP archive of ``model.onnx``
+and ``model.onnx.data``, both stored as they are, so that ONNX Runtime maps the weights out of the archive. Unpacked,
+both are what ONNX calls a model with external data.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import math
 import mmap
 import struct
 import zipfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...core.failures import StageError
+from . import onnx_wire
 
 MOST = 2_000_000_000
 """Bytes of a model in one message: less than the 2 GiB that protocol buffers read, with room for the graph."""
@@ -32,7 +34,6 @@ _HEADER, _ZIP64_SIZES, _FIELD = 30, 20, struct.Struct("<HH")
 """Bytes of a ZIP entry's header, of its field with sizes beyond 4 GB, and the head of a further field."""
 _PADDING = 0xD935
 """Kind of field that only aligns, as Android's ``zipalign`` writes it."""
-_CHUNK = 16 << 20
 
 
 def is_packed(path: Path) -> bool:
@@ -44,42 +45,49 @@ def is_packed(path: Path) -> bool:
 
 
 def load(path: Path) -> Any:
-    """Return the model of a file, packed or not; its large weights stay in the file that holds them."""
-    import onnx
+    """Return the model of a file, packed or not; its large weights stay in the file that holds them.
 
-    if is_packed(path):
-        model, data, start = _opened(path)
-    else:
-        model, data, start = onnx.load(str(path), load_external_data=False), None, 0
+    Raises:
+        StageError: It is no ONNX file, or its weights lie elsewhere.
+    """
+    file = path.resolve()
+    if is_packed(file):
+        return _load_packed(file)
+    try:
+        model, large = onnx_wire.read(file, _INLINE)
+    except ValueError as error:
+        raise StageError(f"{path.name} is no ONNX file: {error}") from None
+    for tensor, offset, length in large:
+        _put(tensor, str(file), offset, length)
     for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            location, offset, length = place_of(tensor)
-            _put(tensor, str(data or path.resolve().parent / _plain(location)), offset + start, length)
-            if length < _INLINE:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(array_of(tensor)), tensor.name))
-    return model
+        location, offset, length = place_of(tensor) if tensor.data_location else ("", 0, 0)
+        if location and location != str(file):
+            _put(tensor, str(file.parent / _beside(location)), offset, length)
+    return _with_small_ones(model)
 
 
-def is_large(model: Any) -> bool:
-    """Return whether weights of a model lie outside of it."""
-    return any(tensor.data_location for tensor in model.graph.initializer)
+def is_outside(tensor: Any) -> bool:
+    """Return whether the numbers of a weight lie in a file."""
+    return bool(tensor.data_location)
 
 
 def array_of(tensor: Any) -> np.ndarray:
     """Return the numbers of a weight; those of a large one are mapped, and may not be changed."""
     from onnx import helper, numpy_helper
 
-    if not tensor.data_location:
+    if not is_outside(tensor):
         return np.asarray(numpy_helper.to_array(tensor))
     location, offset, length = place_of(tensor)
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if kind.itemsize * math.prod(tensor.dims) != length:
         raise StageError(f"weight {tensor.name!r} has {length} bytes, which is not {list(tensor.dims)} of {kind}")
-    return np.memmap(location, kind, "r", offset, tuple(tensor.dims))
+    mapped = np.memmap(location, kind, "r", offset, tuple(tensor.dims))
+    # Libraries in C++ read arrays by words.
+    return mapped if mapped.flags.aligned else np.array(mapped)
 
 
 def place_of(tensor: Any) -> tuple[str, int, int]:
-    """Return the file, the offset and the length in bytes of a weight that lies outside of the model."""
+    """Return the file, the offset and the length in bytes of a weight that lies in a file."""
     from onnx import helper
 
     found = {item.key: item.value for item in tensor.external_data}
@@ -88,23 +96,41 @@ def place_of(tensor: Any) -> tuple[str, int, int]:
     return found["location"], int(found.get("offset", 0)), int(found.get("length", whole))
 
 
+def size_of(model: Any) -> int:
+    """Return the bytes of a model with its weights."""
+    outside = sum(place_of(tensor)[2] for tensor in model.graph.initializer if is_outside(tensor))
+    return int(model.ByteSize()) + outside
+
+
+def take_in(model: Any) -> None:
+    """Read all weights into the model, for those who change it by ONNX's own tools."""
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if is_outside(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(np.array(array_of(tensor)), tensor.name))
+
+
 def save(model: Any, target: Path) -> None:
-    """Write a model as one file: an ONNX file while it fits into one, else an archive of graph and weights."""
+    """Write a model as one file: an ONNX file while it fits into one, else an archive of graph and weights.
+
+    Weights are copied from where they lie: memory holds none of those that are in files.
+    """
     import onnx
 
-    outside = sum(place_of(tensor)[2] for tensor in model.graph.initializer if tensor.data_location)
-    if model.ByteSize() + outside > MOST:
+    large = [tensor for tensor in model.graph.initializer if is_outside(tensor) or len(tensor.raw_data) >= _INLINE]
+    if size_of(model) > MOST:
         _pack(model, target)
-        return
-    for tensor in model.graph.initializer:
-        if tensor.data_location:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array_of(tensor), tensor.name))
-    onnx.save(model, str(target))
+    elif large:
+        onnx_wire.write(_without_weights(model), [_weight(tensor) for tensor in model.graph.initializer], target)
+    else:
+        onnx.save(model, str(target))
 
 
 def make_one(path: Path) -> None:
     """Replace a file whose weights lie beside it by one file; other files stay as they are."""
-    if not is_packed(path) and is_large(model := load(path)):
+    model = load(path)
+    if any(is_outside(tensor) and place_of(tensor)[0] != str(path.resolve()) for tensor in model.graph.initializer):
         whole = path.with_name(f"whole-{path.name}")
         save(model, whole)
         whole.replace(path)
@@ -112,89 +138,119 @@ def make_one(path: Path) -> None:
 
 def source_of(path: Path, options: Any) -> str | bytes:
     """Return what ONNX Runtime opens for a file, and tell its session options where the weights lie."""
-    if not is_packed(path):
-        return str(path)
-    model, data, start = _opened(path)
-    for tensor in model.graph.initializer:
-        if tensor.data_location:
-            _, offset, length = place_of(tensor)
-            _put(tensor, data.name, offset + start, length)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data.parent))
-    return bytes(model.SerializeToString())
+    return in_message(load(path), options) if is_packed(path) else str(path)
+
+
+def in_message(model: Any, options: Any) -> bytes:
+    """Return a model as the bytes that ONNX Runtime opens, and tell its session options where the weights lie.
+
+    They lie in one folder.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    folders = set()
+    for tensor in copy.graph.initializer:
+        if is_outside(tensor):
+            location, offset, length = place_of(tensor)
+            folders.add(Path(location).parent)
+            _put(tensor, Path(location).name, offset, length)
+    if folders:
+        (folder,) = folders
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return bytes(copy.SerializeToString())
 
 
 def unpack(path: Path, target: Path) -> None:
     """Write a packed model as ``target`` and, beside it, ``target`` with ``.data`` at its end."""
     import onnx
 
-    model, data, start = _opened(path)
+    model, start, length = _opened(path)
     beside = target.with_name(f"{target.name}.data")
     for tensor in model.graph.initializer:
-        if tensor.data_location:
-            _, offset, length = place_of(tensor)
-            _put(tensor, beside.name, offset, length)
-    with data.open("rb") as source, beside.open("wb") as copy:
-        source.seek(start)
-        with zipfile.ZipFile(path) as archive:
-            left = archive.getinfo(_DATA).file_size
-        while left:
-            chunk = source.read(min(left, _CHUNK))
-            copy.write(chunk)
-            left -= len(chunk)
+        if is_outside(tensor):
+            _put(tensor, beside.name, *place_of(tensor)[1:])
+    with beside.open("wb") as stream:
+        onnx_wire.write_in_parts(np.memmap(path, np.uint8, "r", start, (length,)), stream)
     onnx.save(model, str(target))
 
 
-def _opened(path: Path) -> tuple[Any, Path, int]:
-    """Return the graph of a packed model, the file that holds its weights, and where they begin in it."""
+def _load_packed(file: Path) -> Any:
+    model, start, whole = _opened(file)
+    for tensor in model.graph.initializer:
+        if is_outside(tensor):
+            _, offset, length = place_of(tensor)
+            if offset < 0 or length < 0 or offset + length > whole:
+                raise StageError(f"weight {tensor.name!r} lies outside of its file")
+            _put(tensor, str(file), offset + start, length)
+    return _with_small_ones(model)
+
+
+def _opened(file: Path) -> tuple[Any, int, int]:
+    """Return the graph of a packed model, and where its weights begin in the file and how long they are."""
     import onnx
 
-    file = path.resolve()
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         info = archive.getinfo(_DATA)
         if info.compress_type != zipfile.ZIP_STORED:
             raise StageError(f"{_DATA} is compressed, so that it cannot be mapped")
-        stream.seek(info.header_offset + _HEADER - 4)
-        name, extra = _FIELD.unpack(stream.read(4))
-        model = onnx.ModelProto.FromString(archive.read(_GRAPH))
-    start = info.header_offset + _HEADER + name + extra
+        stream.seek(info.header_offset + _HEADER - _FIELD.size)
+        name, extra = _FIELD.unpack(stream.read(_FIELD.size))
+        return (
+            onnx.ModelProto.FromString(archive.read(_GRAPH)),
+            info.header_offset + _HEADER + name + extra,
+            info.file_size,
+        )
+
+
+def _with_small_ones(model: Any) -> Any:
+    """Read small weights that lie in a file into the model."""
+    from onnx import numpy_helper
+
     for tensor in model.graph.initializer:
-        if tensor.data_location:
-            _, offset, length = place_of(tensor)
-            if offset < 0 or length < 0 or offset + length > info.file_size:
-                raise StageError(f"weight {tensor.name!r} lies outside of its file")
-    return model, file, start
+        if is_outside(tensor) and place_of(tensor)[2] < _INLINE:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(array_of(tensor)), tensor.name))
+    return model
 
 
 def _pack(model: Any, target: Path) -> None:
     """Write the archive: the weights first, one after the other, and then the graph that knows their places."""
-    held = model.graph.initializer
-    large = [tensor for tensor in held if tensor.data_location or len(tensor.raw_data) >= _INLINE]
+    graph = _without_weights(model)
     info = zipfile.ZipInfo(_DATA)
     ahead = _HEADER + len(_DATA) + _ZIP64_SIZES + _FIELD.size
     padding = -ahead % _PAGE
     info.extra = _FIELD.pack(_PADDING, padding) + bytes(padding)
     with zipfile.ZipFile(target, "w") as archive:
         with archive.open(info, "w", force_zip64=True) as stream:
-            places = list(_write(large, stream))
-        for tensor, (offset, length) in zip(large, places, strict=True):
-            tensor.ClearField("raw_data")
-            _put(tensor, _DATA, offset, length)
-        if model.ByteSize() > MOST:
+            at = 0
+            for tensor in model.graph.initializer:
+                head, length, copy = _weight(tensor)
+                if length < _INLINE:
+                    graph.graph.initializer.append(tensor)
+                    continue
+                copy(stream)
+                stream.write(bytes(-length % _PAGE))
+                _put(head, _DATA, at, length)
+                graph.graph.initializer.append(head)
+                at += length - length % -_PAGE
+        if graph.ByteSize() > MOST:
             raise StageError("the graph without its large weights is beyond 2 GB")
-        archive.writestr(zipfile.ZipInfo(_GRAPH), model.SerializeToString())
+        archive.writestr(zipfile.ZipInfo(_GRAPH), graph.SerializeToString())
 
 
-def _write(tensors: list[Any], stream: Any) -> Iterator[tuple[int, int]]:
-    """Write weights one by one, and yield where each begins and how long it is."""
-    at = 0
-    for tensor in tensors:
-        array = tensor.raw_data if not tensor.data_location else array_of(tensor).reshape(-1).view(np.uint8)
-        for start in range(0, len(array), _CHUNK):
-            stream.write(array[start : start + _CHUNK])
-        yield at, len(array)
-        fill = -len(array) % _PAGE
-        stream.write(bytes(fill))
-        at += len(array) + fill
+def _without_weights(model: Any) -> Any:
+    """Return a copy of a model without initializers."""
+    copy = onnx_wire.without(model, "graph")
+    copy.graph.CopyFrom(onnx_wire.without(model.graph, "initializer"))
+    return copy
+
+
+def _weight(tensor: Any) -> onnx_wire.Weight:
+    """Return a weight as ``onnx_wire.write`` takes it; of those without raw data all is in the head."""
+    head = onnx_wire.without(tensor, "raw_data", "external_data", "data_location")
+    data = array_of(tensor).reshape(-1).view(np.uint8) if is_outside(tensor) else tensor.raw_data
+    return head, len(data), partial(onnx_wire.write_in_parts, data)
 
 
 def _put(tensor: Any, location: str, offset: int, length: int) -> None:
@@ -206,7 +262,7 @@ def _put(tensor: Any, location: str, offset: int, length: int) -> None:
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _plain(location: str) -> str:
+def _beside(location: str) -> str:
     """Return the name of a file beside the model.
 
     Raises:
