@@ -46,7 +46,7 @@ lint: $(VENV)/.installed labextension/node_modules
 # For every change: what is fast.
 check: lint
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadgroup -m "not slow and not browser and not ray"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "not slow and not browser and not ray"
 
 # Two workers share the tests; with a thread each they leave each other's core alone. A Ray cluster and the browser have
 # the machine to themselves: beside other work their clocks run out.
@@ -54,7 +54,7 @@ check: lint
 test: lint $(PANEL)
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadgroup -m "not browser and not ray"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not browser and not ray"
 	$(BIN)/python -m pytest tests -m ray
 	$(BIN)/python -m pytest tests -m browser
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \

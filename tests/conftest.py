@@ -25,11 +25,9 @@ _STARTS_RAY = {"test_clusters.py"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of a file on one worker of pytest-xdist; mark those that see the Ray nodes of this machine."""
+    """Mark the tests that see the Ray nodes of this machine."""
     names = set(getattr(item, "fixturenames", ()))
-    is_on_ray = bool(names & _ON_RAY) or item.path.name in _STARTS_RAY
-    item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else str(item.path)))
-    if is_on_ray:
+    if names & _ON_RAY or item.path.name in _STARTS_RAY:
         item.add_marker(pytest.mark.ray)
 
 

@@ -22,8 +22,8 @@ from tests.conftest import engine_pid, is_running
 from tests.networks import Digits
 
 SLOW = {
-    "prune": [0, 0.3, 0.6],
-    "recover": {"method": "distill", "epochs": 40},
+    "prune": [0, 0.3],
+    "recover": {"method": "distill", "epochs": 30},
     "quantize": ["none", "int8"],
     "latency": {"threads": 1},
 }
@@ -117,8 +117,9 @@ def test_a_study_outlives_the_kernel_that_sent_it(home: Path) -> None:
 
 @pytest.mark.slow
 def test_two_studies_at_once_share_work_and_disturb_no_timing(digits: Digits, home: Path) -> None:
-    first = qt.compress(digits.model, digits.test, recipe=SLOW, train=digits.train, name="same")
-    second = qt.compress(digits.model, digits.test, recipe={**SLOW, "prune": [0, 0.3]}, train=digits.train, name="same")
+    larger = {**SLOW, "prune": [0, 0.3, 0.6]}
+    first = qt.compress(digits.model, digits.test, recipe=larger, train=digits.train, name="same")
+    second = qt.compress(digits.model, digits.test, recipe=SLOW, train=digits.train, name="same")
     assert first.id != second.id
     first.wait(200)
     second.wait(200)

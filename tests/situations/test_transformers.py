@@ -12,7 +12,7 @@ import transformers as hf
 
 from tests.situations.trying import CLOSE, cut, mean, refused, tried
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 IGNORED = -100
 CACHES = {"past_key_values", "cache"}
 """Names of a decoder's cache in several versions."""
@@ -125,7 +125,7 @@ def test_question_answering(tmp_path: Path) -> None:
 def gpt2() -> Any:
     torch.manual_seed(0)
     return hf.GPT2LMHeadModel(
-        hf.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
+        hf.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
     ).eval()
 
 
@@ -187,7 +187,7 @@ def test_next_token_accuracy_by_name(tmp_path: Path) -> None:
 def test_t5_gets_its_decoder_inputs_from_the_labels(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = hf.T5ForConditionalGeneration(
-        hf.T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=2, decoder_start_token_id=0)
+        hf.T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=2, decoder_start_token_id=0)
     ).eval()
     assert model.config.use_cache
     batches = texts((9, 9))

@@ -25,9 +25,9 @@ def classes(count: int, *shape: int) -> torch.Tensor:
     return torch.randint(0, count, (SAMPLES, *shape), generator=GENERATOR)
 
 
-LABELS, PIXELS, YES, TAGS, TOKENS = classes(3), classes(3, 8, 8), classes(2), classes(2, 3), classes(8, 6)
-VOID = classes(3, 8, 8)
-VOID[:, :2] = 255
+LABELS, PIXELS, YES, TAGS, TOKENS = classes(3), classes(3, 4, 4), classes(2), classes(2, 3), classes(8, 6)
+VOID = classes(3, 4, 4)
+VOID[:, :1] = 255
 COLUMNS = draw(3).abs() + 0.1
 NUMBERS, PICTURES, SOUNDS = (
     draw().abs(),
@@ -37,8 +37,8 @@ NUMBERS, PICTURES, SOUNDS = (
 SCORES = {"class_dim": 1, "classes": 3, "scores": "logits", "labels": "ids"}
 TASKS = {
     "classification": (draw(3), LABELS, Judging("classification", **SCORES)),  # type: ignore[arg-type]
-    "segmentation": (draw(3, 8, 8), PIXELS, Judging("segmentation", **SCORES)),  # type: ignore[arg-type]
-    "void": (draw(3, 8, 8), VOID, Judging("segmentation", ignore_label=255, **SCORES)),  # type: ignore[arg-type]
+    "segmentation": (draw(3, 4, 4), PIXELS, Judging("segmentation", **SCORES)),  # type: ignore[arg-type]
+    "void": (draw(3, 4, 4), VOID, Judging("segmentation", ignore_label=255, **SCORES)),  # type: ignore[arg-type]
     "two scores": (draw(2), YES, Judging("classification", **{**SCORES, "classes": 2})),  # type: ignore[arg-type]
     "columns": (COLUMNS + 0.1 * draw(3).abs(), COLUMNS, Judging("regression")),
     "binary": (draw() + YES, YES, Judging("binary", classes=2, scores="logits", labels="ids")),

@@ -6,6 +6,7 @@ import builtins
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,13 +25,13 @@ from tests.techniques.quantize.on_onnx import Block
 
 
 class Transformer(nn.Module):
-    """A small vision transformer for 8 x 8 images: four patches a side, two blocks."""
+    """A small vision transformer for 8 x 8 images: four patches a side."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, depth: int = 2) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, 2, 2)
         self.position = nn.Parameter(0.1 * torch.randn(1, 16, width))
-        self.blocks = nn.Sequential(Block(width), Block(width))
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,6 +61,19 @@ def sqnr_db(mine: np.ndarray, theirs: np.ndarray) -> float:
     return float(10 * np.log10((theirs**2).sum() / ((mine - theirs) ** 2).sum()))
 
 
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"cnn": lambda: ResidualNet(64), "transformer": lambda: Transformer(256)}
+"""A convolutional network and a transformer of a million parameters."""
+
+
+@dataclass
+class Kept:
+    """What the tests of a runtime built, for all of them: some runtimes need many seconds for one file."""
+
+    folder: Path
+    built: dict[str, tuple[nn.Module, Any]] = field(default_factory=dict)
+    files: dict[tuple[str, str], Path] = field(default_factory=dict)
+
+
 class Contract:
     """Subclasses name the ``runtime``, its ``precisions``, the module that it imports and the extra that brings it.
 
@@ -76,6 +90,10 @@ class Contract:
     """By quantization: at most this share of the baseline's bytes with a million parameters, at least these dB."""
     bad_operator = r"eig"
 
+    @pytest.fixture(scope="class")
+    def kept(self, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+        return Kept(tmp_path_factory.mktemp("kept"))
+
     @property
     def place(self) -> Any:
         return RUNTIMES.get(self.runtime)
@@ -86,8 +104,27 @@ class Contract:
         self.source = self.built.graph or self.path
         return self.built
 
+    def once(self, network: str, kept: Kept) -> nn.Module:
+        """Build one of ``NETWORKS`` unless another test did, and return the module."""
+        folder = kept.folder / network
+        if network not in kept.built:
+            folder.mkdir()
+            model = NETWORKS[network]()
+            kept.built[network] = model, self.build(model, images(), folder)
+        model, self.built = kept.built[network]
+        self.path = folder / f"model{self.place.suffix}"
+        self.source = self.built.graph or self.path
+        return model
+
+    def quantized(self, name: str, network: str, kept: Kept) -> Path:
+        """Quantize one of ``NETWORKS`` unless another test did."""
+        self.once(network, kept)
+        if (name, network) not in kept.files:
+            kept.files[name, network], _ = self.quantize(name, images())
+        return kept.files[name, network]
+
     def quantize(self, name: str, x: torch.Tensor, **more: Any) -> tuple[Path, Quantized]:
-        target = self.path.with_name(f"{name}{self.place.suffix}")
+        target = self.path.with_name(f"{name}{'-partly' if more else ''}{self.place.suffix}")
         names = self.built.signature.input_names
         job = QuantizeJob(self.source, target, batches(x), names, more.pop("ignore", ()), print, **more)
         return target, QUANTIZERS.get((name, self.runtime))(job)
@@ -114,38 +151,32 @@ class Contract:
             assert 0 < session.seconds([images(1).numpy()]) < 1
             yield session
 
-    @pytest.mark.parametrize("network", [ResidualNet, Transformer])
-    def test_the_artifact_gives_the_models_outputs_at_every_batch_size(
-        self, network: Callable[[], nn.Module], tmp_path: Path
-    ) -> None:
-        model = network()
-        assert self.build(model, images(), tmp_path).export_error < 1e-3
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_the_artifact_gives_the_models_outputs_at_every_batch_size(self, network: str, kept: Kept) -> None:
+        model = self.once(network, kept)
+        assert self.built.export_error < 1e-3
         for size in (1, 3, 40):
             x = images(size)
             np.testing.assert_allclose(self.run(self.path, x), model(x).detach().numpy(), atol=1e-3)
 
-    @pytest.mark.parametrize("network", [lambda: ResidualNet(64), lambda: Transformer(256)])
-    def test_files_of_a_million_parameters_shrink_and_outputs_stay(
-        self, network: Callable[[], nn.Module], tmp_path: Path
-    ) -> None:
-        model = network()
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_files_of_a_million_parameters_shrink_and_outputs_stay(self, network: str, kept: Kept) -> None:
+        model = self.once(network, kept)
         assert sum(p.numel() for p in model.parameters()) > 1_000_000
-        self.build(model, images(), tmp_path)
         expected = self.run(self.path, images())
         for name, (most, least_db) in self.precisions.items():
-            target, _ = self.quantize(name, images())
+            target = self.quantized(name, network, kept)
             ratio = target.stat().st_size / self.path.stat().st_size
             quality = sqnr_db(self.run(target, images()), expected)
-            print(f"{self.runtime} {type(model).__name__} {name}: {ratio:.3f} of the bytes, {quality:.1f} dB")
+            print(f"{self.runtime} {network} {name}: {ratio:.3f} of the bytes, {quality:.1f} dB")
             assert ratio <= most, name
             assert quality >= least_db, name
             layers = self.layers_of(target)
             assert layers.quantized == layers.quantizable > 0, (name, layers.kept)
 
-    @pytest.mark.parametrize("network", [ResidualNet, Transformer])
-    def test_int8_is_computed_in_int8(self, network: Callable[[], nn.Module], tmp_path: Path) -> None:
-        self.build(network(), images(), tmp_path)
-        target, _ = self.quantize(self.int8, images())
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_int8_is_computed_in_int8(self, network: str, kept: Kept) -> None:
+        target = self.quantized(self.int8, network, kept)
         layers = self.layers_of(target)
         assert len(self.integer_layers(target)) == layers.integers == layers.quantizable
         assert not self.integer_layers(self.path)
@@ -162,11 +193,11 @@ class Contract:
         assert before > 0.97
         assert after >= before - 0.01
 
-    def test_ignored_modules_stay_in_float(self, tmp_path: Path) -> None:
-        self.build(ResidualNet(), images(), tmp_path)
+    def test_ignored_modules_stay_in_float(self, kept: Kept) -> None:
+        self.once("cnn", kept)
         for name in self.precisions:
-            kept = self.layers_of(self.quantize(name, images(), ignore=("blocks.1", "stem"))[0]).kept
-            assert set(kept) == {"stem.0", "blocks.1.conv1", "blocks.1.conv2", "blocks.1.skip.0"}, name
+            layers = self.layers_of(self.quantize(name, images(), ignore=("blocks.1", "stem"))[0])
+            assert set(layers.kept) == {"stem.0", "blocks.1.conv1", "blocks.1.conv2", "blocks.1.skip.0"}, name
 
     def test_an_operator_that_cannot_be_expressed_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(StageError, match=self.bad_operator):

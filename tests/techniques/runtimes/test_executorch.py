@@ -11,8 +11,7 @@ import pytest
 from torch import nn
 
 from quanttaas_jupyter.core.failures import StageError
-from tests.networks import ResidualNet
-from tests.techniques.runtimes.contract import Contract, Transformer, images
+from tests.techniques.runtimes.contract import Contract, Kept, images
 
 
 class TestExecuTorch(Contract):
@@ -26,13 +25,12 @@ class TestExecuTorch(Contract):
         """Types of the delegate's nodes whose weights are int8 and whose input is quantized, read from the file."""
         return [kind for kind, weight, data in xnnpack_layers(path) if "qcint8" in weight and "qint8" in data]
 
-    def test_larger_batches_than_memory_was_planned_for_are_cut(self, tmp_path: Path) -> None:
-        model = ResidualNet()
-        self.build(model, images(), tmp_path)
+    def test_larger_batches_than_memory_was_planned_for_are_cut(self, kept: Kept) -> None:
+        model = self.once("cnn", kept)
         np.testing.assert_allclose(self.run(self.path, images(150)), model(images(150)).detach().numpy(), atol=1e-4)
 
-    def test_dynamic_int8_is_for_linear_layers(self, tmp_path: Path) -> None:
-        self.build(Transformer(), images(), tmp_path)
+    def test_dynamic_int8_is_for_linear_layers(self, kept: Kept, tmp_path: Path) -> None:
+        self.once("transformer", kept)
         target, done = self.quantize("int8-dynamic", images())
         assert done.warnings == ("float32 in patches",)
         assert self.layers_of(target).integers == 9
