@@ -161,6 +161,10 @@ ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 }
 
 
+PLAIN = ("layers",)
+"""Rows that are compared with an export by torch alone and a session of ONNX Runtime."""
+
+
 class Memory:
     """Samples the memory of this process and of all processes of the engine; ``peaks`` in bytes."""
 
@@ -244,24 +248,43 @@ def study(name: str) -> None:
     )
 
 
+def plainly(name: str) -> None:
+    """Export a row's model by torch alone and open the file in ONNX Runtime, and print the seconds."""
+    import onnxruntime
+
+    made = ROWS[name][1]()
+    inputs = made["data"][0][:2]
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("QUANTTAAS_BENCH_DIR")) as folder:
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(
+            made["model"].eval(), (inputs,), path, dynamic_axes={"x": {0: "n"}}, input_names=["x"], dynamo=False
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session.run(None, {"x": inputs.numpy()})
+    print(json.dumps({"seconds": time.perf_counter() - begun}))
+
+
 def measured(name: str, store: str | None) -> dict[str, Any]:
     """Run one row in a fresh process with an engine of its own."""
     with tempfile.TemporaryDirectory(prefix="quanttaas-size-", dir=os.environ.get("QUANTTAAS_BENCH_DIR")) as folder:
         home = Path(folder)
         places = {"STORE": store or str(home / "store"), "RUNTIME_DIR": str(home / "run"), "CONFIG": str(home / "none")}
         environment = os.environ | {f"QUANTTAAS_{key}": value for key, value in places.items()}
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.size", "--study", name],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = _run("--study", name, environment)
         for path in (home / "run").glob("*/engine.json"):
             psutil.Process(json.loads(path.read_text())["pid"]).terminate()
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1:]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    found = dict(json.loads(done.stdout.splitlines()[-1]))
+    if name in PLAIN:
+        found["plain"] = json.loads(_run("--plain", name, dict(os.environ)).stdout.splitlines()[-1])["seconds"]
+    return found
+
+
+def _run(option: str, name: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.size", option, name]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def main() -> None:
@@ -270,9 +293,10 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []])
     parser.add_argument("--store")
     parser.add_argument("--study", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.study:
-        study(arguments.study)
+    if arguments.study or arguments.plain:
+        study(arguments.study) if arguments.study else plainly(arguments.plain)
         return
     print("| work | kernel grew by | largest other | all together | cell returned | first point | first file | study |")
     print("|---|---|---|---|---|---|---|---|")
@@ -285,6 +309,11 @@ def main() -> None:
         seconds = [f"{found[key]:.0f} s" if found[key] else "" for key in ("returned", "first", "file", "seconds")]
         print(f"| {ROWS[name][0]} | {' | '.join([*memory, *seconds])} |", flush=True)
         print(json.dumps(found["trials"]), file=sys.stderr)
+        if "plain" in found:
+            ratio = found["seconds"] / found["plain"]
+            print(
+                f"Export by torch alone and a session: {found['plain']:.0f} s; the study took {ratio:.1f} times that."
+            )
 
 
 if __name__ == "__main__":
