@@ -1,7 +1,11 @@
-"""The quickstart with ``--on`` and a bucket behind its cell gives what it gives on this machine."""
+"""The quickstart with ``--on`` and a bucket behind its cell gives what it gives on this machine.
+
+Two of its five amounts are pruned: the notebook as it is runs among the examples.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -19,6 +23,8 @@ def sizes(store: str, options: str) -> dict[str, int]:
     notebook = nbformat.read(QUICKSTART, as_version=4)
     (cell,) = [cell for cell in notebook.cells if cell.source.startswith("%%quanttaas")]
     head, _, body = cell.source.partition("\n")
+    body, count = re.subn(r"(?m)^prune:.*$", "prune: [0, 0.7]", body)
+    assert count == 1
     cell.source = f"{head} --store {store} {options}\n{body}"
     NotebookClient(notebook, timeout=300).execute()
     (info,) = qt.studies(store)
@@ -31,5 +37,5 @@ def sizes(store: str, options: str) -> dict[str, int]:
 @pytest.mark.timeout(600)
 def test_the_quickstart_gives_the_same_trials_and_sizes_on_a_cluster(loopback: Loopback, tmp_path: Path) -> None:
     here = sizes(str(tmp_path / "store"), "")
-    assert len(here) == 15
+    assert len(here) == 6
     assert sizes(loopback.uri(), f"--on {NAME}") == here

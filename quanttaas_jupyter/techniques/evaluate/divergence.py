@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _LEAST = 1e-30
 """Probability that stands for zero, near the least that float32 holds in full precision."""
+_PART = 1 << 20
+"""Scores that are compared at once; chosen, not tuned."""
 
 
 class Divergence:
@@ -26,10 +28,14 @@ class Divergence:
 
     def update(self, outputs: Any, targets: Any, reference: Any) -> None:
         """Take outputs of a model and of the original; targets tell which tokens count, None that all do."""
-        mine, theirs = (self._logs(value) for value in (outputs, reference))
-        apart = theirs - mine
-        # Probabilities sum to one on both sides: without the terms that cancel, small divergences lose no digits.
-        found = (theirs.exp() * (apart.neg().expm1() + apart)).sum(-1)
+        import torch
+
+        mine, theirs = (
+            classes_last(judged_output(value, self._judging), self._judging) for value in (outputs, reference)
+        )
+        rows = max(1, _PART // mine.shape[-1])
+        pairs = zip(*(value.reshape(-1, value.shape[-1]).split(rows) for value in (mine, theirs)), strict=True)
+        found = torch.cat([self._apart(*pair) for pair in pairs]).reshape(mine.shape[:-1])
         labels = judged_targets(targets, self._judging) if targets is not None and leaves_of(targets) else None
         if labels is not None and labels.shape == found.shape:
             found = found[counted(labels, self._judging)]
@@ -43,8 +49,15 @@ class Divergence:
             return None
         return max(0.0, self._sum / self._tokens)
 
-    def _logs(self, outputs: Any) -> Tensor:
-        scores = classes_last(judged_output(outputs, self._judging), self._judging).float()
+    def _apart(self, mine: Tensor, theirs: Tensor) -> Tensor:
+        """Return the divergence of each token (n) between scores of tokens by classes (n, c)."""
+        mine, theirs = self._logs(mine), self._logs(theirs)
+        apart = theirs - mine
+        # Probabilities sum to one on both sides: without the terms that cancel, small divergences lose no digits.
+        return (theirs.exp() * (apart.neg().expm1() + apart)).sum(-1)
+
+    def _logs(self, scores: Tensor) -> Tensor:
+        scores = scores.float()
         if self._judging.scores == "probabilities":
             return scores.clamp(min=_LEAST).log()
         # Scores of -inf or -1e30 mask a token in both models: 0 times a finite number is no difference.

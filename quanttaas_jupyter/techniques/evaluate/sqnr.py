@@ -15,6 +15,8 @@ LOSSLESS_DB = 120.0
 """Largest SQNR in decibels that is reported, about the rounding of float32; it means no difference."""
 _MASKED = 1e8
 """Scores at least this large mask a class, such as -1e30; chosen, not tuned. Smaller values may be real scores."""
+_PART = 1 << 20
+"""Numbers that are copied to double precision at once; chosen, not tuned."""
 
 
 class SignalToNoise:
@@ -32,10 +34,17 @@ class SignalToNoise:
         """Add a batch of outputs, and those of the original model for it."""
         for mine, theirs in zip(leaves_of(outputs), leaves_of(reference), strict=True):
             if mine.is_floating_point():
-                counted = _unmasked(theirs)
-                kept = theirs[counted].double()
-                self._signal += float((kept**2).sum())
-                self._noise += float(((mine[counted].double() - kept) ** 2).sum())
+                is_masked = _holds_masks(theirs)
+                for part, whole in zip(_parts(mine), _parts(theirs), strict=True):
+                    self._add(part, whole, is_masked)
+
+    def _add(self, mine: Tensor, theirs: Tensor, is_masked: bool) -> None:
+        if is_masked:
+            counted = theirs.abs() < _MASKED
+            mine, theirs = mine[counted], theirs[counted]
+        kept = theirs.double()
+        self._signal += float((kept**2).sum())
+        self._noise += float(((mine.double() - kept) ** 2).sum())
 
     @property
     def decibels(self) -> float:
@@ -60,7 +69,14 @@ def sqnr_of_batches(pairs: Iterable[tuple[Any, Any]]) -> float:
     return found.decibels
 
 
-def _unmasked(reference: Tensor) -> Tensor:
-    """Return which positions are not masked; all of them if every value is that large."""
-    ordinary = reference.abs() < _MASKED
-    return ordinary if bool((reference[ordinary] != 0).any()) else ordinary | True
+def _parts(values: Tensor) -> tuple[Tensor, ...]:
+    """Return the numbers of an output in parts, of which copies in double precision take little memory."""
+    return tuple(values.reshape(-1).split(_PART))
+
+
+def _holds_masks(reference: Tensor) -> bool:
+    """Return whether some positions are masked; none if every value other than zero is that large."""
+    parts = [part for part in _parts(reference) if part.numel()]
+    if not any(float(part.abs().max()) >= _MASKED for part in parts):
+        return False
+    return any(bool((part[part.abs() < _MASKED] != 0).any()) for part in parts)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 _RELATIVE = 1e-3
 """Largest difference of an exported file, relative to the largest output; chosen, not tuned. Smaller refuses more."""
+_MOST = 16
+"""Samples that are exported with and compared; chosen, not tuned."""
+_PROBE_BYTES = 64 << 20
+"""Bytes of their outputs, above which there are fewer; chosen, not tuned."""
+_PART = 1 << 20
+"""Numbers that are copied to double precision at once; chosen, not tuned."""
 
 
 class Mismatch(Exception):
@@ -43,36 +49,64 @@ def difference(session: Callable[[Sequence[Any]], list[Any]], probes: list[Batch
                 raise Mismatch(f"its file gives {mine.shape} where the model gives {theirs.shape}")
             if not mine.size:
                 continue
-            difference = float(np.abs(mine.astype(np.float64) - theirs.astype(np.float64)).max())
-            scale = float(np.abs(theirs.astype(np.float64)).max()) + 1e-6
+            difference, scale = _apart(mine, theirs)
             if not difference <= _RELATIVE * scale + 1e-5:
                 raise Mismatch(f"its file differs from the model by {difference:.2g}")
             worst = max(worst, difference)
     return worst
 
 
-def probes_of(examples: Batches) -> list[Batch]:
-    """Return at least two batches of different sizes if batches can be cut; the first has two samples or more."""
+def _apart(mine: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Return the largest absolute difference and the scale of outputs, a part of them at a time."""
+    worst, scale = 0.0, 0.0
+    mine, theirs = mine.reshape(-1), theirs.reshape(-1)
+    for start in range(0, len(mine), _PART):
+        part = theirs[start : start + _PART].astype(np.float64)
+        apart = np.abs(mine[start : start + _PART] - part).max()
+        # NaN is larger than anything.
+        worst = float(np.maximum(worst, apart))
+        scale = float(np.maximum(scale, np.abs(part).max()))
+    return worst, scale + 1e-6
+
+
+def probes_of(examples: Batches, most: int = _MOST) -> list[Batch]:
+    """Return at least two batches of different sizes if batches can be cut; the first has two samples or more.
+
+    Args:
+        examples: The samples.
+        most: Samples of a batch, at most, if batches can be cut.
+    """
     head = examples.head(256)
     if not head.is_sliceable():
         return list(head.batches[:2])
     first = head.batches[0]
-    size = max(2, min(first.samples, 16))
+    size = max(2, min(first.samples, most))
     whole = examples.head(size).rebatched(size).batches[0]
     small = examples.cut(whole, slice(0, 1))
-    others = list(head.batches[1:3])
+    others = [examples.cut(batch, slice(0, 4 * most)) for batch in head.batches[1 : 3 if most == _MOST else 2]]
     return [dataclasses.replace(whole, targets=[]), small, *others]
 
 
 def all_probes(flat: torch.nn.Module, examples: Batches) -> list[Batch]:
-    """Return ``probes_of`` and batches of the other sizes that the study's data has, where the module takes them."""
-    probes = probes_of(examples)
+    """Return ``probes_of`` and batches of the other sizes that the study's data has, where the module takes them.
+
+    Of samples with large outputs there are few.
+    """
+    probes = probes_of(examples, max(1, min(_MOST, _PROBE_BYTES // _output_bytes(flat, examples))))
     for other in resized(probes[0], examples):
         # A module that cannot run at a size is told so where the data of that size is judged.
         with contextlib.suppress(Exception):
             flat(*other.inputs)
             probes.append(other)
     return probes
+
+
+def _output_bytes(flat: torch.nn.Module, examples: Batches) -> int:
+    """Return the bytes of a sample's outputs; 1 if the module takes no single sample."""
+    with contextlib.suppress(Exception):
+        if examples.is_sliceable():
+            return sum(leaf.nbytes for leaf in flat(*examples.head(1).batches[0].inputs))
+    return 1
 
 
 def one_by_one(session: Callable[[Sequence[Any]], list[Any]]) -> Callable[[Sequence[Any]], list[Any]]:
