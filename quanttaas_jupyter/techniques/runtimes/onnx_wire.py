@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _GRAPH, _INITIALIZER, _RAW = 7, 5, 9
 """Numbers of the fields ``ModelProto.graph``, ``GraphProto.initializer`` and ``TensorProto.raw_data``."""
@@ -18,7 +18,7 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _CHUNK = 16 << 20
 """Bytes written at once; chosen, not tuned."""
 
-Weight = tuple[Any, int, Callable[[BinaryIO], None]]
+Weight = tuple[Any, int, Callable[[IO[bytes]], None]]
 """Tensor without its numbers, their length in bytes, and a function that writes them."""
 
 
@@ -96,7 +96,7 @@ def without(message: Any, *names: str) -> Any:
     return copy
 
 
-def write_in_parts(data: Any, stream: BinaryIO) -> None:
+def write_in_parts(data: Any, stream: IO[bytes]) -> None:
     """Write bytes or an array of them, a part at a time: what is mapped is not held in memory."""
     for start in range(0, len(data), _CHUNK):
         stream.write(data[start : start + _CHUNK])
