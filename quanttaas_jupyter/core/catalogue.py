@@ -97,6 +97,12 @@ def find(kind: Kind, name: str) -> Technique | None:
     return techniques(kind).get(name)
 
 
+def is_trainable(quantization: str) -> bool:
+    """Return whether ``recover: qat`` can train for a quantization; not for a name that the catalogue lacks."""
+    known = find("quantize", quantization)
+    return known is not None and known.is_trainable
+
+
 def follows_pattern(method: Any) -> bool:
     """Return whether a value names a pruning method that zeroes weights by a pattern, which fixes its amount."""
     known = find("prune", method) if isinstance(method, str) else None

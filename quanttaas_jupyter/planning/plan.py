@@ -201,7 +201,7 @@ class Planner:
         prune, quantization, runtime = config.prune, config.quantize, config.runtime
         label = "-".join(filter(None, (prune.name if prune else "", quantization.replace("none", "")))) or "baseline"
         trained = self._trained(prune, config.effort) if prune else None
-        if (config.recover or self._recover.method) == "qat" and self._is_trainable(quantization):
+        if (config.recover or self._recover.method) == "qat" and catalogue.is_trainable(quantization):
             trained = self._quantization_aware(trained, label, config)
         source = self._export(trained, prune.name if prune else "baseline", runtime)
         if quantization == "none":
@@ -232,11 +232,6 @@ class Planner:
             inputs["ranking"] = self._quantize_ranking(runtime)
         entries, device = [entry, RUNTIMES.find(runtime)], self._processor(entry) | self._gpu(runtime)
         return self._add("quantize", f"{label}: quantizing", settings, inputs, entries, **device)
-
-    @staticmethod
-    def _is_trainable(quantization: str) -> bool:
-        known = catalogue.find("quantize", quantization)
-        return known is not None and known.is_trainable
 
     def _trained(self, prune: Pruning, effort: float) -> str:
         method = self._recover.method
