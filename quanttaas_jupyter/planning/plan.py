@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .. import stages
@@ -201,8 +201,8 @@ class Planner:
         prune, quantization, runtime = config.prune, config.quantize, config.runtime
         label = "-".join(filter(None, (prune.name if prune else "", quantization.replace("none", "")))) or "baseline"
         trained = self._trained(prune, config.effort) if prune else None
-        if (config.recover or self._recover.method) == "qat" and catalogue.is_trainable(quantization):
-            trained = self._quantization_aware(trained, label, config)
+        if (config.recover or self._recover.method) == "qat" and (rounding := catalogue.rounding_of(quantization)):
+            trained = self._quantization_aware(trained, label, config, rounding)
         source = self._export(trained, prune.name if prune else "baseline", runtime)
         if quantization == "none":
             return source
@@ -272,11 +272,14 @@ class Planner:
         inputs = {"pruned": self._pruned(prune)}
         return self._add("screen", f"{prune.name}: a first look", settings, inputs, entries, trains=True)
 
-    def _quantization_aware(self, trained: str | None, label: str, config: TrialConfig) -> str:
+    def _quantization_aware(
+        self, trained: str | None, label: str, config: TrialConfig, rounding: catalogue.Rounding
+    ) -> str:
         settings = {
             **self._lesson("qat"),
             "effort": 0.5,
             "precision": config.quantize,
+            "rounding": asdict(rounding),
             "keep_zeros": config.prune is not None and _has_zeros(config.prune),
             "ignore": list(self.recipe.ignore),
         }

@@ -71,9 +71,9 @@ class Registry(Generic[T]):
 
         def keep(value: T) -> T:
             module = getattr(value, "__module__", type(value).__module__)
-            self._entries[key] = Entry(value, module, needs, extra)
             if technique and self._kind:
                 catalogue.describe(self._kind, _name_of(key), technique)
+            self._entries[key] = Entry(value, module, needs, extra)
             return value
 
         return keep

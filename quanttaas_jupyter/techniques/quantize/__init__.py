@@ -97,4 +97,6 @@ class Quantized:
 QUANTIZERS: Registry[Callable[[QuantizeJob], Quantized]] = Registry("quantize")
 RANKERS: Registry[Callable[[QuantizeJob], Ranking]] = Registry(None)
 
-describe("quantize", "none", Technique(help="32-bit floats, as trained", order=0, color="#808080"))
+describe(
+    "quantize", "none", Technique(help="32-bit floats, as trained", order=0, color="#808080", makes_integers=False)
+)

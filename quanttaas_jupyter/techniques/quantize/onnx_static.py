@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ...core.failures import StageError, one_line
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
@@ -31,8 +31,8 @@ _BROKEN_DB = 3.0
         order=3,
         color="#E69F00",
         starts={"convolution": 1, "linear": 1, "other": 3},
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True),
     ),
     needs=("calibrator", "processor"),
 )
