@@ -156,7 +156,11 @@ class Planner:
         self.plan = Plan(stages=self._stages, preview=self._preview())
 
     def add(self, config: TrialConfig, name: str = "") -> TrialPlan:
-        """Plan a trial and return its plan; its baseline must be planned already."""
+        """Plan a trial and return its plan; its baseline must be planned already.
+
+        Raises:
+            RecipeError: Layers are to stay in higher precision, which the quantization cannot do.
+        """
         name = name or name_of(config, len(self.recipe.runtime) > 1, self.plan.trials)
         runtime, prune = config.runtime, config.prune
         artifact = self._artifact(config)
@@ -208,6 +212,8 @@ class Planner:
             return source
         entry = QUANTIZERS.find((quantization, runtime))
         needs = entry.needs if entry else ()
+        if config.keep and "keep" not in needs:
+            raise RecipeError(f"{quantization} on {runtime} keeps no layers in higher precision: leave out keep")
         # Techniques that know the goal decide by themselves how many layers to keep.
         keep = 0 if config.keep is None and "goal" not in needs else config.keep
         settings = {
@@ -228,7 +234,7 @@ class Planner:
             settings |= {**self._metric(), "max_drop": self.recipe.goal.max_drop}
             # The allowed drop counts from the original model: pruning uses up a part of it.
             inputs["original"] = self._export(None, "baseline", runtime)
-        if "ranking" in needs or keep:
+        if "ranking" in needs or (keep and QUANTIZE_RANKERS.find(runtime)):
             inputs["ranking"] = self._quantize_ranking(runtime)
         entries, device = [entry, RUNTIMES.find(runtime)], self._processor(entry) | self._gpu(runtime)
         return self._add("quantize", f"{label}: quantizing", settings, inputs, entries, **device)

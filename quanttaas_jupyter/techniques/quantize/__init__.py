@@ -50,7 +50,7 @@ class QuantizeJob:
         report: Called with lines for the log.
         calibrator: ``minmax``, ``entropy``, ``percentile``, or ``auto`` for the best on calibration data.
         keep: Number of layers from the head of ``ranking`` that stay in higher precision; None lets the technique
-            decide.
+            decide. Other than 0 only for techniques with the need ``keep``, and None only for those that know the goal.
         ranking: Sensitivity of the layers, made by the runtime's ranker; empty if the technique does not need it.
         max_drop: The drop that the goal allows, in the metric's unit.
         judge: Evaluates artifacts on calibration data; None if the technique decides nothing.

@@ -13,7 +13,7 @@ from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .modelopt_scales import by_awq, scaled
 from .onnx_file import load_prepared, save, split_gemms
-from .onnx_symmetric import int4_blocks
+from .onnx_gpu_qdq import int4_blocks
 from .onnx_weights import drop_unread, store_rest
 
 _BLOCK = 32

@@ -60,7 +60,7 @@ def rank(job: QuantizeJob) -> Ranking:
         makes_integers=True,
         rounding=Rounding("int8", inputs=True),
     ),
-    needs=("calibrator", "ranking", "goal", "processor"),
+    needs=("calibrator", "ranking", "goal", "processor", "keep"),
 )
 def quantize(job: QuantizeJob) -> Quantized:
     """Quantize to int8, but keep the fewest sensitive layers with which the drop on calibration data is allowed.

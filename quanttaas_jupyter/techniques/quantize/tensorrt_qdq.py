@@ -163,7 +163,7 @@ def quantize_by_awq(job: QuantizeJob) -> Quantized:
         makes_integers=True,
         rounding=Rounding("int8", inputs=True, by_modelopt=True),
     ),
-    needs=("module", "goal"),
+    needs=("module", "goal", "keep"),
     extra="modelopt",
 )
 def quantize_mixed(job: QuantizeJob) -> Quantized:
