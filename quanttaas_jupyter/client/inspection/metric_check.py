@@ -12,6 +12,8 @@ from ...core.errors import MetricError
 from ...core.failures import StageError, explain
 from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.judge import Judge, Measure
+from ...techniques.evaluate.taken import refuse_other_range
+from .function_habits import called_on_copies, refuse_unsteady
 from .metric_direction import tried_direction
 
 _KINDS = 8
@@ -48,6 +50,15 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
     if found["kind"] == "callable":
         value = _called(measure, outputs, targets)
         found["per_sample"] = _is_one_a_sample(value, found["name"], batch.samples, targets)
+        refuse_unsteady(
+            _function_of(measure),
+            found["name"],
+            value,
+            measure.processed(outputs),
+            targets,
+            measure.judging,
+            batch.samples,
+        )
         if found["higher_is_better"] is None:
             found["higher_is_better"] = tried_direction(
                 _function_of(measure), found["name"], measure.processed(outputs), targets, measure.judging
@@ -66,15 +77,18 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
 
 
 def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches) -> None:
-    """Raise MetricError where a metric needs everything at once, and batches cannot be joined.
+    """Raise MetricError where a metric needs everything at once or the same places, and batches cannot be joined.
 
     Args:
         measure: What to measure.
         model: Gives the outputs of a batch.
         data: The samples, as many as are known.
     """
+    if data.is_uniform():
+        return
+    _refuse_other_sizes(measure, data)
     whole = [metric for metric in measure.metrics() if metric["kind"] == "callable" and not metric.get("per_sample")]
-    if not whole or data.is_uniform():
+    if not whole:
         return
     kinds = {outline.shapes: at for at, outline in reversed(list(enumerate(data.outlines)))}
     some = [data.batches[at] for at in list(kinds.values())[-_KINDS:]]
@@ -85,6 +99,28 @@ def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches
             joined(parts, whole[0]["name"], dim)
     except StageError as error:
         raise MetricError(str(error)) from None
+
+
+def _refuse_other_sizes(measure: Measure, data: Batches) -> None:
+    """R2 compares each place of pictures or sequences over all samples, so that all must have the same places."""
+    if not data.has_targets or not any(metric["name"] == "r2" for metric in measure.metrics()):
+        return
+    dim = measure.judging.target_dim
+    shapes = [outline.shapes[len(data.names)] for outline in data.outlines]
+    if len({shape[:dim] + shape[dim + 1 :] for shape in shapes if not isinstance(shape, int)}) > 1:
+        raise MetricError(
+            "R2 compares each place of pictures or sequences over all samples, but their sizes differ: name another "
+            "metric, such as mae or rmse"
+        )
+
+
+def refuse_other_ranges(measure: Measure, targets: Any) -> None:
+    """Raise MetricError for pictures beyond the range that a metric by name was made for by the first ones."""
+    for metric in measure.metrics():
+        try:
+            refuse_other_range(targets, metric)
+        except StageError as error:
+            raise MetricError(str(error)) from None
 
 
 def _refuse_raw_boxes(measure: Measure, outputs: Any) -> None:
@@ -110,7 +146,9 @@ def _function_of(measure: Measure) -> Callable[[Any, Any], Any]:
 
 def _called(measure: Measure, outputs: Any, targets: Any) -> Any:
     try:
-        return _function_of(measure)(measure.processed(outputs), targets)
+        return called_on_copies(_function_of(measure), measure.metric["name"], measure.processed(outputs), targets)
+    except MetricError:
+        raise
     except StageError as error:
         raise MetricError(str(error)) from None
     except Exception as error:
@@ -162,6 +200,11 @@ def notes_on(found: dict[str, Any]) -> list[str]:
     notes, name = [], found["name"]
     if found.get("takes_targets_first"):
         notes.append(f"{name} is given targets first, then outputs, as the names of its parameters say")
+    if found["name"] == "r2" and found.get("shown") != "r2":
+        notes.append(
+            "r2 is one over all places, in which those of large values weigh most; for R2 of every channel give a "
+            "function (outputs, targets) -> score"
+        )
     if found["kind"] in ("callable", "sklearn") and not found.get("per_sample"):
         notes.append(
             f"{name} gives one number for everything, so it is called on all outputs and targets at once, and on ten "

@@ -41,7 +41,15 @@ _OTHER_DIMENSIONS = {
     "peaksignalnoiseratio": (1, "values"),
 }
 """Least dimensions of targets: with fewer, samples would be taken for time or space."""
-_OF_ONE_CLASS = ("f1score", "fbetascore", "precision", "recall", "specificity", "averageprecision")
+_OF_ONE_CLASS = (
+    "f1score",
+    "fbetascore",
+    "precision",
+    "recall",
+    "specificity",
+    "averageprecision",
+    "negativepredictivevalue",
+)
 """Metrics that, of two classes, are those of the second one: what they are of both together says little."""
 _OVER_ALL = ("meansquarederror", "meanabsoluteerror")
 """Metrics whose value over all columns is the mean of their values in each."""
@@ -238,6 +246,9 @@ def _for_task(
         raise MetricError(f"{public_name(cls)} has no {unknown[0]} for this task; give the metric without it")
     if not remark and isinstance(options.get("average"), str):
         remark = options["average"]
+    if home_of(cls).startswith("torchmetrics.segmentation"):
+        # The same over all pixels would be another number.
+        remark = f"{remark}, averaged over samples".lstrip(", ")
     if "num_outputs" in options and (columns or 1) > 1:
         remark = f"mean of {columns} columns"
     missing = [

@@ -105,6 +105,12 @@ def as_logits(finding: Finding) -> Finding:
     return Finding(replace(finding.judging, scores="logits"), notes)
 
 
+def as_probabilities(finding: Finding) -> Finding:
+    """Return the finding with scores of classes that are one probability each."""
+    note = "outputs lie between 0 and 1 whatever drives them, and do not sum to one: they are one probability a class"
+    return Finding(replace(finding.judging, scores="probabilities"), (*finding.notes, note))
+
+
 def scores_of(output: torch.Tensor, class_dim: int | None) -> Scores:
     """Whether an output holds class numbers, probabilities or logits."""
     import torch
@@ -208,7 +214,7 @@ def _of_same_shape(
     output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None, is_whole: bool
 ) -> Finding:
     """Tell values, zeros and ones, and one-hot rows apart, in outputs and targets of one shape."""
-    has_columns = output.ndim == 2 and output.shape[1] > 1
+    has_columns = _has_labels(output, target, task)
     told = yes_or_no(target, base, task)
     dim = _share_dim(output, target) if task in (None, *_OF_CLASSES) else None
     if told is None:
@@ -238,9 +244,27 @@ def _of_same_shape(
         labels="ids",
     )
     what = "probabilities" if judging.scores == "probabilities" else "logits"
-    name = "each label" if has_columns else "two classes"
+    name, otherwise = _places(output, target, has_columns)
     start = remark or "all targets are 0 or 1: "
-    return Finding(judging, (f"{start}{name}, outputs are {what}; --task regression says otherwise",))
+    return Finding(judging, (f"{start}{name}, outputs are {what}; --task {otherwise} says otherwise",))
+
+
+def _has_labels(output: torch.Tensor, target: torch.Tensor, task: str | None) -> bool:
+    """Whether dimension 1 of yes or no holds labels: of a table, of maps with several channels, or as was said."""
+    if output.ndim < 2 or output.shape[1] < 2:
+        return False
+    if output.ndim == 2:
+        return True
+    return task != "binary" and output.shape == target.shape and (output.ndim > 3 or task == "multilabel")
+
+
+def _places(output: torch.Tensor, target: torch.Tensor, has_labels: bool) -> tuple[str, str]:
+    """Return what is told of the places of yes or no, and the task that says otherwise."""
+    if output.ndim < 3 or output.shape != target.shape or output.shape[1] < 2:
+        return "each label" if has_labels else "two classes", "regression"
+    if has_labels:
+        return f"each of the {output.shape[1]} labels in dimension 1", "binary or regression"
+    return "two classes in all places together", "multilabel, with labels in dimension 1, or regression"
 
 
 def _share_dim(output: torch.Tensor, target: torch.Tensor) -> int | None:

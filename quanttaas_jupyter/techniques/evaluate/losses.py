@@ -71,6 +71,10 @@ def sums_of(loss: Any, judging: Judging) -> Sums:
             raise StageError(f"loss {type(loss).__name__} cannot be computed: {explain(error)['reason']}") from error
         if judging.labels == "ids" and values.shape == target.shape:
             values = torch.where(counted(target, judging), values, 0.0)
+        if bool(torch.isnan(values).any()):
+            raise StageError(
+                f"loss {type(loss).__name__} cannot be computed: it is NaN for some samples", "look for NaN in targets"
+            )
         return _by_sample(values), _by_sample(_weights(unreduced, loss.reduction, target, values, judging))
 
     return sums
