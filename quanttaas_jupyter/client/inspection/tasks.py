@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import DataError
 from ...core.understanding import TASKS, Judging, Scores
 from ...techniques.evaluate.tensors import class_dims
-from .doubts import refuse_doubtful
-from .labels import HOLDS_NAN, SHARE_ERROR, TORCH_IGNORES, with_ignored, yes_or_no
+from .doubts import refuse_doubtful, refuse_near_numbers, refuse_soft
+from .labels import SHARE_ERROR, TORCH_IGNORES, refuse_infinite, unpredicted, with_ignored, yes_or_no
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +64,10 @@ def task_of(
     Raises:
         DataError: It cannot be told, in one sentence with the spellings that tell it.
     """
-    import torch
-
     base = replace(base, ignore_label=ignore_label)
     if isinstance(target, list):
         return Finding(replace(base, task=task or _task_of_list(target)))
-    if target.is_floating_point() and bool(torch.isnan(target).any()):
-        raise DataError(HOLDS_NAN)
+    refuse_infinite(target)
     if task == "embedding":
         # Vectors are compared with those of the original model; the targets say nothing of them.
         return Finding(replace(base, task=task, scores="values", labels="values"))
@@ -130,7 +127,7 @@ def _of_integers(
 ) -> Finding:
     narrow = squeezed(target)
     if not output.is_floating_point():
-        return _of_classes(output, target, base)
+        return _of_classes(output, target, base, task)
     dims = class_dims(output, target) or class_dims(output, narrow)
     if dims:
         labels = target if class_dims(output, target) else narrow
@@ -143,16 +140,21 @@ def _of_integers(
     )
 
 
-def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Finding:
+def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None) -> Finding:
     if not same_places(output, target):
         raise DataError(
             f"the model gives whole numbers of shape {tuple(output.shape)}, and targets have shape "
             f"{tuple(target.shape)}; give a metric that takes both"
         )
     note = "the model returns class numbers, which are compared with the labels; without scores nothing finer is known"
-    task = "classification" if target.ndim <= 2 else "segmentation"
-    judging = replace(base, task=task, scores="classes", labels="ids")
-    return Finding(with_ignored(judging, target, None, None, []), (note,))
+    if task is None:
+        refuse_near_numbers(output.reshape(target.shape), target)
+    found = "classification" if target.ndim <= 2 else "segmentation"
+    judging = replace(base, task=found, scores="classes", labels="ids")
+    if base.ignore_label is None:
+        judging, told = unpredicted(judging, output, target)
+        note += told
+    return Finding(judging, (note,))
 
 
 def _of_class_scores(
@@ -225,6 +227,8 @@ def _of_same_shape(
             )
         if dim is not None:
             return _of_one_hot(output, base, dim, "the most likely class of soft labels counts")
+        if task is None:
+            refuse_soft(output, target)
         notes = ("targets are whole numbers that are no classes of the output: regression",) if is_whole else ()
         return Finding(_values(output, target, replace(base, task="regression")), notes)
     if dim is not None:

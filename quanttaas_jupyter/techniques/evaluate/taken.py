@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.failures import StageError
 from ...core.understanding import Judging
-from .tensors import aligned, classes_last, counted, judged, predicted, probabilities
+from .tensors import aligned, as_values, classes_last, counted, judged, predicted, probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +40,7 @@ def taken(takes: str, outputs: Any, targets: Any, judging: Judging, classes: int
         return outputs, targets
     output, target = judged(outputs, targets, judging)
     if takes == "aligned":
-        output, target = aligned(output, target)
-        return output, target if target.is_floating_point() else target.to(output.dtype)
+        return aligned(as_values(output), as_values(target))
     if takes == "binary" and judging.class_dim is not None and output.shape[judging.class_dim] == 2:
         return probabilities(output, judging).select(judging.class_dim, 1), target
     if takes in ("binary", "multilabel"):
@@ -94,6 +93,16 @@ def feed_of(metric: Any, described: Mapping[str, Any], judging: Judging) -> Feed
         return predictions, labels
 
     return feed
+
+
+def in_double(feed: Feed) -> Feed:
+    """Return what gives predictions and targets in double precision."""
+
+    def doubled(outputs: Any, targets: Any, reference: Any) -> tuple[Any, Any]:
+        predictions, labels = feed(outputs, targets, reference)
+        return predictions.double(), labels.double()
+
+    return doubled
 
 
 def refuse_other_range(targets: Tensor, described: Mapping[str, Any]) -> None:

@@ -18,6 +18,8 @@ _KEYS = ("map", "f1", "rouge1_fmeasure", "exact_match")
 
 _UNDEFINED = "should be meaningless"
 """What TorchMetrics warns of a curve without samples of a class, of which it goes on to count zeros."""
+_NO_RECALL = "recall is undefined"
+"""The same of average precision, which leaves such classes out of the mean of several."""
 _WITH_THRESHOLD = ("AtFixed", "AtSpecificity", "AtSensitivity")
 
 
@@ -70,7 +72,8 @@ class TorchmetricsState:
             raise
         except Exception as error:
             raise self._failure(error) from error
-        if not is_area and any(_UNDEFINED in str(warning.message) for warning in said):
+        undefined = (_UNDEFINED, _NO_RECALL) if name.startswith("Binary") else (_UNDEFINED,)
+        if not is_area and any(text in str(warning.message) for text in undefined for warning in said):
             raise StageError(f"{name} is not defined, as some class has all targets or none", "judge more samples")
         if any(part in name for part in _WITH_THRESHOLD):
             # The threshold at which they were found stands behind the value.
