@@ -120,7 +120,7 @@ def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int)
 def _samples(item: Any, rows: int) -> int:
     """Return the samples of a batch that cannot be cut: targets, if they are fewer than rows of time or nodes."""
     leaves, _ = flatten(by_form(item)(item)[1])
-    first = leaves[0][1] if leaves else None
+    first: Any = leaves[0][1] if leaves else None
     return min(rows, len(first)) if is_array(first) and first.ndim and len(first) else rows
 
 

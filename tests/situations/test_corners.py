@@ -204,6 +204,14 @@ def test_r2_of_pictures_of_several_sizes_is_refused_before_the_study() -> None:
     assert measured(Through(), data, metric="mae")[0] == pytest.approx(1.0, **CLOSE)
 
 
+def test_a_metric_that_keeps_everything_is_refused_on_batches_of_several_lengths_before_the_study() -> None:
+    data = [(x, x + 1) for x in (torch.randn(40, length) for length in (9, 9, 5))]
+    with pytest.raises(Exception, match="CosineSimilarity cannot be computed"):
+        measured(Through(), data, metric="CosineSimilarity")
+    with pytest.raises(Exception, match="PearsonCorrCoef cannot be computed"):
+        measured(Through(), data, metric="pearson")
+
+
 def test_what_r2_of_sequences_and_agreement_of_vectors_are_is_told() -> None:
     x = torch.randn(64, 5, 3)
     _, prepared = measured(Through(), cut(x, x + 1))
