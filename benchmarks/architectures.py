@@ -1,11 +1,13 @@
 """Every technique on every architecture of the tests, as a table: ``python -m benchmarks.architectures``.
 
-Writes ``benchmarks/architectures.md``: the share of parameters that pruning removed, decibels of the quantized outputs
-over their noise, and the largest error of the exported file relative to the largest output.
+With names of quantizations on ONNX Runtime behind it, it prints what becomes of those alone. Without, it writes
+``benchmarks/architectures.md``: the share of parameters that pruning removed, decibels of the quantized outputs over
+their noise, and the largest error of the exported file relative to the largest output.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -16,19 +18,21 @@ from tests.architectures.zoo import ZOO
 TARGET = Path(__file__).with_suffix(".md")
 
 
-def main() -> None:
-    """Run the matrix and write the table."""
+def main(quantizations: tuple[str, ...]) -> None:
+    """Run the matrix and write the table, or print the cells of some quantizations."""
     warnings.filterwarnings("ignore")
     begun = time.perf_counter()
     rows: dict[str, tuple[Cell, ...]] = {}
     for architecture in ZOO:
-        rows[architecture.name] = cells_of(architecture)
+        rows[architecture.name] = cells_of(architecture, quantizations or TECHNIQUES)
         print(
             architecture.name,
             *(f"{c.technique}: {c.found} ({c.seconds:.1f} s)" for c in rows[architecture.name]),
             sep=" | ",
             flush=True,
         )
+    if quantizations:
+        return
     TARGET.write_text(table(rows, time.perf_counter() - begun), encoding="utf-8")
 
 
@@ -68,4 +72,4 @@ def _shown(cell: Cell) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(tuple(sys.argv[1:]))

@@ -22,17 +22,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import quanttaas_jupyter as qt
+from quanttaas_jupyter.core.catalogue import names
 from quanttaas_jupyter.core.device import this_device
+from quanttaas_jupyter.techniques.quantize import QUANTIZERS
 from quanttaas_jupyter.techniques.registry import version_of
 
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "tensorrt")
-_MORE = {
-    "onnxruntime": ["fp16", "int8-dynamic", "int8-weight", "int4-weight", "int4-awq"],
-    "openvino": ["fp16", "int8-weight", "int4-weight"],
-    "executorch": ["int8-dynamic"],
-    "tensorrt": ["fp16", "fp8", "int8-modelopt", "int8-smoothquant", "int4-awq"],
-    "torch": ["int8-weight", "int8-dynamic"],
-}
 _HEAD = (
     "| runtime | quantization | bytes | of fp32 | accuracy | points lost (95 %) | latency, ms | layers |",
     "|---|---|---|---|---|---|---|---|",
@@ -176,7 +171,9 @@ def taught(model: nn.Module, train: DataLoader, epochs: int = 20) -> nn.Module:
 def rows(model: nn.Module, train: DataLoader, test: DataLoader, store: str) -> Iterator[str]:
     """One study that compares the runtimes, one for each with its other quantizations; a row a trial."""
     recipes = [{"prune": [0], "quantize": ["none", "int8"], "runtime": list(RUNTIMES)}]
-    recipes += [{"prune": [0], "quantize": ["none", *more], "runtime": place} for place, more in _MORE.items()]
+    for place in (*RUNTIMES, "torch"):
+        more = [name for name in names("quantize") if name != "int8" and QUANTIZERS.find((name, place))]
+        recipes.append({"prune": [0], "quantize": ["none", *more], "runtime": place})
     told = set()
     for recipe in recipes:
         study = qt.compress(model, data=test, train=train, recipe=recipe, store=store).wait()

@@ -32,7 +32,7 @@ from ..techniques.evaluate.tensors import raw_targets
 from ..views import format as fmt
 from .inspection import Inspection, answering
 from .inspection.labels import refuse_strange_labels
-from .inspection.metric_check import refuse_uneven
+from .inspection.metric_check import refuse_other_ranges, refuse_uneven
 from .inspection.running import holds_nan
 from .preparation import Prepared
 
@@ -203,7 +203,7 @@ def _stored_metric(store: Store, inspection: Inspection) -> dict[str, Any]:
 
 
 def _refuse_strange_labels(evaluation: Batches, inspection: Inspection) -> None:
-    """Raise DataError where targets that were not seen by the first look are no classes of the output."""
+    """Raise DataError or MetricError where targets that the first look did not see are not what it took them for."""
     judging = inspection.understanding.judging
     if all(metric["kind"] == "callable" for metric in inspection.measure.metrics()):
         # A function of the person's own knows what its targets mean.
@@ -211,7 +211,10 @@ def _refuse_strange_labels(evaluation: Batches, inspection: Inspection) -> None:
     for batch in evaluation.batches if evaluation.has_targets else ():
         targets = unflatten(evaluation.targets, list(batch.targets))
         if judging.task is not None and not isinstance(targets, list):
-            refuse_strange_labels(raw_targets(targets, judging), judging)
+            found = raw_targets(targets, judging)
+            refuse_strange_labels(found, judging)
+            if found is not None:
+                refuse_other_ranges(inspection.measure, found)
 
 
 def _refuse_strange_inputs(prepared: Prepared, evaluation: Batches) -> None:

@@ -24,6 +24,27 @@ LAST = 100
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """Rounding of a quantization, as ``recover: qat`` imitates it in training.
+
+    Attributes:
+        weights: ``int8`` with one scale per output channel, ``int4`` with one per 32 inputs and of matrices only, or
+            ``fp8`` (E4M3).
+        inputs: Whether the inputs of convolutions and linear layers are rounded to eight bits too.
+        by_modelopt: Whether ModelOpt's quantizers round; they alone know float8.
+    """
+
+    weights: Literal["int8", "int4", "fp8"]
+    inputs: bool = False
+    by_modelopt: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing trains with."""
+        if self.weights == "fp8" and not self.by_modelopt:
+            raise ValueError("only ModelOpt's quantizers train with fp8: say by_modelopt=True")
+
+
+@dataclass(frozen=True)
 class Technique:
     """Description of one technique.
 
@@ -40,8 +61,9 @@ class Technique:
         starts: Place among the first trials of ``search: auto`` for models whose weights are mostly in one kind of
             layer: ``convolution``, ``recurrent``, ``linear``, or ``other``. 1 comes first.
         fallback: Place among the quantizations that ``search: auto`` tries if no first trial meets the goal; 0: never.
-        is_trainable: Whether ``recover: qat`` knows how the quantization rounds.
-        makes_integers: Whether a quantization stores weights as integers; one without an integer weight did nothing.
+        makes_integers: Whether a quantization stores weights as integers; a file without one is then refused, as the
+            quantization did nothing. Every quantization says so; other kinds leave it None.
+        rounding: How ``recover: qat`` rounds while it trains for a quantization; None if it cannot.
     """
 
     help: str
@@ -55,8 +77,13 @@ class Technique:
     is_proposed: bool = True
     starts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     fallback: int = 0
-    is_trainable: bool = False
-    makes_integers: bool = False
+    makes_integers: bool | None = None
+    rounding: Rounding | None = None
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether ``recover: qat`` knows how the quantization rounds."""
+        return self.rounding is not None
 
 
 _DESCRIBED: dict[Kind, dict[str, Technique]] = {kind: {} for kind in KINDS}
@@ -66,8 +93,11 @@ def describe(kind: Kind, name: str, technique: Technique) -> None:
     """Add the description of a technique to the catalogue.
 
     Raises:
-        ValueError: The name already has another description, or the marker is not in ``MARKERS``.
+        ValueError: The name already has another description, the marker is not in ``MARKERS``, or a quantization does
+            not say whether it makes integers.
     """
+    if kind == "quantize" and technique.makes_integers is None:
+        raise ValueError(f"quantize {name!r}: say makes_integers=True or makes_integers=False")
     if technique.marker and technique.marker not in MARKERS:
         raise ValueError(f"{kind} {name!r}: marker {technique.marker!r} is none of {', '.join(MARKERS)}")
     known = _DESCRIBED[kind].setdefault(name, named := replace(technique, name=name))
@@ -95,6 +125,12 @@ def names(kind: Kind) -> tuple[str, ...]:
 def find(kind: Kind, name: str) -> Technique | None:
     """Return the description of a technique, or None if the catalogue has no such name."""
     return techniques(kind).get(name)
+
+
+def rounding_of(quantization: str) -> Rounding | None:
+    """Return how ``recover: qat`` rounds while it trains for a quantization; None if it cannot."""
+    known = find("quantize", quantization)
+    return known.rounding if known else None
 
 
 def follows_pattern(method: Any) -> bool:

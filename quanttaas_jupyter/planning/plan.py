@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .. import stages
@@ -156,7 +156,11 @@ class Planner:
         self.plan = Plan(stages=self._stages, preview=self._preview())
 
     def add(self, config: TrialConfig, name: str = "") -> TrialPlan:
-        """Plan a trial and return its plan; its baseline must be planned already."""
+        """Plan a trial and return its plan; its baseline must be planned already.
+
+        Raises:
+            RecipeError: Layers are to stay in higher precision, which the quantization cannot do.
+        """
         name = name or name_of(config, len(self.recipe.runtime) > 1, self.plan.trials)
         runtime, prune = config.runtime, config.prune
         artifact = self._artifact(config)
@@ -201,13 +205,15 @@ class Planner:
         prune, quantization, runtime = config.prune, config.quantize, config.runtime
         label = "-".join(filter(None, (prune.name if prune else "", quantization.replace("none", "")))) or "baseline"
         trained = self._trained(prune, config.effort) if prune else None
-        if (config.recover or self._recover.method) == "qat" and self._is_trainable(quantization):
-            trained = self._quantization_aware(trained, label, config)
+        if (config.recover or self._recover.method) == "qat" and (rounding := catalogue.rounding_of(quantization)):
+            trained = self._quantization_aware(trained, label, config, rounding)
         source = self._export(trained, prune.name if prune else "baseline", runtime)
         if quantization == "none":
             return source
         entry = QUANTIZERS.find((quantization, runtime))
         needs = entry.needs if entry else ()
+        if config.keep and "keep" not in needs:
+            raise RecipeError(f"{quantization} on {runtime} keeps no layers in higher precision: leave out keep")
         # Techniques that know the goal decide by themselves how many layers to keep.
         keep = 0 if config.keep is None and "goal" not in needs else config.keep
         settings = {
@@ -228,15 +234,10 @@ class Planner:
             settings |= {**self._metric(), "max_drop": self.recipe.goal.max_drop}
             # The allowed drop counts from the original model: pruning uses up a part of it.
             inputs["original"] = self._export(None, "baseline", runtime)
-        if "ranking" in needs or keep:
+        if "ranking" in needs or (keep and QUANTIZE_RANKERS.find(runtime)):
             inputs["ranking"] = self._quantize_ranking(runtime)
         entries, device = [entry, RUNTIMES.find(runtime)], self._processor(entry) | self._gpu(runtime)
         return self._add("quantize", f"{label}: quantizing", settings, inputs, entries, **device)
-
-    @staticmethod
-    def _is_trainable(quantization: str) -> bool:
-        known = catalogue.find("quantize", quantization)
-        return known is not None and known.is_trainable
 
     def _trained(self, prune: Pruning, effort: float) -> str:
         method = self._recover.method
@@ -277,11 +278,14 @@ class Planner:
         inputs = {"pruned": self._pruned(prune)}
         return self._add("screen", f"{prune.name}: a first look", settings, inputs, entries, trains=True)
 
-    def _quantization_aware(self, trained: str | None, label: str, config: TrialConfig) -> str:
+    def _quantization_aware(
+        self, trained: str | None, label: str, config: TrialConfig, rounding: catalogue.Rounding
+    ) -> str:
         settings = {
             **self._lesson("qat"),
             "effort": 0.5,
             "precision": config.quantize,
+            "rounding": asdict(rounding),
             "keep_zeros": config.prune is not None and _has_zeros(config.prune),
             "ignore": list(self.recipe.ignore),
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle import model as models
 from ..bundle.batches import Batches
 from ..core import catalogue
+from ..core.catalogue import Rounding
 from ..core.failures import StageError
 from ..core.records.stage import StageResult
 from ..store import blobs
@@ -293,6 +294,7 @@ def _taught(
         warn=warn,
         effort=settings["effort"],
         precision=settings.get("precision", ""),
+        rounding=Rounding(**settings["rounding"]) if "rounding" in settings else None,
         ignore=tuple(model.get_submodule(path) for path in ignored),
         function=context.function("function"),
     )
@@ -347,7 +349,7 @@ def _quantization_warnings(quantization: str, made: Mapping[str, Any], source: M
 
 def _makes_integers(quantization: str) -> bool:
     known = catalogue.find("quantize", quantization)
-    return known is not None and known.makes_integers
+    return known is not None and bool(known.makes_integers)
 
 
 def _broken_by(quantization: str, runtime: str, context: Context, job: QuantizeJob, graph: Path | None) -> list[str]:

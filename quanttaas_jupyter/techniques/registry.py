@@ -65,15 +65,17 @@ class Registry(Generic[T]):
             technique: Its description. A name that is registered several times needs only one.
             needs: Inputs of the study that it uses besides its data. ``calibrator``, ``ranking`` and ``goal`` are those
                 of the recipe; ``module`` is the PyTorch module behind an artifact; ``processor`` tells whether int8
-                sums are exact. Runtimes may need ``gpu``, if one speeds them up, and ``targets``.
+                sums are exact; ``keep`` says that it honours a number of layers that stay in higher precision, and
+                without it a trial that asks for some is refused. Runtimes may need ``gpu``, if one speeds them up, and
+                ``targets``.
             extra: The extra of this package that installs the libraries it cannot do without.
         """
 
         def keep(value: T) -> T:
             module = getattr(value, "__module__", type(value).__module__)
-            self._entries[key] = Entry(value, module, needs, extra)
             if technique and self._kind:
                 catalogue.describe(self._kind, _name_of(key), technique)
+            self._entries[key] = Entry(value, module, needs, extra)
             return value
 
         return keep

@@ -14,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from quanttaas_jupyter.client import api
 from quanttaas_jupyter.client.study import Study
+from quanttaas_jupyter.core.catalogue import names
 from quanttaas_jupyter.core.config import ClusterConfig, save_cluster
 from quanttaas_jupyter.core.errors import NotFound, StoreError
 from quanttaas_jupyter.core.recipe import Recipe
@@ -230,8 +231,8 @@ class TestRecipeInTheCell:
     [
         ("re", ["recover: "]),
         ("quantize: [none, int8-d", ["int8-dynamic"]),
-        ("quantize:\n  - int8-", ["int8-dynamic", "int8-weight", "int8-modelopt", "int8-smoothquant"]),
-        ("quantize:\n- f", ["fp16", "fp8", "fp8-modelopt"]),
+        ("quantize:\n  - int8-", [name for name in names("quantize") if name.startswith("int8-")]),
+        ("quantize:\n- f", [name for name in names("quantize") if name.startswith("f")]),
         ("recover: d", ["distill"]),
         ("recover: {method: q", ["qat"]),
         ("recover: {method: distill, ep", ["epochs: "]),

@@ -54,6 +54,25 @@ def test_a_budget_of_trials_keeps_the_baseline() -> None:
     assert names({"prune": [0.5], "quantize": ["int8"], "budget": {"trials": 1}}) == ["baseline"]
 
 
+@pytest.mark.parametrize("quantization", ["int8", "mixed"])
+def test_layers_that_stay_precise_are_handed_to_a_quantization_that_keeps_them(quantization: str) -> None:
+    planner = Planner(record({"quantize": [quantization]}))
+    planner.add(TrialConfig.baseline("onnxruntime"))
+    trial = planner.add(TrialConfig(None, quantization, "onnxruntime", keep=3))
+    stage = planner.plan.stages[trial.build]
+    assert stage.settings["keep"] == 3
+    assert "ranking" in stage.inputs
+
+
+@pytest.mark.parametrize(("quantization", "runtime"), [("fp16", "onnxruntime"), ("int8-weight", "torch")])
+def test_a_quantization_that_keeps_no_layers_is_not_asked_to(quantization: str, runtime: str) -> None:
+    planner = Planner(record({"quantize": [quantization], "runtime": [runtime]}))
+    planner.add(TrialConfig.baseline(runtime))
+    with pytest.raises(RecipeError, match=f"{quantization} on {runtime} keeps no layers in higher precision"):
+        planner.add(TrialConfig(None, quantization, runtime, keep=3))
+    assert planner.add(TrialConfig(None, quantization, runtime, keep=0)).build
+
+
 def test_trials_share_stages() -> None:
     plan = make_plan(record({"prune": [0, 0.3, 0.5], "quantize": ["none", "fp16", "int8"]}))
     kinds = [stage.kind for stage in plan.stages.values()]

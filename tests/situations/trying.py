@@ -27,6 +27,19 @@ RECIPE = {"prune": [0], "quantize": ["none"]}
 CLOSE: dict[str, Any] = {"rel": 1e-6, "abs": 1e-6}
 
 
+class Through(torch.nn.Module):
+    """Gives its inputs as outputs, perhaps changed, so that a test writes the outputs down."""
+
+    def __init__(self, change: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self._change = change
+
+    def forward(self, x: torch.Tensor) -> Any:
+        scaled = self.weight * x
+        return scaled if self._change is None else self._change(scaled)
+
+
 @dataclass(frozen=True)
 class Tried:
     """A study that ended."""

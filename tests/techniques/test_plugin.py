@@ -17,7 +17,7 @@ from quanttaas_jupyter.notebook.completion import recipe_matches
 from quanttaas_jupyter.planning.plan import Planner
 from quanttaas_jupyter.planning.search.first_trials import likely_quantizations
 from quanttaas_jupyter.server.form_choices import options
-from quanttaas_jupyter.techniques.quantize import QUANTIZERS
+from quanttaas_jupyter.techniques.quantize import QUANTIZERS, Quantized
 from quanttaas_jupyter.views import format as fmt
 from tests.planning.test_plan import record
 
@@ -80,7 +80,18 @@ def test_the_key_of_a_technique_of_another_package_follows_from_its_imports_too(
 
 def test_a_name_is_described_once() -> None:
     with pytest.raises(ValueError, match="'int8' is described twice"):
-        catalogue.describe("quantize", "int8", catalogue.Technique(help="something else"))
+        catalogue.describe("quantize", "int8", catalogue.Technique(help="something else", makes_integers=True))
+
+
+def test_a_quantization_says_whether_it_makes_integers() -> None:
+    with pytest.raises(ValueError, match="quantize 'own': say makes_integers=True or makes_integers=False"):
+        QUANTIZERS.register(("own", RUNTIME), catalogue.Technique(help="something"))(lambda job: Quantized())
+    assert QUANTIZERS.find(("own", RUNTIME)) is None
+
+
+def test_training_with_float8_is_for_modelopt() -> None:
+    with pytest.raises(ValueError, match="only ModelOpt's quantizers train with fp8"):
+        catalogue.Rounding("fp8")
 
 
 def test_every_technique_says_what_it_does_in_one_line() -> None:

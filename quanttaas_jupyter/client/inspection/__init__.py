@@ -88,10 +88,12 @@ def inspect(model: torch.nn.Module, source: Source, asked: Asked) -> Inspection:
     pickled = metrics.pickled(travels) if travels is not None else None
     notes = [*_unpacking_notes(is_narrowed), *padding_notes, *judged.notes, *row_notes(layout)]
     if found["name"] == "agreement" and judging.class_dim is None and judging.scores == "values":
-        notes.append(
-            "agreement: the outputs are no class scores, so it is R2 against the outputs of the original model"
-        )
-    found = tried(Measure(found, travels, judging, asked.postprocess), kept_outputs(run(model, first))[0], first)
+        notes.append(_agreement_note(judging.task == "embedding"))
+    outputs = kept_outputs(run(model, first))[0]
+    try:
+        found = tried(Measure(found, travels, judging, asked.postprocess), outputs, first)
+    except MetricError as error:
+        raise (judged.doubt if found["kind"] != "callable" else None) or error from None
     notes += notes_on(found)
     measure = Measure(found, travels, judging, asked.postprocess)
     refuse_uneven(measure, answering(model, first), first)
@@ -151,6 +153,11 @@ def _is_narrowed(model: torch.nn.Module, batch: Batches) -> bool:
     return weights == {torch.float32} and any(
         leaf.dtype == torch.float64 for leaf in batch.batches[0].inputs if isinstance(leaf, torch.Tensor)
     )
+
+
+def _agreement_note(is_of_vectors: bool) -> str:
+    note = "agreement: the outputs are no class scores, so it is R2 against the outputs of the original model"
+    return note + ("; lengths of vectors count, unless --postprocess makes them one" if is_of_vectors else "")
 
 
 def _unpacking_notes(is_narrowed: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Outputs that have one column a class and may still be no class scores: what speaks for that is asked back."""
+"""Outputs that fit targets by their shape and may still be something else: what speaks for that is asked back."""
 
 from __future__ import annotations
 
@@ -17,6 +17,46 @@ _NORM_ERROR = 1e-3
 _BETTER = 0.2
 """Share of labels that the other reading must get right beyond the largest score, and beyond the commonest label.
 Chosen, not tuned."""
+
+
+_FEWEST_WRONG, _MOST_CLASSES, _NEAR = 16, 5, 0.25
+"""Wrong answers and labels from which it is seen whether whole numbers miss by little, and the share of the distance
+of two labels at random that is little. Chosen, not tuned."""
+
+
+def refuse_soft(output: torch.Tensor, target: torch.Tensor) -> None:
+    """Ask back where targets lie between 0 and 1 and outputs come near them only through a sigmoid.
+
+    Raises:
+        DataError: They look like logits and soft labels; the sentence says how to tell.
+    """
+    output, target = output.double().reshape(target.shape), target.double()
+    if not bool(((target >= 0) & (target <= 1)).all()) or bool(((output >= 0) & (output <= 1)).all()):
+        return
+    error, spread = ((output - target) ** 2).mean(), ((target - target.mean()) ** 2).mean()
+    if bool(error > spread) and bool(((output.sigmoid() - target) ** 2).mean() < error):
+        raise DataError(
+            "targets lie between 0 and 1, and outputs come near them only through a sigmoid: give --postprocess "
+            "torch.sigmoid, or a loss such as BCEWithLogitsLoss as the metric; --task regression compares them as they "
+            "are"
+        )
+
+
+def refuse_near_numbers(output: torch.Tensor, target: torch.Tensor) -> None:
+    """Ask back where a model gives whole numbers that miss the targets by little, as counts do.
+
+    Raises:
+        DataError: They look like values; the sentence says how to tell.
+    """
+    wrong = output != target
+    if int(wrong.sum()) < _FEWEST_WRONG or len(target.unique()) <= _MOST_CLASSES:
+        return
+    apart = (output.double() - target.double())[wrong].square().mean()
+    if bool(apart < _NEAR * 2 * target.double().var()):
+        raise DataError(
+            "the model and the targets give whole numbers that differ by little: say --task regression if they are "
+            "values, --task classification if they are classes"
+        )
 
 
 def refuse_doubtful(output: torch.Tensor, target: torch.Tensor, judging: Judging) -> None:

@@ -22,7 +22,7 @@ from .language import has_decoder, is_ahead, is_causal
 from .outputs import judged_name, tensors_in, whole
 from .rows import Layout
 from .running import answering, run
-from .tasks import Finding, as_logits, task_of
+from .tasks import Finding, as_logits, as_probabilities, task_of
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,11 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
         target_dim=target_dim,
         is_cut=layout.is_cut,
     )
+    if name is None and asked.postprocess is not None and asked.metric is None:
+        raise DataError(
+            f"--postprocess gives a {type(processed[0]).__name__}: let it return tensors, or give a metric that takes "
+            "what it returns"
+        )
     if name is None:
         return Judged(dataclasses.replace(base, output=""), (), None, targets[0])
     output = leaves[name]
@@ -105,6 +110,8 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
         finding = _compared(model, parts, output, target if target is not None else targets[0], base, asked)
         if finding.judging.scores == "probabilities" and finding.judging.class_dim is None and not asked.postprocess:
             finding = as_logits(finding) if reach.leaves_the_unit(iter(drives)) else finding
+        if _are_shares(output, finding.judging) and (asked.postprocess or not reach.leaves_the_unit(iter(drives))):
+            finding = as_probabilities(finding)
     except DataError as error:
         if asked.metric is None or asked.metric == "agreement":
             raise
@@ -114,6 +121,12 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
     if is_thresholded and isinstance(target, torch.Tensor) and reach.is_one_sided(output, target, finding.judging):
         reach.refuse_one_sided(output, iter(drives))
     return Judged(finding.judging, finding.notes, output, targets[0], doubt)
+
+
+def _are_shares(output: torch.Tensor, judging: Judging) -> bool:
+    """Whether scores of several classes all lie between 0 and 1, as those of one sigmoid a class do."""
+    is_of_classes = judging.class_dim is not None and judging.scores == "logits"
+    return is_of_classes and bool(((output >= 0) & (output <= 1)).all())
 
 
 def _leaves(processed: list[Any], dims: dict[str, int]) -> dict[str, torch.Tensor]:
@@ -136,6 +149,10 @@ def _target(targets: list[Any], dim: int) -> torch.Tensor | None:
 def _compared(
     model: torch.nn.Module, parts: list[Batch], output: torch.Tensor, target: Any, base: Judging, asked: Asked
 ) -> Finding:
+    import torch
+
+    if getattr(target, "dtype", None) in (torch.complex64, torch.complex128):
+        raise DataError("the targets of --data are complex: give torch.view_as_real of them, as of the outputs")
     is_shifted, notes = is_ahead(model, parts, output, target, asked)
     finding = task_of(output, target, base, asked.task, asked.ignore_label, is_shifted)
     is_of_language = is_causal(model) or has_decoder(model)

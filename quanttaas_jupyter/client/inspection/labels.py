@@ -20,10 +20,18 @@ SHARE_ERROR = 1e-3
 """How far shares of one whole may be from it: what rounding to half precision leaves."""
 _FEW = 8
 """Targets below which two values say nothing: values of a regression may be equal by chance. Chosen, not tuned."""
-HOLDS_NAN = "the targets of --data hold NaN; leave those samples out, or fill them"
+_HOLDS = "the targets of --data hold {}; leave those samples out, or fill them"
 _GLANCE = 1000
 """Values that mostly suffice to tell values from labels; chosen, not tuned."""
 _SAY_REGRESSION = "--task regression if they are values"
+
+
+def refuse_infinite(target: torch.Tensor) -> None:
+    """Raise DataError where targets hold NaN or infinity."""
+    import torch
+
+    if target.is_floating_point() and not bool(torch.isfinite(target).all()):
+        raise DataError(_HOLDS.format("NaN" if bool(torch.isnan(target).any()) else "infinity"))
 
 
 def yes_or_no(target: torch.Tensor, judging: Judging, task: str | None) -> tuple[Judging, str] | None:
@@ -69,15 +77,13 @@ def yes_or_no(target: torch.Tensor, judging: Judging, task: str | None) -> tuple
     return None
 
 
-def with_ignored(
-    judging: Judging, target: torch.Tensor, classes: int | None, task: str | None, notes: list[str]
-) -> Judging:
+def with_ignored(judging: Judging, target: torch.Tensor, classes: int, task: str | None, notes: list[str]) -> Judging:
     """Find the label that counts nowhere, and what two labels mean; refuse labels that are no classes.
 
     Args:
         judging: What is known already.
         target: Labels of some samples.
-        classes: Number of classes; None where the model gives class numbers.
+        classes: Number of classes.
         task: The task that a person named; None to find out.
         notes: Takes what is told.
 
@@ -92,8 +98,6 @@ def with_ignored(
     if judging.ignore_label is not None:
         refuse_strange_labels(target, judging)
         return judging
-    if classes is None:
-        return replace(judging, ignore_label=TORCH_IGNORES) if TORCH_IGNORES in seen else judging
     strange = [label for label in seen if not 0 <= label < classes]
     if not strange:
         # The default of torch's own losses: it may come in a later batch.
@@ -118,14 +122,34 @@ def with_ignored(
     raise DataError(_strange(strange, classes, seen))
 
 
+def unpredicted(judging: Judging, output: torch.Tensor, target: torch.Tensor) -> tuple[Judging, str]:
+    """Find the label that counts nowhere of a model that gives class numbers, and what is told of it.
+
+    Raises:
+        DataError: A negative label that the model never gives may mark what does not count.
+    """
+    seen, given = {int(label) for label in target.unique()}, {int(label) for label in output.unique()}
+    for marker in _MARKERS:
+        others = [label for label in seen | given if label != marker]
+        if marker in seen - given and max(others, default=0) < _VOID - 1:
+            return replace(judging, ignore_label=marker), f"; label {marker} is never given and ignored"
+    negative = sorted(label for label in seen - given if label < 0)
+    if negative and min(given, default=0) >= 0:
+        raise DataError(
+            f"labels of --data are {_listed(negative)}, which the model never gives: say --ignore-label {negative[0]} "
+            "if it marks what does not count"
+        )
+    # That of torch's own losses may come in a later batch.
+    return (judging if TORCH_IGNORES in given else replace(judging, ignore_label=TORCH_IGNORES)), ""
+
+
 def refuse_strange_labels(target: torch.Tensor | None, judging: Judging) -> None:
     """Raise DataError where targets, samples first, are not what those of the first look were."""
     import torch
 
     if not isinstance(target, torch.Tensor):
         return
-    if target.is_floating_point() and bool(torch.isnan(target).any()):
-        raise DataError(HOLDS_NAN)
+    refuse_infinite(target)
     if judging.labels == "one-hot":
         _refuse_other_rows(target.double(), judging.class_dim or 1)
     if judging.labels != "ids" or judging.scores == "classes":

@@ -75,6 +75,8 @@ def _of_object(metric: Any, judging: Judging, targets: Any, output: Any, directi
         from torchmetrics import Metric, MetricCollection
     else:
         Metric = MetricCollection = type("Absent", (), {})
+    if type(metric).__module__.startswith("torchmetrics.wrappers"):
+        raise _wraps(type(metric).__name__)
     if isinstance(metric, type) and issubclass(metric, (Metric, torch.nn.modules.loss._Loss)):
         return _of_class(metric, judging, targets, output, direction)
     if isinstance(metric, (list, Mapping, MetricCollection)) and not isinstance(metric, Metric):
@@ -82,7 +84,9 @@ def _of_object(metric: Any, judging: Judging, targets: Any, output: Any, directi
     if isinstance(metric, Metric):
         return _collection({type(metric).__name__.lstrip("_"): metric}, judging, targets, output, direction)
     if isinstance(metric, torch.nn.modules.loss._Loss):
-        return _loss(metric, type(metric).__name__, direction)
+        if _is_of_torch(metric):
+            return _loss(metric, type(metric).__name__, direction)
+        direction = direction or "min"
     if hasattr(metric, "_score_func") and hasattr(metric, "_sign"):
         wants_scores = any("proba" in str(part) or "decision" in str(part) for part in [metric._response_method])
         direction = direction or ("max" if metric._sign > 0 else "min")
@@ -90,6 +94,18 @@ def _of_object(metric: Any, judging: Judging, targets: Any, output: Any, directi
     if not callable(metric):
         raise MetricError(f"metric must be a name, a metric or a callable, not a {type(metric).__name__}")
     return _of_function(metric, judging, targets, output, direction)
+
+
+def _is_of_torch(loss: Any) -> bool:
+    """Whether a loss computes as torch's own: one that a person derived may know no reduction by sample."""
+    home = getattr(type(loss).forward, "__module__", "")
+    return str(home).startswith("torch.")
+
+
+def _wraps(title: str) -> MetricError:
+    return MetricError(
+        f"{title} wraps or gathers other numbers; give the metric itself, which is reported with an interval"
+    )
 
 
 def _of_class(cls: Any, judging: Judging, targets: Any, output: Any, direction: str | None) -> Described:
@@ -135,6 +151,9 @@ def _collection(metrics: Any, judging: Judging, targets: Any, output: Any, direc
         if isinstance(item, str):
             found.append(named(item, judging, targets, output, direction if not found else None))
             continue
+        if isinstance(item, type) and issubclass(item, Metric) and item.__module__.startswith("torchmetrics."):
+            found.append(named(public_name(item), judging, targets, output, direction if not found else None))
+            continue
         if not isinstance(item, Metric):
             raise MetricError(
                 f"a list of metrics holds names and metrics of TorchMetrics, not a {type(item).__name__}; "
@@ -148,9 +167,7 @@ def _collection(metrics: Any, judging: Judging, targets: Any, output: Any, direc
 def _instance(name: str, metric: Any, judging: Judging, direction: str | None) -> dict[str, Any]:
     title = public_name(type(metric))
     if type(metric).__module__.startswith(("torchmetrics.wrappers", "torchmetrics.aggregation")):
-        raise MetricError(
-            f"{title} wraps or gathers other numbers; give the metric itself, which is reported with an interval"
-        )
+        raise _wraps(title)
     if getattr(metric, "reduction", None) == "sum":
         raise MetricError(f"a {title} whose reduction is 'sum' grows with the data; give one with reduction='mean'")
     if hasattr(metric, "data_range") and metric.data_range is None:
@@ -204,6 +221,11 @@ def _default(judging: Judging, targets: Any) -> str:
         raise MetricError(
             "--data has no labels: give (inputs, targets) batches, or use metric 'agreement', "
             "which compares with the original model"
+        )
+    if judging.task is None and isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+        raise MetricError(
+            "targets are strings: give class numbers, such as their places in a list of the names, or a metric that "
+            "takes (outputs, targets)"
         )
     if judging.task is None:
         raise MetricError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...bundle.batches import Batch, Batches
@@ -12,11 +12,15 @@ from ...core.errors import MetricError
 from ...core.failures import StageError, explain
 from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.judge import Judge, Measure
+from ...techniques.evaluate.taken import refuse_other_range
+from .function_habits import called_on_copies, refuse_unsteady
 from .metric_direction import tried_direction
 
 _KINDS = 8
 """Batches of different shapes that the model is run on, at most, to see whether they can be joined."""
 
+_OF_ANY_SIZES = ("built-in", "callable", "loss")
+"""Kinds of metrics that see a batch at a time and join nothing."""
 _CANNOT_FIT = (
     "cannot be computed",
     "cannot be made",
@@ -48,6 +52,15 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
     if found["kind"] == "callable":
         value = _called(measure, outputs, targets)
         found["per_sample"] = _is_one_a_sample(value, found["name"], batch.samples, targets)
+        refuse_unsteady(
+            _function_of(measure),
+            found["name"],
+            value,
+            measure.processed(outputs),
+            targets,
+            measure.judging,
+            batch.samples,
+        )
         if found["higher_is_better"] is None:
             found["higher_is_better"] = tried_direction(
                 _function_of(measure), found["name"], measure.processed(outputs), targets, measure.judging
@@ -56,35 +69,73 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
             # Of a metric of a person's own the direction is told, whichever it is.
             found["shown"] = f"{found['name']} (more is better)"
     try:
-        judge = Judge(dataclasses.replace(measure, metric=found), batch.samples, is_compared=False)
-        judge.update(outputs, targets)
-        judge.measurements()
+        _judged(dataclasses.replace(measure, metric=found), [outputs], [targets], batch.samples)
     except StageError as error:
-        if any(sign in error.reason for sign in _CANNOT_FIT):
-            raise MetricError(str(error)) from None
+        raise MetricError(str(error)) from None
     return found
 
 
 def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches) -> None:
-    """Raise MetricError where a metric needs everything at once, and batches cannot be joined.
+    """Raise MetricError where a metric needs everything at once or the same places, and batches cannot be joined.
 
     Args:
         measure: What to measure.
         model: Gives the outputs of a batch.
         data: The samples, as many as are known.
     """
+    if data.is_uniform():
+        return
+    _refuse_other_sizes(measure, data)
     whole = [metric for metric in measure.metrics() if metric["kind"] == "callable" and not metric.get("per_sample")]
-    if not whole or data.is_uniform():
+    if not whole and all(metric["kind"] in _OF_ANY_SIZES for metric in measure.metrics()):
         return
     kinds = {outline.shapes: at for at, outline in reversed(list(enumerate(data.outlines)))}
     some = [data.batches[at] for at in list(kinds.values())[-_KINDS:]]
     targets = [unflatten(data.targets, list(batch.targets)) if data.has_targets else None for batch in some]
+    outputs = [model(batch) for batch in some]
     dims = measure.judging.output_dim, measure.judging.target_dim
     try:
-        for parts, dim in ((targets, dims[1]), ([measure.processed(model(batch)) for batch in some], dims[0])):
-            joined(parts, whole[0]["name"], dim)
+        if whole:
+            joined(targets, whole[0]["name"], dims[1])
+            joined([measure.processed(output) for output in outputs], whole[0]["name"], dims[0])
+        else:
+            _judged(measure, outputs, targets, sum(batch.samples for batch in some))
     except StageError as error:
         raise MetricError(str(error)) from None
+
+
+def _judged(measure: Measure, outputs: Sequence[Any], targets: Sequence[Any], samples: int) -> None:
+    """Measure batches; raise StageError for what holds for all samples: a few may lack a class or all variance."""
+    try:
+        judge = Judge(measure, samples, is_compared=False)
+        for output, target in zip(outputs, targets, strict=True):
+            judge.update(output, target)
+        judge.measurements()
+    except StageError as error:
+        if any(sign in error.reason for sign in _CANNOT_FIT):
+            raise
+
+
+def _refuse_other_sizes(measure: Measure, data: Batches) -> None:
+    """R2 compares each place of pictures or sequences over all samples, so that all must have the same places."""
+    if not data.has_targets or not any(metric["name"] == "r2" for metric in measure.metrics()):
+        return
+    dim = measure.judging.target_dim
+    shapes = [outline.shapes[len(data.names)] for outline in data.outlines]
+    if len({shape[:dim] + shape[dim + 1 :] for shape in shapes if not isinstance(shape, int)}) > 1:
+        raise MetricError(
+            "R2 compares each place of pictures or sequences over all samples, but their sizes differ: name another "
+            "metric, such as mae or rmse"
+        )
+
+
+def refuse_other_ranges(measure: Measure, targets: Any) -> None:
+    """Raise MetricError for pictures beyond the range that a metric by name was made for by the first ones."""
+    for metric in measure.metrics():
+        try:
+            refuse_other_range(targets, metric)
+        except StageError as error:
+            raise MetricError(str(error)) from None
 
 
 def _refuse_raw_boxes(measure: Measure, outputs: Any) -> None:
@@ -110,7 +161,9 @@ def _function_of(measure: Measure) -> Callable[[Any, Any], Any]:
 
 def _called(measure: Measure, outputs: Any, targets: Any) -> Any:
     try:
-        return _function_of(measure)(measure.processed(outputs), targets)
+        return called_on_copies(_function_of(measure), measure.metric["name"], measure.processed(outputs), targets)
+    except MetricError:
+        raise
     except StageError as error:
         raise MetricError(str(error)) from None
     except Exception as error:
@@ -162,6 +215,11 @@ def notes_on(found: dict[str, Any]) -> list[str]:
     notes, name = [], found["name"]
     if found.get("takes_targets_first"):
         notes.append(f"{name} is given targets first, then outputs, as the names of its parameters say")
+    if found["name"] == "r2" and found.get("shown") != "r2":
+        notes.append(
+            "r2 is one over all places, in which those of large values weigh most; for R2 of every channel give a "
+            "function (outputs, targets) -> score"
+        )
     if found["kind"] in ("callable", "sklearn") and not found.get("per_sample"):
         notes.append(
             f"{name} gives one number for everything, so it is called on all outputs and targets at once, and on ten "

@@ -47,8 +47,10 @@ _OF_OUTPUTS = (
     "scores",
     "out",
 )
-_OF_SCORES = ("roc_auc_score", "average_precision_score", "log_loss", "brier_score_loss")
-"""Functions of scikit-learn that take probabilities rather than classes."""
+_OF_SCORES = ("log_loss", "d2_log_loss_score")
+"""Functions of scikit-learn that take probabilities rather than classes, though their parameters do not say so."""
+_SCORES = {"y_score", "y_prob", "y_proba"}
+"""Names of parameters by which functions of scikit-learn say that they take probabilities."""
 
 
 def unwrapped(metric: Any) -> tuple[Any, dict[str, Any]]:
@@ -113,18 +115,24 @@ def sklearn_metric(
         if not name.endswith(("_score", "_error", "_loss", "_deviance")) and not name.startswith("d2_"):
             raise MetricError(f"{name} does not say whether more is better: give ({name}, 'max') or ({name}, 'min')")
     _refuse_options_that_lack(function, name, keywords, judging)
+    wants_scores = wants_scores or name in _OF_SCORES or bool(_SCORES & set(inspect.signature(function).parameters))
     found = {
         "name": name,
         "kind": "sklearn",
         "higher_is_better": direction == "max",
         "percent": False,
-        "takes": _sklearn_takes(name, judging, wants_scores),
+        "takes": _sklearn_takes(judging, wants_scores),
     }
     travels = functools.partial(function, **keywords)
     return {**found, "digest": digest(travels)}, travels
 
 
 def _refuse_options_that_lack(function: Any, name: str, keywords: Mapping[str, Any], judging: Judging) -> None:
+    if "pred_decision" in inspect.signature(function).parameters:
+        raise MetricError(
+            f"{name} takes distances from a border, which are neither classes nor probabilities: give a function "
+            "(outputs, targets) -> score that calls it"
+        )
     several = judging.task == "multilabel" or (judging.task != "binary" and (judging.classes or 0) > 2)
     average = inspect.signature(function).parameters.get("average")
     if several and average is not None and average.default == "binary" and "average" not in keywords:
@@ -139,10 +147,10 @@ def _refuse_options_that_lack(function: Any, name: str, keywords: Mapping[str, A
         )
 
 
-def _sklearn_takes(name: str, judging: Judging, wants_scores: bool) -> str:
+def _sklearn_takes(judging: Judging, wants_scores: bool) -> str:
     if judging.task == "regression" or judging.labels == "values":
         return "aligned"
-    if not wants_scores and name not in _OF_SCORES:
+    if not wants_scores:
         return "classes-pair"
     if judging.task == "multilabel":
         return "multilabel"

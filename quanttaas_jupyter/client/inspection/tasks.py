@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import DataError
 from ...core.understanding import TASKS, Judging, Scores
 from ...techniques.evaluate.tensors import class_dims
-from .doubts import refuse_doubtful
-from .labels import HOLDS_NAN, SHARE_ERROR, TORCH_IGNORES, with_ignored, yes_or_no
+from .doubts import refuse_doubtful, refuse_near_numbers, refuse_soft
+from .labels import SHARE_ERROR, TORCH_IGNORES, refuse_infinite, unpredicted, with_ignored, yes_or_no
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +64,10 @@ def task_of(
     Raises:
         DataError: It cannot be told, in one sentence with the spellings that tell it.
     """
-    import torch
-
     base = replace(base, ignore_label=ignore_label)
     if isinstance(target, list):
         return Finding(replace(base, task=task or _task_of_list(target)))
-    if target.is_floating_point() and bool(torch.isnan(target).any()):
-        raise DataError(HOLDS_NAN)
+    refuse_infinite(target)
     if task == "embedding":
         # Vectors are compared with those of the original model; the targets say nothing of them.
         return Finding(replace(base, task=task, scores="values", labels="values"))
@@ -105,6 +102,12 @@ def as_logits(finding: Finding) -> Finding:
     return Finding(replace(finding.judging, scores="logits"), notes)
 
 
+def as_probabilities(finding: Finding) -> Finding:
+    """Return the finding with scores of classes that are one probability each."""
+    note = "outputs lie between 0 and 1 whatever drives them, and do not sum to one: they are one probability a class"
+    return Finding(replace(finding.judging, scores="probabilities"), (*finding.notes, note))
+
+
 def scores_of(output: torch.Tensor, class_dim: int | None) -> Scores:
     """Whether an output holds class numbers, probabilities or logits."""
     import torch
@@ -124,7 +127,7 @@ def _of_integers(
 ) -> Finding:
     narrow = squeezed(target)
     if not output.is_floating_point():
-        return _of_classes(output, target, base)
+        return _of_classes(output, target, base, task)
     dims = class_dims(output, target) or class_dims(output, narrow)
     if dims:
         labels = target if class_dims(output, target) else narrow
@@ -137,16 +140,21 @@ def _of_integers(
     )
 
 
-def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging) -> Finding:
+def _of_classes(output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None) -> Finding:
     if not same_places(output, target):
         raise DataError(
             f"the model gives whole numbers of shape {tuple(output.shape)}, and targets have shape "
             f"{tuple(target.shape)}; give a metric that takes both"
         )
     note = "the model returns class numbers, which are compared with the labels; without scores nothing finer is known"
-    task = "classification" if target.ndim <= 2 else "segmentation"
-    judging = replace(base, task=task, scores="classes", labels="ids")
-    return Finding(with_ignored(judging, target, None, None, []), (note,))
+    if task is None:
+        refuse_near_numbers(output.reshape(target.shape), target)
+    found = "classification" if target.ndim <= 2 else "segmentation"
+    judging = replace(base, task=found, scores="classes", labels="ids")
+    if base.ignore_label is None:
+        judging, told = unpredicted(judging, output, target)
+        note += told
+    return Finding(judging, (note,))
 
 
 def _of_class_scores(
@@ -208,7 +216,7 @@ def _of_same_shape(
     output: torch.Tensor, target: torch.Tensor, base: Judging, task: str | None, is_whole: bool
 ) -> Finding:
     """Tell values, zeros and ones, and one-hot rows apart, in outputs and targets of one shape."""
-    has_columns = output.ndim == 2 and output.shape[1] > 1
+    has_columns = _has_labels(output, target, task)
     told = yes_or_no(target, base, task)
     dim = _share_dim(output, target) if task in (None, *_OF_CLASSES) else None
     if told is None:
@@ -219,6 +227,8 @@ def _of_same_shape(
             )
         if dim is not None:
             return _of_one_hot(output, base, dim, "the most likely class of soft labels counts")
+        if task is None:
+            refuse_soft(output, target)
         notes = ("targets are whole numbers that are no classes of the output: regression",) if is_whole else ()
         return Finding(_values(output, target, replace(base, task="regression")), notes)
     if dim is not None:
@@ -238,9 +248,27 @@ def _of_same_shape(
         labels="ids",
     )
     what = "probabilities" if judging.scores == "probabilities" else "logits"
-    name = "each label" if has_columns else "two classes"
+    name, otherwise = _places(output, target, has_columns)
     start = remark or "all targets are 0 or 1: "
-    return Finding(judging, (f"{start}{name}, outputs are {what}; --task regression says otherwise",))
+    return Finding(judging, (f"{start}{name}, outputs are {what}; --task {otherwise} says otherwise",))
+
+
+def _has_labels(output: torch.Tensor, target: torch.Tensor, task: str | None) -> bool:
+    """Whether dimension 1 of yes or no holds labels: of a table, of maps with several channels, or as was said."""
+    if output.ndim < 2 or output.shape[1] < 2:
+        return False
+    if output.ndim == 2:
+        return True
+    return task != "binary" and output.shape == target.shape and (output.ndim > 3 or task == "multilabel")
+
+
+def _places(output: torch.Tensor, target: torch.Tensor, has_labels: bool) -> tuple[str, str]:
+    """Return what is told of the places of yes or no, and the task that says otherwise."""
+    if output.ndim < 3 or output.shape != target.shape or output.shape[1] < 2:
+        return "each label" if has_labels else "two classes", "regression"
+    if has_labels:
+        return f"each of the {output.shape[1]} labels in dimension 1", "binary or regression"
+    return "two classes in all places together", "multilabel, with labels in dimension 1, or regression"
 
 
 def _share_dim(output: torch.Tensor, target: torch.Tensor) -> int | None:

@@ -270,14 +270,9 @@ def _config(params: Mapping[str, Any], runtime: str) -> TrialConfig:
     """Return the configuration of an Optuna trial's parameters, without those that have no effect."""
     amount, quantize = round(params["amount"], 2), params["quantize"]
     prune = Pruning(amount=amount, spread=params["spread"]) if amount > 0 else None
-    recover = "qat" if params.get("recover") == "qat" and _is_trainable(quantize) else ""
+    recover = "qat" if params.get("recover") == "qat" and catalogue.rounding_of(quantize) else ""
     effort = params.get("effort", 1.0) if prune or recover else 1.0
     return TrialConfig(prune, quantize, runtime, recover, effort)
-
-
-def _is_trainable(quantization: str) -> bool:
-    known = catalogue.find("quantize", quantization)
-    return known is not None and known.is_trainable
 
 
 def _is_told(config: TrialConfig, tried: list[TrialConfig]) -> bool:

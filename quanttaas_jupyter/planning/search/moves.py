@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from ...core import catalogue
 from ...core.recipe import Goal
 from ...core.records.trial import Pruning, TrialConfig
 from . import Outcome
@@ -205,7 +206,7 @@ def _change_the_kind(context: MoveContext) -> TrialConfig | None:
             changed.append(replace(config, prune=replace(config.prune, spread=0.5)))
         if hurts and quantization == "int8" and context.can_mix:
             changed.append(replace(config, quantize="mixed"))
-        if hurts and quantization.startswith("int") and can_qat:
+        if hurts and can_qat and catalogue.rounding_of(quantization):
             changed.append(replace(config, recover="qat"))
         if fresh := next((one for one in changed if not _is_tried(one, context.tried)), None):
             return fresh

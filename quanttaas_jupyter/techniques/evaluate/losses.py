@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.failures import StageError, explain
 from ...core.understanding import Judging
-from .tensors import aligned, classes_last, counted, judged, raw_targets
+from .tensors import aligned, as_values, classes_last, counted, judged, raw_targets
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def sums_of(loss: Any, judging: Judging) -> Sums:
         if judging.class_dim is not None and target.ndim < output.ndim:
             output = output.movedim(judging.class_dim, 1)
         else:
-            output, target = aligned(output, target)
+            output, target = aligned(as_values(output), target)
             target = target.to(output.dtype)
         try:
             values = unreduced(output, target)
@@ -71,6 +71,10 @@ def sums_of(loss: Any, judging: Judging) -> Sums:
             raise StageError(f"loss {type(loss).__name__} cannot be computed: {explain(error)['reason']}") from error
         if judging.labels == "ids" and values.shape == target.shape:
             values = torch.where(counted(target, judging), values, 0.0)
+        if bool(torch.isnan(values).any()):
+            raise StageError(
+                f"loss {type(loss).__name__} cannot be computed: it is NaN for some samples", "look for NaN in targets"
+            )
         return _by_sample(values), _by_sample(_weights(unreduced, loss.reduction, target, values, judging))
 
     return sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from .explained import ExplainedState
 from .meters import BLOCKS, BLOCKS_OF_LISTS, BlockMeter, Meter, RatioMeter, UnmergedMeter, WholeMeter
 from .r2 import R2State
 from .recalls import RecallState
-from .taken import feed_of, places
+from .taken import feed_of, in_double, places
 from .tensors import aligned, counted, judged, judged_output, judged_targets, leaves_of, predicted
 from .torchmetrics_state import as_number, holds_lists, is_mergeable, maker
 
@@ -155,7 +156,13 @@ def _made(metric: Mapping[str, Any]) -> Any:
 
 
 def _of_torchmetrics(metric: Any, described: Mapping[str, Any], judging: Judging, samples: int) -> Meter:
-    feed, make = feed_of(metric, described, judging), maker(metric, bool(described.get("is_mean")))
+    import torch
+
+    feed = feed_of(metric, described, judging)
+    if type(metric).__module__.startswith("torchmetrics.regression"):
+        # Their sums of squares lose a small variance beside a large mean in single precision.
+        metric, feed = copy.deepcopy(metric).set_dtype(torch.float64), in_double(feed)
+    make = maker(metric, bool(described.get("is_mean")))
     if not is_mergeable(metric):
         return UnmergedMeter(make, feed, samples, judging.is_cut)
     blocks = {"blocks": BLOCKS_OF_LISTS} if holds_lists(metric) else {}

@@ -82,6 +82,11 @@ def aligned(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+def as_values(value: Tensor) -> Tensor:
+    """Return whole numbers as floats: differences of bytes wrap around."""
+    return value if value.is_floating_point() else value.float()
+
+
 def classes_last(output: Tensor, judging: Judging) -> Tensor:
     """Return the scores with their classes in the last dimension."""
     dim = judging.class_dim

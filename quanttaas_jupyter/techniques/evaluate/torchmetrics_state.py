@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...core.failures import StageError, explain
+from .auroc import area_of
 
 if TYPE_CHECKING:
     import torchmetrics
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 _KEYS = ("map", "f1", "rouge1_fmeasure", "exact_match")
 """The number that counts where a metric returns several."""
 
+_UNDEFINED = "should be meaningless"
+"""What TorchMetrics warns of a curve without samples of a class, of which it goes on to count zeros."""
+_NO_RECALL = "recall is undefined"
+"""The same of average precision, which leaves such classes out of the mean of several."""
 _WITH_THRESHOLD = ("AtFixed", "AtSpecificity", "AtSensitivity")
 
 
@@ -57,13 +62,19 @@ class TorchmetricsState:
     def compute(self) -> float:
         """Return the metric as one number. Raises StageError where it is not defined on these samples."""
         self._load()
+        name = type(self._metric).__name__.lstrip("_")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = type(self._metric).compute(self._metric)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                is_area = name.endswith("AUROC") and self._has_seen
+                found = area_of(self._metric) if is_area else type(self._metric).compute(self._metric)
+        except StageError:
+            raise
         except Exception as error:
             raise self._failure(error) from error
-        name = type(self._metric).__name__.lstrip("_")
+        undefined = (_UNDEFINED, _NO_RECALL) if name.startswith("Binary") else (_UNDEFINED,)
+        if not is_area and any(text in str(warning.message) for text in undefined for warning in said):
+            raise StageError(f"{name} is not defined, as some class has all targets or none", "judge more samples")
         if any(part in name for part in _WITH_THRESHOLD):
             # The threshold at which they were found stands behind the value.
             found = found[0]

@@ -50,7 +50,7 @@ class QuantizeJob:
         report: Called with lines for the log.
         calibrator: ``minmax``, ``entropy``, ``percentile``, or ``auto`` for the best on calibration data.
         keep: Number of layers from the head of ``ranking`` that stay in higher precision; None lets the technique
-            decide.
+            decide. Other than 0 only for techniques with the need ``keep``, and None only for those that know the goal.
         ranking: Sensitivity of the layers, made by the runtime's ranker; empty if the technique does not need it.
         max_drop: The drop that the goal allows, in the metric's unit.
         judge: Evaluates artifacts on calibration data; None if the technique decides nothing.
@@ -97,4 +97,6 @@ class Quantized:
 QUANTIZERS: Registry[Callable[[QuantizeJob], Quantized]] = Registry("quantize")
 RANKERS: Registry[Callable[[QuantizeJob], Ranking]] = Registry(None)
 
-describe("quantize", "none", Technique(help="32-bit floats, as trained", order=0, color="#808080"))
+describe(
+    "quantize", "none", Technique(help="32-bit floats, as trained", order=0, color="#808080", makes_integers=False)
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from .onnx_symmetric import nodes_to_quantize, replace_nodes
+from ..runtimes.onnx_graph import products_with_weights
+from .onnx_gpu_qdq import replace_nodes
 
 _OPSET = 22
 """First opset whose convolution accepts bfloat16."""
@@ -28,7 +29,7 @@ def with_bf16_products(model: Any, kept: Collection[str], is_typed: bool) -> Any
     if is_typed and next(item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")) < _OPSET:
         copy = version_converter.convert_version(copy, _OPSET)
     constants = {item.name: item for item in copy.graph.initializer}
-    wanted = {node.name for node in nodes_to_quantize(copy.graph, kept)}
+    wanted = {node.name for node in products_with_weights(copy.graph, kept)}
     nodes: list[Any] = []
     done: dict[str, str] = {}
 

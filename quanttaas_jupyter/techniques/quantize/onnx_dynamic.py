@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ..runtimes.onnx_graph import ignored_nodes
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .onnx_calibration import Reference
@@ -23,8 +23,8 @@ from .saturation import NARROW_BITS, saturates
         order=4,
         color="#D55E00",
         starts={"recurrent": 1, "linear": 3, "other": 2},
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8"),
     ),
     needs=("processor",),
 )

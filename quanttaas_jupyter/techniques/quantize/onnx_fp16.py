@@ -26,6 +26,7 @@ _GOOD_DB = 40.0
         order=1,
         color="#56B4E9",
         fallback=4,
+        makes_integers=False,
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:
@@ -58,6 +59,7 @@ def quantize(job: QuantizeJob) -> Quantized:
         help="16-bit floats with the range of 32: for machines that compute in them",
         order=2,
         color="#0072B2",
+        makes_integers=False,
     ),
 )
 def quantize_bf16(job: QuantizeJob) -> Quantized:

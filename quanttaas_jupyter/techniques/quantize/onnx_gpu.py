@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.failures import StageError
-from ..runtimes.onnx_graph import ignored_nodes, layers_of
+from ..runtimes.onnx_graph import PRODUCTS, ignored_nodes, layers_of, products_with_weights
 from ..runtimes.onnxruntime import open_session
 from . import Quantized, QuantizeJob, modelopt_scales
 from .fidelity import session_sqnr_db
@@ -16,7 +16,7 @@ from .layer_bisection import fewest_kept
 from .modelopt_scales import Scaled, Scales, scaled
 from .onnx_calibration import observe, ranges_by
 from .onnx_file import load_prepared, save, split_gemms
-from .onnx_symmetric import WEIGHTED, nodes_to_quantize, with_int4_blocks, with_symmetric_qdq
+from .onnx_gpu_qdq import with_int4_blocks, with_symmetric_qdq
 
 _GOOD_DB = 35.0
 """SQNR in decibels at which no further calibrator is tried; see ``onnx_static``."""
@@ -68,7 +68,7 @@ def by_scales(job: QuantizeJob, kind: str, find: Callable[[QuantizeJob], dict[st
     _wanted(model, kept, kind)
     scaled_graph = scaled(model, find(job))
     kept |= scaled_graph.unknown
-    if not nodes_to_quantize(scaled_graph.model.graph, kept):
+    if not products_with_weights(scaled_graph.model.graph, kept):
         raise StageError("ModelOpt knows no range of any layer of this model", f"use {kind}")
     save(with_symmetric_qdq(scaled_graph.model, scaled_graph.ranges, kind, kept), graph)
     return Quantized(_unknown(scaled_graph))
@@ -108,7 +108,7 @@ def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quan
     kept = set(ignored_nodes(model.graph, job.ignore))
     scaled_graph = scaled(model, modelopt_scales.by_maximum(job))
     kept |= scaled_graph.unknown
-    layers = [layer for layer in layers_of(scaled_graph.model.graph) if layer.op_type in WEIGHTED]
+    layers = [layer for layer in layers_of(scaled_graph.model.graph) if layer.op_type in PRODUCTS]
     here = {layer.module for layer in layers if layer.node not in kept}
     ranked = [module for module, _ in modelopt_scales.ranking(job) if module in here]
     if not ranked:
@@ -129,7 +129,7 @@ def mixed(job: QuantizeJob, graph: Path, judged: Callable[[Path], Path]) -> Quan
 
 
 def _wanted(model: Any, kept: Collection[str], kind: str) -> list[Any]:
-    nodes = nodes_to_quantize(model.graph, kept)
+    nodes = products_with_weights(model.graph, kept)
     if not nodes:
         raise StageError(f"{kind} quantizes products with weights only; this model has none to quantize", "use fp16")
     return nodes
@@ -137,7 +137,7 @@ def _wanted(model: Any, kept: Collection[str], kind: str) -> list[Any]:
 
 def _unknown(scaled_graph: Scaled) -> tuple[str, ...]:
     """Return a warning about layers that could be quantized, but that ModelOpt did not calibrate."""
-    layers = [layer for layer in layers_of(scaled_graph.model.graph) if layer.op_type in WEIGHTED]
+    layers = [layer for layer in layers_of(scaled_graph.model.graph) if layer.op_type in PRODUCTS]
     names = sorted({layer.module for layer in layers if layer.node in scaled_graph.unknown})
     more = " and others" if len(names) > _NAMED else ""
     return (f"ModelOpt knows no ranges of {', '.join(names[:_NAMED])}{more}: they stay float",) if names else ()

@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ...core.failures import StageError
 from ..runtimes import onnx_parts
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
 from .modelopt_scales import by_awq, scaled
 from .onnx_file import load_prepared, save, split_gemms
-from .onnx_symmetric import int4_blocks
+from .onnx_gpu_qdq import int4_blocks
 from .onnx_weights import drop_unread, store_rest
 
 _BLOCK = 32
@@ -32,8 +32,8 @@ _ZERO = 8
         color="#CC79A7",
         layers=("linear",),
         starts={"linear": 4},
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int4"),
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:
@@ -57,8 +57,8 @@ def quantize(job: QuantizeJob) -> Quantized:
         order=11,
         color="#9E4F7E",
         layers=("linear",),
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int4", by_modelopt=True),
     ),
     needs=("module",),
     extra="modelopt",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ...core.failures import StageError
 from . import QUANTIZERS, RANKERS, Quantized, QuantizeJob, Ranking
 from .layer_bisection import fewest_kept
@@ -57,10 +57,10 @@ def rank(job: QuantizeJob) -> Ranking:
         order=8,
         color="#009E73",
         fallback=1,
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True),
     ),
-    needs=("calibrator", "ranking", "goal", "processor"),
+    needs=("calibrator", "ranking", "goal", "processor", "keep"),
 )
 def quantize(job: QuantizeJob) -> Quantized:
     """Quantize to int8, but keep the fewest sensitive layers with which the drop on calibration data is allowed.

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ..runtimes.onnx_graph import layers_of, names_read_by
+from ..runtimes.onnx_graph import PRODUCTS, names_read_by, products_with_weights
 from .onnx_calibration import Ranges
 from .onnx_file import without_bias
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool")
 _FLOW = (*_ACTIVATIONS, "Add", "Mul", "Concat", "Split", "Resize", "Pad")
 
 
 def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
     """Return the nodes with weights, except ``kept`` ones, and those through which integers flow between them."""
-    weighted = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
+    weighted = {node.name for node in products_with_weights(graph, kept)}
     constants = {item.name for item in graph.initializer}
     flowing: set[str] = set()
     nodes = []
@@ -66,7 +65,7 @@ def with_qdq(model: Any, ranges: Ranges, nodes: Collection[str], narrow: bool = 
         tensors_range=TensorsData(CalibrationMethod.MinMax, seen),
         nodes_to_quantize=list(nodes),
         nodes_to_exclude=[],
-        op_types_to_quantize=[*WEIGHTED, *_FLOW],
+        op_types_to_quantize=[*PRODUCTS, *_FLOW],
         extra_options=options,
     )
     return quantizer.quantize_model()

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ...core.failures import StageError, one_line
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from . import QUANTIZERS, Quantized, QuantizeJob
@@ -31,10 +31,10 @@ _BROKEN_DB = 3.0
         order=3,
         color="#E69F00",
         starts={"convolution": 1, "linear": 1, "other": 3},
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True),
     ),
-    needs=("calibrator", "processor"),
+    needs=("calibrator", "processor", "keep"),
 )
 def quantize(job: QuantizeJob) -> Quantized:
     """Calibrate ranges, then write QDQ nodes around layers with integer kernels, and store other weights as int8.
@@ -46,13 +46,7 @@ def quantize(job: QuantizeJob) -> Quantized:
     Raises:
         StageError: The graph cannot be prepared or calibrated.
     """
-    static = Static.of(job)
-    sensitive = [module for module, _ in job.ranking[: job.keep or 0]]
-    kept = static.nodes_of(sensitive)
-    chosen = static.calibrated(kept)
-    save(static.quantized(chosen, kept), job.target)
-    choices = {**chosen.choices, "kept": sensitive} if sensitive else chosen.choices
-    return Quantized((*static.warnings, *chosen.warnings), choices)
+    return Static.of(job).write()
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,10 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Static:
-    """One pass over the calibration samples, from which any number of int8 graphs can be made."""
+    """One pass over the calibration samples, from which any number of int8 graphs can be made.
+
+    A quantization with the same calibration and other integers is a subclass with its own ``with_integers``.
+    """
 
     job: QuantizeJob
     model: Any
@@ -120,6 +117,15 @@ class Static:
             reason = f"ONNX Runtime cannot run the calibration samples: {one_line(error)}"
             raise StageError(reason, "try fp16") from error
         return cls(job, model, seen, ignored)
+
+    def write(self) -> Quantized:
+        """Write the graph with the best ranges, in which ``job.keep`` sensitive layers stay in float."""
+        sensitive = [module for module, _ in self.job.ranking[: self.job.keep or 0]]
+        kept = self.nodes_of(sensitive)
+        chosen = self.calibrated(kept)
+        save(self.quantized(chosen, kept), self.job.target)
+        choices = {**chosen.choices, "kept": sensitive} if sensitive else chosen.choices
+        return Quantized((*self.warnings, *chosen.warnings), choices)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -188,7 +194,7 @@ class Static:
         """Return the int8 graph, with ignored and ``kept`` nodes in float."""
         left = with_activations(self.model.graph, self.ignored.union(kept)) | calibrated.between
         names = [node.name for node in nodes_to_quantize(self.model.graph, left)]
-        model = self._written(calibrated, names, without_kernels(self.model.graph) - left)
+        model = self.with_integers(calibrated, names, without_kernels(self.model.graph) - left)
         read_floats(model.graph, left)
         split_biases(model.graph)
         return model
@@ -197,11 +203,18 @@ class Static:
         """Return a graph in which only this module's layers are int8."""
         nodes = self.nodes_of((module,)) - self.ignored
         stored = without_kernels(self.model.graph) & nodes
-        model = self._written(calibrated, nodes - stored, stored)
+        model = self.with_integers(calibrated, nodes - stored, stored)
         split_biases(model.graph)
         return model
 
-    def _written(self, calibrated: Calibrated, nodes: Collection[str], stored: Collection[str]) -> Any:
+    def with_integers(self, calibrated: Calibrated, nodes: Collection[str], stored: Collection[str]) -> Any:
+        """Return a copy of the calibrated graph with integers.
+
+        Args:
+            calibrated: The graph, and the ranges of its activations.
+            nodes: Names of nodes that compute in integers.
+            stored: Names of nodes of which only the weights are integers.
+        """
         model = with_qdq(calibrated.model, calibrated.ranges, nodes, narrow=calibrated.weight_bits == NARROW_BITS)
         store_int8(model.graph, stored)
         return model

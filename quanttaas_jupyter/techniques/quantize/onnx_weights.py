@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ..runtimes import onnx_parts
 from ..runtimes.onnx_graph import ignored_nodes, layers_of, names_read_by
 from . import QUANTIZERS, Quantized, QuantizeJob
@@ -32,8 +32,8 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
         color="#F0E442",
         starts={"recurrent": 2, "other": 1},
         fallback=3,
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8"),
     ),
 )
 def quantize(job: QuantizeJob) -> Quantized:

@@ -68,6 +68,6 @@ for _place in _PLACES:
     QUANTIZERS.register(("int8-modelopt", _place), needs=("module",), extra="modelopt")(quantize_by_modelopt)
     QUANTIZERS.register(("int8-smoothquant", _place), needs=("module",), extra="modelopt")(quantize_smoothed)
     QUANTIZERS.register(("int4-awq", _place), needs=("module",), extra="modelopt")(onnx_int4.quantize_by_awq)
-    QUANTIZERS.register(("mixed-modelopt", _place), needs=("module", "goal"), extra="modelopt")(quantize_mixed)
+    QUANTIZERS.register(("mixed-modelopt", _place), needs=("module", "goal", "keep"), extra="modelopt")(quantize_mixed)
 QUANTIZERS.register(("fp8", _PLACES[1]), needs=("calibrator",))(quantize_fp8)
 QUANTIZERS.register(("fp8-modelopt", _PLACES[1]), needs=("module",), extra="modelopt")(quantize_fp8_by_modelopt)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ..runtimes.onnx_graph import ignored_nodes, layers_of
 from ..runtimes.tensorrt import TensorRt, seen_by
 from ..runtimes.tensorrt_engine import build, package, shapes_of
@@ -32,6 +32,7 @@ def quantize(job: QuantizeJob) -> Quantized:
         order=7,
         color="#A8396B",
         is_proposed=False,
+        makes_integers=False,
     ),
     needs=("calibrator",),
 )
@@ -83,8 +84,8 @@ def quantize_bf16(job: QuantizeJob) -> Quantized:
         order=9,
         color="#B87F00",
         is_proposed=False,
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True, by_modelopt=True),
     ),
     needs=("module",),
     extra="modelopt",
@@ -105,8 +106,8 @@ def quantize_by_modelopt(job: QuantizeJob) -> Quantized:
         order=10,
         color="#FFC14D",
         starts={"linear": 2},
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True, by_modelopt=True),
     ),
     needs=("module",),
     extra="modelopt",
@@ -127,7 +128,8 @@ def quantize_smoothed(job: QuantizeJob) -> Quantized:
         order=12,
         color="#D4719C",
         is_proposed=False,
-        is_trainable=True,
+        makes_integers=False,
+        rounding=Rounding("fp8", inputs=True, by_modelopt=True),
     ),
     needs=("module",),
     extra="modelopt",
@@ -158,10 +160,10 @@ def quantize_by_awq(job: QuantizeJob) -> Quantized:
         order=13,
         color="#4DC3A2",
         fallback=2,
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True, by_modelopt=True),
     ),
-    needs=("module", "goal"),
+    needs=("module", "goal", "keep"),
     extra="modelopt",
 )
 def quantize_mixed(job: QuantizeJob) -> Quantized:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import Batches
+from ...core.catalogue import Rounding
 from ..registry import Registry
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class RecoverJob:
         warn: Called with sentences for the user.
         effort: Factor for the default number of epochs; a search raises it for promising trials.
         precision: Quantization that follows; for recoveries that train with quantizers.
+        rounding: How that quantization rounds; None for recoveries that do not train with quantizers.
         ignore: Modules that are not quantized.
         function: The notebook's own recovery function, if there is one.
     """
@@ -49,6 +51,7 @@ class RecoverJob:
     warn: Callable[[str], None] = lambda sentence: None
     effort: float = 1.0
     precision: str = ""
+    rounding: Rounding | None = None
     ignore: tuple[torch.nn.Module, ...] = ()
     function: Callable[..., Any] | None = None
     output: str = ""

@@ -3,9 +3,9 @@
 Before each forward pass, weights are rounded as the quantizer will round them, and restored after the backward pass, so
 that gradients reach the full weights (straight-through estimator; Bengio, Leonard and Courville, 2013; Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018). If the
-quantization also rounds activations, inputs of convolutions and linear layers are rounded to 8 bits. Precisions of
-ModelOpt are trained with its own quantizers. The result is an ordinary floating-point model, which the runtime's own
-quantizer turns into an artifact.
+quantization also rounds activations, inputs of convolutions and linear layers are rounded to 8 bits. The ``Technique``
+of a quantization says how it rounds; those of ModelOpt are trained with its own quantizers. The result is an ordinary
+floating-point model, which the runtime's own quantizer turns into an artifact.
 """
 
 from __future__ import annotations
@@ -15,28 +15,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...core.catalogue import Technique
+from ...core.catalogue import Rounding, Technique
 from ...core.failures import StageError
 from ..attention import layer_by_layer
 from . import RECOVERIES, RecoverJob
-from .qat_modelopt import QUANTIZERS, keep_buffers, with_quantizers
+from .qat_modelopt import keep_buffers, with_quantizers
 from .training import train
 
 if TYPE_CHECKING:
     import torch
 
-ROUNDED_HERE = ("int8", "int8-dynamic", "int8-weight", "int4-weight", "mixed")
-PRECISIONS = (*ROUNDED_HERE, *QUANTIZERS)
-_ROUNDS_ACTIVATIONS = ("int8", "mixed")
 _LEARNING_RATE = 1e-3
 """Peak learning rate of AdamW's one-cycle schedule; chosen, not tuned. Larger ones may undo what was learned."""
 _BLOCK = 32
-"""Inputs that share a scale, as in ``int4-weight`` on ONNX Runtime."""
+"""Inputs that share a scale of four bits, as in ``int4-weight`` on ONNX Runtime."""
 _MEMORY = 0.95
 """Decay of the moving average of activation ranges, per batch; chosen, not tuned. A larger one forgets more slowly."""
 _WHAT = "training with quantizers"
 
-Rounding = Callable[["torch.nn.Module", str], "Callable[[torch.Tensor], torch.Tensor] | None"]
+WeightRounding = Callable[["torch.nn.Module", str], "Callable[[torch.Tensor], torch.Tensor] | None"]
 """From a layer and the name of its parameter to its rounding; None for a parameter that is not rounded."""
 
 
@@ -48,13 +45,16 @@ Rounding = Callable[["torch.nn.Module", str], "Callable[[torch.Tensor], torch.Te
     ),
 )
 def recover(job: RecoverJob) -> dict[str, Any]:
-    """Train with the rounding of ``job.precision``; BatchNorm statistics stay unchanged.
+    """Train with ``job.rounding``; BatchNorm statistics stay unchanged.
 
     Raises:
-        StageError: The precision rounds none of the weights, or the training fails.
+        StageError: The quantization cannot be imitated or rounds none of the weights, or the training fails.
     """
-    if job.precision in QUANTIZERS:
-        module, rounded_weights = with_quantizers(job)
+    rounding = job.rounding
+    if rounding is None:
+        raise StageError(f"{job.precision} does not say how it rounds", "use 'recover: distill'")
+    if rounding.by_modelopt:
+        module, rounded_weights = with_quantizers(job, rounding)
         with layer_by_layer():
             summary = train(replace(job, model=module), _WHAT, _LEARNING_RATE, keeps_statistics=True)
         keep_buffers(job, module)
@@ -62,13 +62,13 @@ def recover(job: RecoverJob) -> dict[str, Any]:
         return {**summary, "precision": job.precision, "rounded_weights": rounded_weights}
     ignored = {id(module) for kept in job.ignore for module in kept.modules()}
     layers = [module for module in job.model.modules() if id(module) not in ignored]
-    rounded = _Rounded(layers, _weight_rounding(job.precision))
+    rounded = _Rounded(layers, _weight_rounding(rounding))
     if not rounded.weights:
         raise StageError(
             f"training with quantizers found no weight that {job.precision} rounds",
             "use 'recover: distill', or ignore fewer modules",
         )
-    hooks = _round_inputs(layers) if job.precision in _ROUNDS_ACTIVATIONS else []
+    hooks = _round_inputs(layers) if rounding.inputs else []
     try:
         with layer_by_layer():
             summary = train(job, _WHAT, _LEARNING_RATE, keeps_statistics=True, forward_and_back=rounded.entered)
@@ -102,7 +102,7 @@ def round_blocks(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
 class _Rounded:
     """Weights that are rounded inside the context ``entered``."""
 
-    def __init__(self, layers: list[torch.nn.Module], rounding: Rounding) -> None:
+    def __init__(self, layers: list[torch.nn.Module], rounding: WeightRounding) -> None:
         found = {}
         for module in layers:
             for name, parameter in module.named_parameters(recurse=False):
@@ -125,18 +125,18 @@ class _Rounded:
                 parameter.data = original
 
 
-def _weight_rounding(precision: str) -> Rounding:
+def _weight_rounding(rounding: Rounding) -> WeightRounding:
     """Return a function from a module and a parameter's name to its rounding, or to None if it is not rounded."""
     import torch
 
     recurrent = (torch.nn.RNNBase, torch.nn.RNNCellBase)
 
-    def rounding(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    def rounded(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         is_matrix = isinstance(module, torch.nn.Linear) or name == "in_proj_weight"
         if isinstance(module, recurrent) and name.startswith("weight"):
-            # All precisions store recurrent weights as int8 with one scale per row.
+            # All quantizations store recurrent weights as int8 with one scale per row.
             return lambda weight: round_symmetric(weight, 0)
-        if precision == "int4-weight":
+        if rounding.weights == "int4":
             return round_blocks if is_matrix and name.endswith("weight") else None
         if is_matrix and name.endswith("weight"):
             return lambda weight: round_symmetric(weight, 0)
@@ -145,7 +145,7 @@ def _weight_rounding(precision: str) -> Rounding:
             return lambda weight: round_symmetric(weight, axis)
         return None
 
-    return rounding
+    return rounded
 
 
 def _round_inputs(layers: list[torch.nn.Module]) -> list[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...bundle.batches import call
+from ...core.catalogue import Rounding
 from ...core.failures import StageError
 from ..modelopt import INPUTS, OFF, WEIGHTS, in_one_sentence, quantization
 from . import RecoverJob
@@ -25,26 +26,18 @@ _E4M3 = {"num_bits": (4, 3), "axis": None}
 _TRANSPOSED = tuple(
     {**WEIGHTS, "parent_class": f"nn.ConvTranspose{dims}d", "cfg": {"num_bits": 8, "axis": 1}} for dims in (1, 2, 3)
 )
-_INT8 = (WEIGHTS, *_TRANSPOSED, INPUTS)
-_FP8 = (
-    {"quantizer_name": "*weight_quantizer", "cfg": _E4M3},
-    {"quantizer_name": "*input_quantizer", "cfg": _E4M3},
-)
 # The smallest block of all runtimes here; others use larger ones.
 _BLOCKS = {"num_bits": 4, "block_sizes": {-1: 32, "type": "static"}}
-_INT4 = ({"quantizer_name": "*weight_quantizer", "parent_class": "nn.Linear", "cfg": _BLOCKS},)
-
-QUANTIZERS: dict[str, tuple[dict[str, Any], ...]] = {
-    "int8-modelopt": _INT8,
-    "int8-smoothquant": _INT8,
-    "mixed-modelopt": _INT8,
-    "fp8-modelopt": _FP8,
-    "int4-awq": _INT4,
+_WEIGHTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "int8": (WEIGHTS, *_TRANSPOSED),
+    "fp8": ({"quantizer_name": "*weight_quantizer", "cfg": _E4M3},),
+    "int4": ({"quantizer_name": "*weight_quantizer", "parent_class": "nn.Linear", "cfg": _BLOCKS},),
 }
-"""ModelOpt's quantizer rules by precision."""
+_INPUTS = {"int8": INPUTS, "int4": INPUTS, "fp8": {"quantizer_name": "*input_quantizer", "cfg": _E4M3}}
+"""ModelOpt's quantizer rules by the type of weights."""
 
 
-def with_quantizers(job: RecoverJob) -> tuple[torch.nn.Module, int]:
+def with_quantizers(job: RecoverJob, rounding: Rounding) -> tuple[torch.nn.Module, int]:
     """Return a copy of the module with quantizers in its layers, and how many weights they round.
 
     The copy shares its parameters with the job's model.
@@ -66,8 +59,8 @@ def with_quantizers(job: RecoverJob) -> tuple[torch.nn.Module, int]:
         module = copy.deepcopy(job.model, {id(tensor): tensor for tensor in shared}).eval()
         off = _left_out(job, _called(module, run))
         rounded = []
-        if any(_is_rounded(layer, job.precision) and path not in off for path, layer in module.named_modules()):
-            parts = (OFF, *QUANTIZERS[job.precision], *(_no_quantizers(path) for path in sorted(off)))
+        if any(_is_rounded(layer, rounding) and path not in off for path, layer in module.named_modules()):
+            parts = (OFF, *_rules(rounding), *(_no_quantizers(path) for path in sorted(off)))
             module = quantization().quantize(module, {"quant_cfg": list(parts), "algorithm": "max"}, run)
             weights = [getattr(layer, "weight_quantizer", None) for layer in module.modules()]
             rounded = [found for found in weights if found is not None and found.is_enabled]
@@ -112,8 +105,12 @@ def _no_quantizers(path: str) -> dict[str, Any]:
     return {"quantizer_name": f"{path}.*_quantizer", "enable": False}
 
 
-def _is_rounded(layer: Any, precision: str) -> bool:
+def _rules(rounding: Rounding) -> tuple[dict[str, Any], ...]:
+    return (*_WEIGHTS[rounding.weights], *((_INPUTS[rounding.weights],) if rounding.inputs else ()))
+
+
+def _is_rounded(layer: Any, rounding: Rounding) -> bool:
     import torch
 
-    kinds = (torch.nn.Linear,) if precision == "int4-awq" else (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    kinds = (torch.nn.Linear,) if rounding.weights == "int4" else (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     return isinstance(layer, kinds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from . import Layers, onnx_parts
 
 _WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "Gather": 0}
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose inputs and weights may both be integers."""
 _INTEGER = {
     "QLinearConv": "Conv",
     "ConvInteger": "Conv",
@@ -72,6 +74,12 @@ def layers_of(graph: Any) -> list[Layer]:
             if kind is not None:
                 layers.append(Layer(node.name, node.op_type, module_of(node), kind in _NARROW, kind in _INTEGERS))
     return layers
+
+
+def products_with_weights(graph: Any, kept: Collection[str] = ()) -> list[Any]:
+    """Return the convolutions and matrix products with constant weights, except the ``kept`` nodes."""
+    names = {layer.node for layer in layers_of(graph) if layer.op_type in PRODUCTS and layer.node not in kept}
+    return [node for node in graph.node if node.name in names]
 
 
 def name_layers(graph: Any) -> None:

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quanttaas_jupyter.core import catalogue
+from quanttaas_jupyter.core.catalogue import Rounding, Technique
 from quanttaas_jupyter.core.recipe import Goal
 from quanttaas_jupyter.core.records.trial import Pruning, TrialConfig
 from quanttaas_jupyter.planning.search import Outcome
@@ -122,6 +124,18 @@ def test_where_nothing_is_trained_no_move_trains() -> None:
     assert all(move is None or (move.effort, move.recover) == (1.0, "") for move in moves)
     always = replace(context(*known), can_train_quantized=False, can_mix=False, can_spread=False)
     assert _change_the_kind(always) is None
+
+
+@pytest.mark.parametrize("is_trainable", [True, False])
+def test_quantizers_are_trained_with_only_if_the_technique_says_that_they_can_be(is_trainable: bool) -> None:
+    rounding = Rounding("int8") if is_trainable else None
+    catalogue.describe("quantize", "int8-own", Technique(help="one", makes_integers=True, rounding=rounding))
+    try:
+        known = (outcome(0, 0.008, "int8-own"), outcome(0.8, 0.012, "int8-own", effort=3.0))
+        found = kinds_tried(outcome(0.5, 0.0, "int8-own"), *known)
+    finally:
+        catalogue.forget("quantize", "int8-own")
+    assert ((0.0, "int8-own", "qat") in found) == is_trainable
 
 
 def test_what_misses_the_goal_by_far_is_left_alone() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quanttaas_jupyter.core.catalogue import Technique
+from quanttaas_jupyter.core.catalogue import Rounding, Technique
 from quanttaas_jupyter.techniques.quantize import QUANTIZERS, Quantized, QuantizeJob, modelopt_scales, onnx_gpu
 
 NAME = "int8-smoothquant"
@@ -16,8 +16,8 @@ RUNTIME = "onnxruntime-cuda"
         order=10,
         color="#FFC14D",
         starts={"linear": 2},
-        is_trainable=True,
         makes_integers=True,
+        rounding=Rounding("int8", inputs=True, by_modelopt=True),
     ),
     needs=("module",),
     extra="modelopt",

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
+from quanttaas_jupyter.core import catalogue
+from quanttaas_jupyter.core.catalogue import Rounding
 from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.recover import RecoverJob, qat
-from quanttaas_jupyter.techniques.recover.qat import ROUNDED_HERE
 
+HERE = [name for name, one in catalogue.techniques("quantize").items() if one.rounding and not one.rounding.by_modelopt]
 Kind = type[nn.LSTM | nn.GRU]
 
 
@@ -28,12 +30,11 @@ class LastState(nn.Module):
 def training(model: nn.Module, x: torch.Tensor, precision: str, ignore: tuple[nn.Module, ...] = ()) -> RecoverJob:
     data = open_source((x,), "--train", 100, 0).read()
     torch.manual_seed(0)
-    return RecoverJob(
-        model, model, data, None, 1, None, 0, lambda line: None, precision=precision, ignore=ignore, effort=0.1
-    )
+    options: Any = {"precision": precision, "rounding": catalogue.rounding_of(precision), "ignore": ignore}
+    return RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, effort=0.1, **options)
 
 
-@pytest.mark.parametrize("precision", ROUNDED_HERE)
+@pytest.mark.parametrize("precision", HERE)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_weights_are_rounded_wherever_the_file_rounds_them(kind: Kind, precision: str) -> None:
     summary = qat.recover(training(LastState(kind), torch.randn(16, 5, 4), precision))
@@ -44,7 +45,7 @@ def test_recurrent_weights_have_a_scale_a_row_as_the_file_has() -> None:
     model: Any = LastState(nn.LSTM)
     with torch.no_grad():
         model.rnn.weight_ih_l0[0] = 1000
-    how = qat._weight_rounding("int8")(model.rnn, "weight_ih_l0")
+    how = qat._weight_rounding(Rounding("int8"))(model.rnn, "weight_ih_l0")
     assert how is not None
     rounded = how(model.rnn.weight_ih_l0.detach())
     assert bool(rounded[1:].any(1).all())

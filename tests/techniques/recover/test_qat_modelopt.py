@@ -8,20 +8,35 @@ import torch
 from torch import nn
 
 from quanttaas_jupyter.bundle.data import open_source
+from quanttaas_jupyter.core import catalogue
 from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.recover import RecoverJob, qat
-from quanttaas_jupyter.techniques.recover.qat_modelopt import QUANTIZERS, with_quantizers
+from quanttaas_jupyter.techniques.recover.qat_modelopt import with_quantizers
 from tests.networks import Digits, Encoder, Mlp
 
 WEIGHTS = {"int8-modelopt": 10, "int8-smoothquant": 10, "mixed-modelopt": 10, "fp8-modelopt": 10, "int4-awq": 1}
 
 
+def trained_for(precision: str) -> Any:
+    return {"precision": precision, "rounding": catalogue.rounding_of(precision)}
+
+
+def under_quantizers(job: RecoverJob) -> tuple[nn.Module, int]:
+    assert job.rounding is not None
+    return with_quantizers(job, job.rounding)
+
+
+def test_each_quantization_of_modelopt_that_can_be_trained_for_is_tested_here() -> None:
+    known = catalogue.techniques("quantize").items()
+    assert set(WEIGHTS) == {name for name, one in known if one.rounding and one.rounding.by_modelopt}
+
+
 def training(digits: Digits, model: nn.Module, precision: str, **options: Any) -> RecoverJob:
     data = open_source(digits.train, "--train", 512, 0).read()
-    return RecoverJob(model, digits.model, data, 1, 2, None, 0, lambda line: None, precision=precision, **options)
+    return RecoverJob(model, digits.model, data, 1, 2, None, 0, lambda line: None, **trained_for(precision), **options)
 
 
-@pytest.mark.parametrize("precision", QUANTIZERS)
+@pytest.mark.parametrize("precision", WEIGHTS)
 def test_an_ordinary_model_leaves_that_learned_under_the_rounding(digits: Digits, precision: str) -> None:
     model = copy.deepcopy(digits.model)
     with torch.no_grad():
@@ -43,7 +58,7 @@ LEVELS = {"int8-modelopt": 255, "fp8-modelopt": 255, "int4-awq": 15}
 @pytest.mark.parametrize("precision", LEVELS)
 def test_a_layer_computes_with_few_levels_while_it_trains(precision: str) -> None:
     model = Mlp()
-    quantized, _ = with_quantizers(training_of(model, precision))
+    quantized, _ = under_quantizers(training_of(model, precision))
     layer: Any = next(module for module in quantized.modules() if isinstance(module, nn.Linear))
     rounded = layer.weight_quantizer(layer.weight)
     assert not torch.equal(rounded, layer.weight)
@@ -58,16 +73,16 @@ def test_a_layer_computes_with_few_levels_while_it_trains(precision: str) -> Non
 def training_of(model: nn.Module, precision: str, ignore: tuple[nn.Module, ...] = ()) -> RecoverJob:
     features = next(module for module in model.modules() if isinstance(module, nn.Linear)).in_features
     data = open_source((torch.randn(64, features),), "--train", 64, 0).read()
-    return RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, precision=precision, ignore=ignore)
+    return RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, ignore=ignore, **trained_for(precision))
 
 
 def test_ignored_layers_are_not_rounded() -> None:
     model = Mlp()
-    _, whole = with_quantizers(training_of(model, "int8-modelopt"))
-    _, part = with_quantizers(training_of(model, "int8-modelopt", (model.layers[2],)))
+    _, whole = under_quantizers(training_of(model, "int8-modelopt"))
+    _, part = under_quantizers(training_of(model, "int8-modelopt", (model.layers[2],)))
     assert part == whole - 1
     with pytest.raises(StageError, match="found no weight that int8-modelopt rounds"):
-        with_quantizers(training_of(model, "int8-modelopt", (model,)))
+        under_quantizers(training_of(model, "int8-modelopt", (model,)))
 
 
 def test_weights_that_pruning_zeroed_stay_zero_while_others_learn(digits: Digits) -> None:
@@ -87,7 +102,9 @@ def test_attention_is_judged_with_its_quantizers_and_its_output_layer_is_not_cou
     model = Encoder().eval()
     before = copy.deepcopy(model)
     data = open_source((torch.randn(256, 1, 8, 8),), "--train", 256, 0).read()
-    summary = qat.recover(RecoverJob(model, before, data, None, 4, None, 0, lambda line: None, precision="int4-awq"))
+    summary = qat.recover(
+        RecoverJob(model, before, data, None, 4, None, 0, lambda line: None, **trained_for("int4-awq"))
+    )
     assert summary["rounded_weights"] == 3
     assert summary["best_epoch"] > 0
     assert summary["held_out_loss"] > 0
@@ -105,7 +122,7 @@ def test_a_module_of_attention_alone_has_nothing_that_is_rounded() -> None:
             return self.inner(x[:, None], x[:, None], x[:, None])[0]
 
     with pytest.raises(StageError, match="found no weight that int8-modelopt rounds"):
-        with_quantizers(training_of(Attention(), "int8-modelopt"))
+        under_quantizers(training_of(Attention(), "int8-modelopt"))
 
 
 class Running(nn.Module):
@@ -130,7 +147,7 @@ def test_buffers_that_training_made_anew_leave_with_the_model() -> None:
     data = open_source((3 + torch.randn(128, 6),), "--train", 128, 0).read()
     teacher = Running().eval()
     summary = qat.recover(
-        RecoverJob(model, teacher, data, None, 8, None, 0, lambda line: None, precision="int8-modelopt")
+        RecoverJob(model, teacher, data, None, 8, None, 0, lambda line: None, **trained_for("int8-modelopt"))
     )
     assert summary["best_epoch"] > 0
     assert bool((model.mean > 1).all())
@@ -140,8 +157,8 @@ def test_buffers_that_training_made_anew_leave_with_the_model() -> None:
 def test_transposed_convolutions_have_a_scale_an_output() -> None:
     model = nn.Sequential(nn.Unflatten(1, (4, 3, 3)), nn.ConvTranspose2d(4, 6, 3), nn.Flatten(), nn.Linear(150, 36))
     data = open_source((torch.randn(64, 36),), "--train", 64, 0).read()
-    job = RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, precision="int8-modelopt")
-    quantized, rounded = with_quantizers(job)
+    job = RecoverJob(model, model, data, None, 1, None, 0, lambda line: None, **trained_for("int8-modelopt"))
+    quantized, rounded = under_quantizers(job)
     assert rounded == 2
     layers: Any = quantized
     assert layers[1].weight_quantizer.amax.shape == (1, 6, 1, 1)

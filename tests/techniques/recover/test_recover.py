@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from quanttaas_jupyter.bundle.data import open_source
+from quanttaas_jupyter.core.catalogue import Rounding
 from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.techniques.prune import PruneJob
 from quanttaas_jupyter.techniques.prune.structured import prune
@@ -96,7 +97,7 @@ def test_training_with_quantizers_makes_a_coarse_rounding_cost_less(digits: Digi
     with torch.no_grad():
         model.head.weight[:, ::32] += 3.5
     before = accuracy(rounded(model), digits)
-    job = recovery(model, digits.model, digits.train, precision="int4-weight", epochs=6)
+    job = recovery(model, digits.model, digits.train, precision="int4-weight", rounding=Rounding("int4"), epochs=6)
     summary = qat.recover(job)
     assert summary["rounded_weights"] == 1
     assert summary["losses"][-1] < summary["losses"][0]
@@ -107,7 +108,8 @@ def test_training_with_quantizers_makes_a_coarse_rounding_cost_less(digits: Digi
 def test_training_with_quantizers_leaves_an_ordinary_model(digits: Digits) -> None:
     model = copy.deepcopy(digits.model)
     before = copy.deepcopy(model.state_dict())
-    qat.recover(recovery(model, digits.model, digits.train, precision="int8", epochs=1, ignore=(model.head,)))
+    options = {"precision": "int8", "rounding": Rounding("int8", inputs=True), "ignore": (model.head,)}
+    qat.recover(recovery(model, digits.model, digits.train, epochs=1, **options))
     assert not any(module._forward_pre_hooks for module in model.modules())
     after = model.state_dict()
     assert list(after) == list(before)

@@ -11,22 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ..runtimes.onnx_graph import layers_of, names_read_by
+from ..runtimes.onnx_graph import names_read_by, products_with_weights
 from .onnx_calibration import Ranges
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude that each type represents; float8 is E4M3."""
 _OPSET = {"int8": 17, "fp8": 19}
 """Least opset of the graph: that of the exporter for int8, the first with float8 for fp8."""
 _BLOCKED_OPSET = 21
 """First opset with int4 and with scales for blocks."""
-
-
-def nodes_to_quantize(graph: Any, kept: Collection[str]) -> list[Any]:
-    """Return the products with constant weights, except the ``kept`` ones."""
-    names = {layer.node for layer in layers_of(graph) if layer.op_type in WEIGHTED and layer.node not in kept}
-    return [node for node in graph.node if node.name in names]
 
 
 def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[str]) -> Any:
@@ -40,7 +33,7 @@ def with_symmetric_qdq(model: Any, ranges: Ranges, kind: str, kept: Collection[s
         copy = version_converter.convert_version(copy, _OPSET[kind])
     graph = copy.graph
     constants = {item.name: item for item in graph.initializer}
-    wanted = {node.name for node in nodes_to_quantize(graph, kept)}
+    wanted = {node.name for node in products_with_weights(graph, kept)}
     done: dict[str, str] = {}
     nodes = []
     for node in graph.node:
@@ -80,7 +73,7 @@ def with_int4_blocks(model: Any, kept: Collection[str], block: int, limits: Mapp
     if next(item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")) < _BLOCKED_OPSET:
         copy = version_converter.convert_version(copy, _BLOCKED_OPSET)
     constants = {item.name: item for item in copy.graph.initializer}
-    wanted = {node.name for node in nodes_to_quantize(copy.graph, kept)}
+    wanted = {node.name for node in products_with_weights(copy.graph, kept)}
     nodes, done = [], []
     for node in copy.graph.node:
         weight = constants.get(node.input[1]) if node.op_type == "MatMul" and node.name in wanted else None
