@@ -22,7 +22,7 @@ from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.records.artifact import Artifact
 from ..core.records.study import StudyRecord
-from ..core.state import StudyState, TrialState, fold
+from ..core.state import StudyState, TrialState
 from ..core.understanding import Understanding
 from ..store import MissingKey, Store, blobs
 from ..study_store import records
@@ -397,14 +397,16 @@ class Study:
         # A study that ends after its events were read, and before its lease is, looks interrupted: then the rest of its
         # events is read.
         known = dataclasses.replace(self._state, unreachable_since=None)
-        folded = fold(records.read_events(self._store, self.id, after=known.seq), _without_lease(known))
+        folded, trouble = records.fold_events(self._store, self.id, _without_lease(known))
         present = records.resolve_status(self._store, folded)
         if present.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
             gone = "the study was deleted from the store"
             return dataclasses.replace(present, status="failed", error=gone, message=gone)
         if present.status == "interrupted":
-            folded = fold(records.read_events(self._store, self.id, after=folded.seq), folded)
+            folded, trouble = records.fold_events(self._store, self.id, folded)
             present = records.resolve_status(self._store, folded)
+        if trouble:
+            return dataclasses.replace(present, status="failed", error=trouble, message=trouble)
         return present
 
     def _ensure_engine_while_queued(self) -> None:

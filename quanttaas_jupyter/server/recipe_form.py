@@ -184,7 +184,7 @@ def _problems_of_names(form: Form) -> Iterator[Problem]:
     if any(not _LABEL.fullmatch(part) for part in _parts(form.labels)):
         yield Problem("labels", "labels are keys of a batch or positions in it, with commas between them")
     if form.output.strip() and not _LABEL.fullmatch(form.output.strip()):
-        yield Problem("output", "the output that is judged is the name of an output or its position, such as logits or 0")
+        yield Problem("output", "the judged output is the name of an output or its position, such as logits or 0")
     if form.name.strip() and not _NAME.fullmatch(form.name.strip()):
         yield Problem("name", "a name has up to 80 letters, digits, blanks and simple signs; no quotes or brackets")
     if form.out:

@@ -72,7 +72,7 @@ class StudyHandler(Handler):
     @protected
     async def delete(self, study_id: str) -> None:
         """Delete the study, and return the bytes freed."""
-        freed, words = await self.reader.delete(await self.reader.open(study_id, self.query(_Where).store))
+        freed, words = await self.reader.delete(study_id, self.query(_Where).store)
         self.finish({"bytes": freed, "words": words})
 
 

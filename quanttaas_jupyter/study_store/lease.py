@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ..core.errors import StoreError
+from ..core.errors import StoreError, Unreadable
 from ..store.base import MissingKey, Store
+from . import door, shapes
 
 SECONDS = 30.0
 """Seconds for which a lease is held; chosen, not tuned. A longer one delays the takeover from a dead engine."""
+_FARTHEST = 2 * 3600.0
+"""Seconds in the future beyond which no engine writes a lease: twice the longest one, so that clocks may differ."""
 _RENEWALS = 3
 """Renewals in the time of a lease, so that two of them may fail before it runs out."""
 
@@ -27,8 +30,8 @@ class LeaseInfo:
     until: float
 
     def is_held(self, now: float) -> bool:
-        """Return whether the lease has not run out."""
-        return self.until > now
+        """Return whether the lease has not run out; one that reaches far into the future is broken, and not held."""
+        return now < self.until <= now + _FARTHEST
 
 
 class Lease:
@@ -95,6 +98,9 @@ def read_lease(store: Store, study_id: str) -> LeaseInfo | None:
         return _parse(store.read(lease_key(study_id)))
     except MissingKey:
         return None
+    except Unreadable:
+        # Such as a folder or a pipe in its place.
+        return LeaseInfo("", "", 0.0)
 
 
 def lease_key(study_id: str) -> str:
@@ -103,8 +109,9 @@ def lease_key(study_id: str) -> str:
 
 
 def _parse(data: bytes) -> LeaseInfo:
+    """Return the content of a lease; one that cannot be read is held by nobody."""
     try:
-        values = json.loads(data)
-        return LeaseInfo(str(values["owner"]), str(values["engine"]), float(values["until"]))
-    except (ValueError, KeyError, TypeError):
+        values = door.parsed(data, shapes.LEASE)
+    except Unreadable:
         return LeaseInfo("", "", 0.0)
+    return LeaseInfo(values["owner"], values["engine"], float(values["until"]))

@@ -6,15 +6,17 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..core.errors import Unreadable
 from ..core.records.stage import StageResult
 from ..core.records.trial import TrialConfig
 from ..store import blobs
 from ..store.base import MissingKey, Store
+from . import door, shapes
 
 
 def find(store: Store, key: str) -> StageResult | None:
     """Return the result of a stage if the entry and all its blobs exist, otherwise None."""
-    entry = _read(store, key)
+    entry = _read(store, key, shapes.STAGE)
     return StageResult.of(entry) if entry is not None else None
 
 
@@ -32,7 +34,7 @@ def keep(store: Store, key: str, result: StageResult) -> None:
 def find_model(store: Store, key: str) -> str | None:
     """Return the blob of a model's pickle if the entry and the blob exist, otherwise None."""
     known = find(store, key)
-    return known.blobs["model"] if known is not None else None
+    return known.blobs.get("model") if known is not None else None
 
 
 def keep_model(store: Store, key: str, blob: str) -> None:
@@ -42,7 +44,7 @@ def keep_model(store: Store, key: str, blob: str) -> None:
 
 def find_proposals(store: Store, key: str) -> list[TrialConfig] | None:
     """Return the configurations that a search proposed, or None if the entry does not exist."""
-    entry = _read(store, key)
+    entry = _read(store, key, shapes.PROPOSALS)
     return [TrialConfig.of(config) for config in entry["proposals"]] if entry is not None else None
 
 
@@ -51,11 +53,11 @@ def keep_proposals(store: Store, key: str, proposals: Iterable[TrialConfig]) -> 
     _write(store, key, {"blobs": {}, "proposals": [config.stored() for config in proposals]})
 
 
-def _read(store: Store, key: str) -> dict[str, Any] | None:
+def _read(store: Store, key: str, kind: door.Kind) -> dict[str, Any] | None:
     """Return an entry; one that cannot be read, or that lacks a blob, counts as a miss."""
     try:
-        entry = dict(json.loads(store.read(f"cache/{key}.json")))
-    except (MissingKey, ValueError):
+        entry = door.parsed(store.read(f"cache/{key}.json"), kind)
+    except (MissingKey, Unreadable):
         return None
     return entry if all(blobs.has_blob(store, sha) for sha in entry["blobs"].values()) else None
 
