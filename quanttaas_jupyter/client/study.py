@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..compute.clusters import is_configured, open_cluster
 from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy, did_you_mean
 from ..core.failures import StageError, one_line
+from ..core.file_names import plain_name
 from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.records.artifact import Artifact
@@ -81,13 +82,15 @@ class Trial:
         artifact = self._state.artifact
         return {"blob": artifact.blob, "size": artifact.size, "filename": artifact.filename} if artifact else None
 
-    def load(self, threads: int | None = None) -> Callable[..., Any]:
+    def load(self, threads: int | None = None, trusted: bool = False) -> Callable[..., Any]:
         """Return the compressed model as a callable that takes and returns torch tensors like the original.
 
         Args:
             threads: Threads of the runtime; None for all physical cores.
+            trusted: Whether to load a ``.pt2`` file that may hold code, which would run here.
 
         Raises:
+            NotTrusted: The file is not proved to be a plain graph and its weights.
             QuantTaaSError: The trial has no artifact, its blob was deleted, or it cannot run on this machine.
         """
         from ..core.device import physical_cores
@@ -99,27 +102,42 @@ class Trial:
         runtime, signature = RUNTIMES.get(artifact.runtime), artifact.signature
         try:
             with self._file(artifact) as path:
+                if not trusted and (why := runtime.why_code(path)):
+                    raise NotTrusted(
+                        f"loading trial {self.name} may run code of the person who wrote its file: {why}. "
+                        "If you trust it: load(trusted=True)"
+                    )
                 session = as_built(runtime.open(path, threads or physical_cores(), signature.input_names), signature)
         except StageError as error:
             raise QuantTaaSError(f"trial {self.name} cannot be loaded: {error}") from error
         return LoadedModel(session, signature, f"{self.name} of study {self._study.id}")
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write the artifact to ``path``: a file, or a folder for a file with the trial's name.
+
+        Args:
+            path: A file, which is overwritten, or a folder.
+            overwrite: Whether to overwrite a file in a folder.
 
         Returns:
             The path of the file.
 
         Raises:
-            QuantTaaSError: The trial has no artifact, its blob was deleted, or the file cannot be written.
+            QuantTaaSError: The trial has no artifact, its blob was deleted, or the file cannot be written, or is in the
+                folder already.
         """
         artifact = self._artifact()
         target = Path(path).expanduser()
         if target.is_dir():
-            target = target / artifact.filename
+            # The name stands in the store, where others may have written it.
+            target = target / plain_name(artifact.filename, f"{artifact.blob[:12]}.bin")
+            if not overwrite and (target.exists() or target.is_symlink()):
+                raise StoreError(f"{target} exists already; export(folder, overwrite=True) replaces it, or name a file")
         with self._file(artifact) as source:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink() and target.parent.is_dir() and overwrite:
+                    target.unlink()
                 shutil.copyfile(source, target)
             except OSError as error:
                 raise StoreError(f"cannot write {target}: {error.strerror or error}") from None

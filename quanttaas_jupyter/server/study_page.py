@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
+from ..core.file_names import plain_name
 from ..core.frontier import recommended_trial
 from ..core.state import StudyState, TrialState
 from ..views import format as fmt
@@ -55,7 +56,7 @@ def file_name(state: StudyState, trial: TrialState) -> str:
     """Return a safe file name for a trial's artifact, or an empty string if it has none."""
     if not trial.artifact:
         return ""
-    suffix = PurePath(trial.artifact.filename).suffix
+    suffix = PurePath(plain_name(trial.artifact.filename, "")).suffix
     return fmt.filename(state.name or state.id, trial.name, suffix)
 
 
