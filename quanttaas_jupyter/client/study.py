@@ -351,20 +351,28 @@ class Study:
             NotTrusted: Another user submitted the study.
             StudyIsBusy: The study is running or queued.
         """
-        if self._record.who != whoami() and not trusted:
-            raise NotTrusted(
-                f"study {self.id} was submitted by {self._record.who}; resuming runs its code here. "
-                "If you trust it: study.resume(trusted=True)"
-            )
+        data = records.read_study_bytes(self._store, self.id)
+        if not trusted and (why := self._why_foreign(data)):
+            raise NotTrusted(f"{why}; resuming runs its code here. If you trust it: study.resume(trusted=True)")
         status, cluster = self.status, open_cluster(self._state.cluster)
         # A study that is queued with another user's ticket, or for a machine that is gone, may wait forever.
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
             raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
-        sha256 = hashlib.sha256(records.read_study_bytes(self._store, self.id)).hexdigest()
-        cluster.submit(self._store, self.id, sha256, is_resume=True)
+        cluster.submit(self._store, self.id, hashlib.sha256(data).hexdigest(), is_resume=True)
         self._watcher.wake()
         return self
+
+    def _why_foreign(self, data: bytes) -> str:
+        """Return why a ``study.json`` is not one that this user submitted; an empty string if it is."""
+        if self._record.who != whoami():
+            return f"study {self.id} was submitted by {self._record.who or 'somebody unknown'}"
+        if not records.is_signed_by_me(data):
+            return (
+                f"study {self.id} says that {self._record.who} submitted it, but this user's key did not sign it (it "
+                "was changed, or comes from another machine or an earlier version)"
+            )
+        return ""
 
     def engine_log(self) -> str:
         """Return the log lines of the engine about this study: one JSON object per line, as far as they are kept.

@@ -28,7 +28,9 @@ def private_folder(path: Path, remedy: str) -> Path:
         path.mkdir(0o700, parents=True, exist_ok=True)
         known = path.stat()
         if _is_foreign(known):
-            raise QuantTaaSError(f"the folder {path} belongs to another user, who could change what runs here; {remedy}")
+            raise QuantTaaSError(
+                f"the folder {path} belongs to another user, who could change what runs here; {remedy}"
+            )
         # The umask takes permissions, a default ACL or an earlier version gave some.
         if known.st_mode & 0o077 and hasattr(os, "getuid"):
             path.chmod(0o700)

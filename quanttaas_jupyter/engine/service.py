@@ -132,6 +132,9 @@ class Resident:
             log.info("study %s is driven by %s", study_id, holder.engine if holder else "another engine")
             return False
         records.dequeue(store, record.cluster, study_id)
+        if ticket.mark and not records.mark_served(store, study_id, ticket.mark, self._name):
+            lease.release()
+            raise QuantTaaSError("its ticket was served before")
         if ticket.is_resume:
             records.clear_cancel(store, study_id)
         thread = threading.Thread(

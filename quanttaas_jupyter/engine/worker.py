@@ -31,6 +31,12 @@ def begin(parent: int) -> None:
     prepare()
 
 
+def prepare_on_cluster() -> None:
+    """Prepare a worker on a machine of a cluster."""
+    stage_cache.rely_on_store()
+    prepare()
+
+
 def prepare() -> None:
     """Import the libraries that all stages need."""
     import onnxruntime  # noqa: F401

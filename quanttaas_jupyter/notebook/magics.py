@@ -188,11 +188,11 @@ class QuantTaaSMagics(Magics):
         study.cancel()
         print(f"Cancelling study {study.id}; what it measured so far stays.")
 
-    @command(STUDY, STORE)
+    @command(STUDY, STORE, TRUSTED)
     def resume(self, args: Namespace) -> None:
         """Continue a study that was cancelled or interrupted."""
         study = self._study(args)
-        study.resume()
+        study.resume(trusted=True) if args.trusted else study.resume()
         print(f"Resuming study {study.id}; %quanttaas attach {study.id} shows it.")
 
     @command(STUDY, STORE, argument("--engine", action="store_true", help="what the engine itself logged, as JSON"))

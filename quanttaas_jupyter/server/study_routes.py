@@ -19,6 +19,7 @@ from ..core.errors import MissingDependency, NotFound, NotTrusted, QuantTaaSErro
 from ..store import MissingKey, Store, blobs
 from ..study_store import deletion, records
 from ..views import format as fmt
+from ..views.study_heading import capital
 from .handler import Handler, Refused, protected
 from .study_list import actions, line
 from .study_page import file_name, page
@@ -147,10 +148,10 @@ class ResumeHandler(Handler):
             raise Refused(f"{why} Resume study {study_id} from a notebook.", command)
         try:
             await self.reader.act(opened, partial(opened.resume, trusted=is_trusted))
-        except NotTrusted:
+        except NotTrusted as error:
+            why = capital(str(error).partition(";")[0])
             raise Refused(
-                f"Study {study_id} was submitted by {opened.who}; resuming it runs that person's code as you. "
-                "Resume it only if you trust it.",
+                f"{why}; resuming it runs that person's code as you. Resume it only if you trust it.",
                 needs_trust=True,
             ) from None
         except MissingDependency as error:

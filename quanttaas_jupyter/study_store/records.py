@@ -7,6 +7,7 @@ Layout::
     studies/<id>/events/<seq>.json   append-only event log
     studies/<id>/summary.json        a digest, rebuildable from the events
     studies/<id>/cancel              present: the engine shall stop
+    studies/<id>/served/<mark>       a ticket of a queue that an engine has served
     queue/<cluster>/<id>             waiting for an engine
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from ..core import identity
 from ..core.errors import NotFound, QuantTaaSError, StoreError, Unreadable
 from ..core.records.study import StudyRecord
 from ..core.records.summary import StudySummary
@@ -53,12 +55,12 @@ def checked_id(study_id: str) -> str:
 
 
 def create_study(store: Store, record: StudyRecord) -> str:
-    """Write ``study.json`` and return its SHA-256 digest.
+    """Write ``study.json``, signed by this user, and return its SHA-256 digest.
 
     Raises:
         QuantTaaSError: The id is taken, or not valid.
     """
-    data = _dump(record.stored())
+    data = _dump(identity.signed("study", record.stored()))
     if not store.create(f"studies/{checked_id(record.id)}/study.json", data):
         raise QuantTaaSError(f"study {record.id} exists already")
     return hashlib.sha256(data).hexdigest()
@@ -92,6 +94,14 @@ def parse_study(data: bytes, study_id: str) -> StudyRecord:
     return StudyRecord.of(values)
 
 
+def is_signed_by_me(data: bytes) -> bool:
+    """Return whether the bytes of a ``study.json``, and so all that it names, are as this user submitted them."""
+    try:
+        return identity.is_mine("study", door.parsed(data, shapes.STUDY))
+    except Unreadable:
+        return False
+
+
 def read_study_bytes(store: Store, study_id: str) -> bytes:
     """Return the bytes of ``study.json``.
 
@@ -121,6 +131,12 @@ def read_ticket(store: Store, cluster: str, study_id: str) -> dict[str, Any] | N
     except (MissingKey, Unreadable):
         return None
     return values if values.get("study", study_id) == study_id else None
+
+
+def mark_served(store: Store, study_id: str, mark: str, engine: str) -> bool:
+    """Note that a ticket was served, and return whether it had not been."""
+    key = f"studies/{study_id}/served/{mark}"
+    return store.size(key) is None and store.create(key, engine.encode())
 
 
 def ask_to_cancel(store: Store, study_id: str) -> None:

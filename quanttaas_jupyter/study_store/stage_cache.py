@@ -1,11 +1,17 @@
-"""Cache of what studies share, by key: results of stages, pickles of models, and proposals of searches."""
+"""Cache of what studies share, by key: results of stages, pickles of models, and proposals of searches.
+
+Entries are signed by the user whose engine wrote them. Others' numbers count, and files that are data to their runtime;
+what is unpickled counts only with this user's signature. On a cluster, whose machines have no key of the user's, all
+entries of the store count.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from ..core import identity
 from ..core.errors import Unreadable
 from ..core.records.stage import StageResult
 from ..core.records.trial import TrialConfig
@@ -13,17 +19,39 @@ from ..store import blobs
 from ..store.base import MissingKey, Store
 from . import door, shapes
 
+_is_store_relied_on = False
 
-def find(store: Store, key: str) -> StageResult | None:
-    """Return the result of a stage if the entry and all its blobs exist, otherwise None."""
+
+def rely_on_store() -> None:
+    """Let all entries count in this process, and sign none: it runs on a cluster, where this user has no key."""
+    global _is_store_relied_on
+    _is_store_relied_on = True
+
+
+def find(store: Store, key: str, is_code: bool = False) -> StageResult | None:
+    """Return the result of a stage if the entry and all its blobs exist, otherwise None.
+
+    Args:
+        store: The store.
+        key: Key of the stage.
+        is_code: Whether loading the stage's files may run code, so that another user's entry does not count.
+    """
     entry = _read(store, key, shapes.STAGE)
-    return StageResult.of(entry) if entry is not None else None
+    if entry is None or not _counts(entry, key, is_code):
+        return None
+    return StageResult.of(entry)
 
 
-def find_all(store: Store, keys: Iterable[str]) -> dict[str, StageResult | None]:
-    """Return the results of many stages by key, with None for misses; see ``find``."""
+def find_all(store: Store, keys: Iterable[str], code: Container[str] = ()) -> dict[str, StageResult | None]:
+    """Return the results of many stages by key, with None for misses; ``code`` are those of ``find`` with is_code."""
     wanted = list(dict.fromkeys(keys))
-    return dict(zip(wanted, store.each(lambda key: find(store, key), wanted), strict=True))
+    return dict(zip(wanted, store.each(lambda key: find(store, key, key in code), wanted), strict=True))
+
+
+def _counts(entry: Mapping[str, Any], key: str, is_code: bool) -> bool:
+    if _is_store_relied_on or not entry["blobs"] or not (is_code or "model" in entry["blobs"]):
+        return True
+    return identity.is_mine(f"cache {key}", entry)
 
 
 def keep(store: Store, key: str, result: StageResult) -> None:
@@ -63,4 +91,6 @@ def _read(store: Store, key: str, kind: door.Kind) -> dict[str, Any] | None:
 
 
 def _write(store: Store, key: str, entry: Mapping[str, Any]) -> None:
+    if not _is_store_relied_on:
+        entry = identity.signed(f"cache {key}", entry)
     store.replace(f"cache/{key}.json", json.dumps(entry, separators=(",", ":"), allow_nan=False).encode())

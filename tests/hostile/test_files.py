@@ -107,10 +107,16 @@ def test_an_open_file_is_verified_once_and_again_when_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    store, read = LocalStore(tmp_path), []
+    store = LocalStore(tmp_path)
+    read: list[Path] = []
     sha = blobs.put_bytes(store, b"content")
     real = verified.digest_of
-    monkeypatch.setattr(verified, "digest_of", lambda path: read.append(path) or real(path))
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(verified, "digest_of", counted)
     for _ in range(3):
         with blobs.blob_file(store, sha) as path:
             assert path.read_bytes() == b"content"
@@ -175,10 +181,11 @@ def test_a_program_with_another_text_anywhere_is_not_loaded(program: Path, tmp_p
     assert {str(path[-1]) for path in texts} >= {"target", "expr_str", "name"}
     for path in texts:
         data = planted.dumped(planted.changed(graph, path, evil))
-        changed = rewritten(
-            program, tmp_path / "evil.pt2", lambda at, old, new=data: new if at == "models/model.json" else old
-        )
-        assert why_code(changed), path
+
+        def change(name: str, old: bytes, new: bytes = data) -> bytes:
+            return new if name == "models/model.json" else old
+
+        assert why_code(rewritten(program, tmp_path / "evil.pt2", change)), path
     assert not owned.exists()
 
 
