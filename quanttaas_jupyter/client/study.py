@@ -27,6 +27,7 @@ from ..core.state import StudyState, TrialState
 from ..core.understanding import Understanding
 from ..store import MissingKey, Store, blobs
 from ..study_store import records
+from ..study_store.lease import break_silent
 from .displays import display
 from .submission import Submission
 from .watching import Follower, Watcher
@@ -339,13 +340,14 @@ class Study:
         if not self.state.has_ended:
             records.ask_to_cancel(self._store, self.id)
 
-    def resume(self, trusted: bool = False) -> Study:
+    def resume(self, trusted: bool = False, force: bool = False) -> Study:
         """Let an engine continue a study that was interrupted, cancelled or failed; finished stages are not run again.
 
         For a finished study, only what was deleted from the store is made again.
 
         Args:
             trusted: Whether to run a study that another user submitted: its model's code runs on this machine.
+            force: Whether to take a running study from an engine that does not answer; this may take most of a minute.
 
         Raises:
             NotTrusted: Another user submitted the study.
@@ -354,6 +356,8 @@ class Study:
         data = records.read_study_bytes(self._store, self.id)
         if not trusted and (why := self._why_foreign(data)):
             raise NotTrusted(f"{why}; resuming runs its code here. If you trust it: study.resume(trusted=True)")
+        if force and not break_silent(self._store, self.id):
+            raise StudyIsBusy(f"the engine of study {self.id} answers; cancel the study first")
         status, cluster = self.status, open_cluster(self._state.cluster)
         # A study that is queued with another user's ticket, or for a machine that is gone, may wait forever.
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):

@@ -7,6 +7,8 @@ import re
 import signal
 from typing import Any
 
+from .errors import DamagedBlob
+
 _LINE_LENGTH = 300
 """Characters of an exception's message that a sentence quotes; chosen, not tuned."""
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad allocation")
@@ -53,6 +55,8 @@ def explain(error: BaseException) -> dict[str, str]:
         return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
     if isinstance(error, StageError):
         return {"reason": error.reason, "hint": error.hint}
+    if isinstance(error, DamagedBlob):
+        return {"reason": str(error), "hint": ""}
     if isinstance(error, TimeoutError):
         return {"reason": str(error) or "the stage took too long", "hint": ""}
     return {"reason": one_line(error), "hint": ""}

@@ -94,6 +94,7 @@ TRIAL = argument("trial", metavar="TRIAL", help="name of the trial, such as prun
 STORE = argument("--store", metavar="URI", help="where studies live; the configured store when left out")
 
 
+FORCE = argument("--force", action="store_true", help="take it from an engine that does not answer")
 TRUSTED = argument("--trusted", action="store_true", help="run code of the person who wrote it, as you")
 OUT_STUDY = argument("-o", "--out", metavar="VAR", help="variable to keep the study in")
 OUT_MODEL = argument("-o", "--out", metavar="VAR", help="variable for the model; left out, the trial names it")
@@ -188,11 +189,11 @@ class QuantTaaSMagics(Magics):
         study.cancel()
         print(f"Cancelling study {study.id}; what it measured so far stays.")
 
-    @command(STUDY, STORE, TRUSTED)
+    @command(STUDY, STORE, TRUSTED, FORCE)
     def resume(self, args: Namespace) -> None:
         """Continue a study that was cancelled or interrupted."""
         study = self._study(args)
-        study.resume(trusted=True) if args.trusted else study.resume()
+        study.resume(**{name: True for name in ("trusted", "force") if getattr(args, name)})
         print(f"Resuming study {study.id}; %quanttaas attach {study.id} shows it.")
 
     @command(STUDY, STORE, argument("--engine", action="store_true", help="what the engine itself logged, as JSON"))

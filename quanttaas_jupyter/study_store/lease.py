@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+import psutil
 
 from ..core.errors import StoreError, Unreadable
 from ..store.base import MissingKey, Store
@@ -17,6 +20,8 @@ SECONDS = 30.0
 """Seconds for which a lease is held; chosen, not tuned. A longer one delays the takeover from a dead engine."""
 _FARTHEST = 2 * 3600.0
 """Seconds in the future beyond which no engine writes a lease: twice the longest one, so that clocks may differ."""
+_PATIENCE = 45.0
+"""Seconds in which an engine with the usual lease renews it four times; chosen, not tuned."""
 _RENEWALS = 3
 """Renewals in the time of a lease, so that two of them may fail before it runs out."""
 
@@ -90,6 +95,26 @@ class Lease:
             return False
         self._bytes = wanted
         return True
+
+
+def break_silent(store: Store, study_id: str, patience: float = _PATIENCE) -> bool:
+    """Give a lease back that its engine does not renew, and return whether nobody holds it then.
+
+    An engine of this machine whose process is gone is not waited for; others have ``patience`` seconds to renew.
+    """
+    known = read_lease(store, study_id)
+    if known is None or not known.is_held(time.time()):
+        return True
+    present = store.read(lease_key(study_id))
+    host, _, pid = known.engine.rpartition(":")
+    is_gone = host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid))
+    until = time.monotonic() + (0.0 if is_gone else patience)
+    while time.monotonic() < until and known.is_held(time.time()):
+        time.sleep(min(1.0, patience))
+        if store.read_if_there(lease_key(study_id)) != present:
+            return False
+    over = json.dumps({"owner": known.owner, "engine": known.engine, "until": 0.0}).encode()
+    return store.swap(lease_key(study_id), over, present)
 
 
 def read_lease(store: Store, study_id: str) -> LeaseInfo | None:

@@ -40,6 +40,10 @@ class LogTaken(Exception):
     """Another engine wrote this event, so the lease is lost."""
 
 
+class StudyGone(Exception):
+    """The study was deleted while an engine drove it."""
+
+
 def checked_id(study_id: str) -> str:
     """Return the id of a study if it is valid.
 
@@ -160,13 +164,21 @@ class EventWriter:
     def __init__(self, store: Store, study_id: str) -> None:
         self._store, self._study_id = store, study_id
         self.state = fold(read_events(store, study_id), StudyState(id=study_id))
+        self._stamp = store.stamp(f"studies/{study_id}/study.json")
+
+    def _is_gone(self) -> bool:
+        return bool(self._stamp) and not self._store.stamp(f"studies/{self._study_id}/study.json")
 
     def append(self, type_: str, **values: Any) -> None:
         """Write one event, and apply it to ``state``.
 
         Raises:
             LogTaken: Another engine wrote an event with the same number.
+            StudyGone: The study was deleted meanwhile; nothing is written, so that no ghost of it stays.
         """
+        # A folder says it without a request; in a bucket the lease, which is renewed, goes with the study.
+        if self._is_gone():
+            raise StudyGone(self._study_id)
         seq = self.state.seq + 1
         event = {"seq": seq, "time": time.time(), "type": type_, **values}
         data = _dump(event)
@@ -175,7 +187,9 @@ class EventWriter:
         self.state = fold([json.loads(data)], self.state)
 
     def write_summary(self, record: StudyRecord) -> None:
-        """Replace the summary that lists of studies read."""
+        """Replace the summary that lists of studies read, unless the study was deleted."""
+        if self._is_gone():
+            return
         self._store.replace(f"studies/{self._study_id}/summary.json", _dump(summary_of(record, self.state).stored()))
 
 
