@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from .private_files import private_folder, private_secret
 _SIZE = 32
 _REMEDY = "set QUANTTAAS_RUNTIME_DIR to a folder of yours"
 
-_keys: dict[Path, bytes] = {}
+_keys: dict[tuple[str | None, ...], tuple[str, bytes]] = {}
+"""Paths and content of keys, by the environment variables that say where they lie."""
 
 
 def secret() -> bytes:
@@ -28,11 +30,15 @@ def secret() -> bytes:
     Raises:
         QuantTaaSError: The key is not this user's alone.
     """
-    path = Path(load_config().runtime_dir) / "signing.key"
-    if path not in _keys or not path.exists():
-        private_folder(path.parent, _REMEDY)
-        _keys[path] = private_secret(path, _SIZE, _REMEDY)
-    return _keys[path]
+    # Asked for each entry of the cache: the configuration is read anew only where the environment names another one.
+    place = tuple(os.environ.get(f"QUANTTAAS_{name}") for name in ("RUNTIME_DIR", "CONFIG"))
+    path, key = _keys.get(place, ("", b""))
+    if not path or not os.path.exists(path):
+        folder = private_folder(Path(load_config().runtime_dir), _REMEDY)
+        path = str(folder / "signing.key")
+        key = private_secret(Path(path), _SIZE, _REMEDY)
+        _keys[place] = path, key
+    return key
 
 
 def signed(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

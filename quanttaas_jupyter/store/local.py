@@ -44,8 +44,7 @@ class LocalStore(Store):
         """Return the content of the file under a key."""
         most = most_bytes(key)
         try:
-            with plain_files.opened(self._path(key), key) as stream:
-                data = stream.read() if most is None else stream.read(most + 1)
+            data = plain_files.content(self._plain(key), key, most)
         except QuantTaaSError:
             raise
         except OSError as error:
@@ -156,12 +155,21 @@ class LocalStore(Store):
 
     def size(self, key: str) -> int | None:
         """Return the size of a file in bytes, or None if it does not exist."""
-        known = plain_files.regular(self._path(key))
+        known = plain_files.regular(self._plain(key))
         return known.st_size if known else None
+
+    def size_in_use(self, key: str, seconds: float) -> int | None:
+        """Return the size of a file, and touch it if it is old."""
+        known = plain_files.regular(self._plain(key))
+        if known is None:
+            return None
+        if time.time() - known.st_mtime > seconds:
+            self.touch(key)
+        return known.st_size
 
     def age(self, key: str) -> float | None:
         """Return the seconds since a file was written or touched, or None if it does not exist."""
-        known = plain_files.regular(self._path(key))
+        known = plain_files.regular(self._plain(key))
         return time.time() - known.st_mtime if known else None
 
     def folder_size(self, prefix: str) -> int:
@@ -170,7 +178,7 @@ class LocalStore(Store):
 
     def stamp(self, key: str) -> str:
         """Return modification time, size and inode of a file as a string; an empty string if it does not exist."""
-        stat = plain_files.regular(self._path(key))
+        stat = plain_files.regular(self._plain(key))
         if stat is None:
             return ""
         # A replaced file may have the size of the one before within one tick of the clock.
@@ -191,11 +199,14 @@ class LocalStore(Store):
         return nullcontext(path)
 
     def _path(self, key: str) -> Path:
-        return plain_files.inside(self.root, checked_key(key))
+        return Path(plain_files.inside(self.root, checked_key(key)))
+
+    def _plain(self, key: str) -> str:
+        return plain_files.inside(self.root, checked_key(key), is_read=True)
 
     def _folder(self, prefix: str) -> Path:
         # The folder itself must be no link either.
-        return plain_files.inside(self.root, f"{checked_key(prefix)}/_").parent
+        return Path(plain_files.inside(self.root, f"{checked_key(prefix)}/_")).parent
 
     def _heals(self, key: str, size: int) -> bool:
         """Set a blob of another size than its bytes have aside, and return whether that was done."""

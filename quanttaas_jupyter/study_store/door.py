@@ -69,7 +69,7 @@ def _loaded(data: bytes, kind: Kind) -> Any:
         raise Unreadable(f"its {kind.name} is larger than {kind.most} bytes")
     try:
         content = data.decode("utf-8")
-        values = json.loads(content, parse_constant=_refuse_constant)
+        values = _DECODER.decode(content)
         # Most content has fewer brackets than levels are allowed, so that nothing has to be counted.
         if content.count("[") + content.count("{") > DEEPEST:
             _refuse_depth(values)
@@ -86,6 +86,9 @@ def _loaded(data: bytes, kind: Kind) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise Unreadable(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _refuse_depth(values: Any) -> None:

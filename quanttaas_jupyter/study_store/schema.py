@@ -72,17 +72,17 @@ def anything(value: Any, where: str) -> None:
 
 def plain(value: Any, where: str) -> None:
     """Accept any JSON whose numbers and texts are usable."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            text(key, where)
-            plain(item, f"{where}.{key}")
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            plain(item, f"{where}.{position}")
-    elif isinstance(value, str):
-        text(value, where)
-    elif value is not None and not isinstance(value, bool):
-        number(value, where)
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, str):
+            text(item, where)
+        elif item is not None and not isinstance(item, bool):
+            number(item, where)
 
 
 def word(pattern: str, what: str) -> Shape:
@@ -125,7 +125,11 @@ def each(shape: Shape) -> Shape:
         if not isinstance(value, list):
             raise _other("a list", value, where)
         for position, item in enumerate(value):
-            shape(item, f"{where}.{position}")
+            try:
+                shape(item, "")
+            except Unreadable:
+                # Where it is, is found out only for the error: most of what is read has none.
+                shape(item, _below(where, str(position)))
 
     return check
 
@@ -137,7 +141,10 @@ def row(*shapes: Shape) -> Shape:
         if not isinstance(value, list) or len(value) != len(shapes):
             raise _other(f"a list of {len(shapes)}", value, where)
         for position, (shape, item) in enumerate(zip(shapes, value, strict=True)):
-            shape(item, f"{where}.{position}")
+            try:
+                shape(item, "")
+            except Unreadable:
+                shape(item, _below(where, str(position)))
 
     return check
 
@@ -149,25 +156,34 @@ def mapping(values: Shape) -> Shape:
         if not isinstance(value, dict):
             raise _other("an object", value, where)
         for key, item in value.items():
-            text(key, where)
-            values(item, f"{where}.{key}")
+            try:
+                values(item, "")
+            except Unreadable:
+                values(item, _below(where, key))
 
     return check
 
 
 def record(required: dict[str, Shape] | None = None, optional: dict[str, Shape] | None = None) -> Shape:
     """Return the shape of an object with fields; others are ignored, as a newer version may write more."""
+    needed, known = list((required or {}).items()), list((optional or {}).items())
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict):
             raise _other("an object", value, where)
-        for name, shape in (required or {}).items():
+        for name, shape in needed:
             if name not in value:
                 raise Unreadable(f"{_below(where, name)} is missing")
-            shape(value[name], _below(where, name))
-        for name, shape in (optional or {}).items():
-            if name in value:
+            try:
+                shape(value[name], "")
+            except Unreadable:
                 shape(value[name], _below(where, name))
+        for name, shape in known:
+            if name in value:
+                try:
+                    shape(value[name], "")
+                except Unreadable:
+                    shape(value[name], _below(where, name))
 
     return check
 
