@@ -54,7 +54,7 @@ check: lint
 test: lint $(PANEL)
 	$(BIN)/python tests/browser/find_chromium.py || $(BIN)/python -m playwright install chromium
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not browser and not ray"
+	MUTATIONS=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not browser and not ray"
 	$(BIN)/python -m pytest tests -m ray
 	$(BIN)/python -m pytest tests -m browser
 	QUANTTAAS_STORE=$(CURDIR)/artifacts/examples/store QUANTTAAS_RUNTIME_DIR=$(CURDIR)/artifacts/examples/engine \

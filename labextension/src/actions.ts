@@ -52,11 +52,11 @@ export class Actions implements StudyActions, ClusterActions {
   };
 
   readonly attach = (study: StudyName): void => {
-    void this.insert(`%quanttaas attach ${study.id}${placed(study)}`, true);
+    void this.told(this.inserted(study));
   };
 
   readonly load = (study: StudyName, trial: string): void => {
-    void this.insert(`%quanttaas load ${study.id} ${quoted(trial)}${placed(study)}`, true);
+    void this.told(this.inserted(study, trial));
   };
 
   readonly remove = (study: StudyName): void => {
@@ -132,6 +132,12 @@ export class Actions implements StudyActions, ClusterActions {
     return `Deleted: ${freed.words}`;
   }
 
+  /** The server writes the cell: names of trials and stores come from other people. */
+  private async inserted(study: StudyKey, trial = ''): Promise<string> {
+    await this.insert((await this.options.api.cell(study, trial)).cell, true);
+    return '';
+  }
+
   private async started(): Promise<string> {
     await this.options.api.startCluster();
     return 'The Ray cluster of this machine runs.';
@@ -170,13 +176,4 @@ async function agreed(title: string, body: string, label: string, isDanger = fal
   const button = isDanger ? Dialog.warnButton({ label }) : Dialog.okButton({ label });
   const answer = await showDialog({ title, body, buttons: [Dialog.cancelButton(), button] });
   return answer.button.accept;
-}
-
-function placed(study: StudyKey): string {
-  return study.store ? ` --store ${quoted(study.store)}` : '';
-}
-
-/** As the magics split a line. */
-function quoted(word: string): string {
-  return /^[\w@%+=:,./~-]+$/.test(word) ? word : `"${word.replace(/(["\\])/g, '\\$1')}"`;
 }

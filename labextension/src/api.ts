@@ -94,6 +94,11 @@ export class Api {
     return this.ask(`studies/${key.id}`, 'DELETE', undefined, { store: key.store });
   }
 
+  /** The cell that shows a study in the notebook, or that loads the model of a trial. */
+  cell(key: StudyKey, trial: string): Promise<{ cell: string }> {
+    return this.ask(`studies/${key.id}/cell`, 'GET', undefined, { store: key.store, trial });
+  }
+
   /** Where the browser downloads a trial's file. */
   artifactUrl(key: StudyKey, trial: string): string {
     return this.url(`studies/${key.id}/artifacts/${encodeURIComponent(trial)}`, {

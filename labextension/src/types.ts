@@ -101,7 +101,8 @@ export interface Planned {
   notes: string[];
 }
 
-export type Status = 'queued' | 'running' | 'finished' | 'cancelled' | 'failed' | 'interrupted';
+export type Status =
+  'queued' | 'running' | 'finished' | 'cancelled' | 'failed' | 'interrupted' | 'unreadable';
 
 /** What may be done to a study. */
 export interface Actions {

@@ -19,6 +19,7 @@ from ..core.errors import NotFound, StoreError
 from ..core.recipe import Recipe
 from ..store import Store, open_store
 from ..study_store import records
+from ..study_store.summaries import UNREADABLE
 from .inspection import Asked
 from .preparation import prepare
 from .study import Study, whoami
@@ -135,8 +136,10 @@ def studies(store: str | Path | None = None) -> StudyList:
         except (StoreError, TimeoutError):
             silent.append(uri)
     fields = StudyInfo.__dataclass_fields__
-    infos = [StudyInfo(**{key: getattr(item, key) for key in fields}) for item in summaries]
-    return StudyList(sorted(infos, key=lambda info: -info.created), silent)
+    readable = [item for item in summaries if item.status != UNREADABLE]
+    infos = [StudyInfo(**{key: getattr(item, key) for key in fields}) for item in readable]
+    broken = [item.reason for item in summaries if item.status == UNREADABLE]
+    return StudyList(sorted(infos, key=lambda info: -info.created), silent, broken)
 
 
 def _stores(store: str | Path | None) -> list[Store]:
@@ -232,10 +235,16 @@ class StudyInfo:
 class StudyList(Sequence[StudyInfo]):
     """List of studies, newest first."""
 
-    def __init__(self, infos: Sequence[StudyInfo], silent: Sequence[str] = ()) -> None:
-        """Keep a list of studies; ``silent`` are the URIs of stores that did not answer."""
+    def __init__(self, infos: Sequence[StudyInfo], silent: Sequence[str] = (), broken: Sequence[str] = ()) -> None:
+        """Keep a list of studies.
+
+        Args:
+            infos: The studies, newest first.
+            silent: URIs of stores that did not answer.
+            broken: Sentences about studies that cannot be read.
+        """
         self._infos = tuple(infos)
-        self._silent = [f"{uri} did not answer; its studies are not in this list" for uri in silent]
+        self._notes = [*(f"{uri} did not answer; its studies are not in this list" for uri in silent), *broken]
 
     def __getitem__(self, index: Any) -> Any:
         return self._infos[index]
@@ -245,11 +254,11 @@ class StudyList(Sequence[StudyInfo]):
 
     def __repr__(self) -> str:
         if not self._infos:
-            return "\n".join(["no study yet; %%quanttaas submits the first one", *self._silent])
+            return "\n".join(["no study yet; %%quanttaas submits the first one", *self._notes])
         rows = [_HEADER, *(_row(info) for info in self._infos)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *self._silent])
+        return "\n".join([*lines, *self._notes])
 
     def _repr_html_(self) -> str:
         if not self._infos:
@@ -259,7 +268,7 @@ class StudyList(Sequence[StudyInfo]):
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in _row(info)) + "</tr>"
             for info in self._infos
         )
-        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._silent)
+        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 

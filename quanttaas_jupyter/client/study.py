@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 from ..compute.clusters import is_configured, open_cluster
 from ..core.errors import NotFound, NotTrusted, QuantTaaSError, StoreError, StudyIsBusy, did_you_mean
 from ..core.failures import StageError, one_line
+from ..core.file_names import plain_name
 from ..core.frontier import best_trial, pareto
 from ..core.recipe import Recipe
 from ..core.records.artifact import Artifact
 from ..core.records.study import StudyRecord
-from ..core.state import StudyState, TrialState, fold
+from ..core.state import StudyState, TrialState
 from ..core.understanding import Understanding
 from ..store import MissingKey, Store, blobs
 from ..study_store import records
+from ..study_store.lease import break_silent
 from .displays import display
 from .submission import Submission
 from .watching import Follower, Watcher
@@ -80,13 +82,15 @@ class Trial:
         artifact = self._state.artifact
         return {"blob": artifact.blob, "size": artifact.size, "filename": artifact.filename} if artifact else None
 
-    def load(self, threads: int | None = None) -> Callable[..., Any]:
+    def load(self, threads: int | None = None, trusted: bool = False) -> Callable[..., Any]:
         """Return the compressed model as a callable that takes and returns torch tensors like the original.
 
         Args:
             threads: Threads of the runtime; None for all physical cores.
+            trusted: Whether to load a ``.pt2`` file that may hold code, which would run here.
 
         Raises:
+            NotTrusted: The file is not proved to be a plain graph and its weights.
             QuantTaaSError: The trial has no artifact, its blob was deleted, or it cannot run on this machine.
         """
         from ..core.device import physical_cores
@@ -98,31 +102,47 @@ class Trial:
         runtime, signature = RUNTIMES.get(artifact.runtime), artifact.signature
         try:
             with self._file(artifact) as path:
+                if not trusted and (why := runtime.why_code(path)):
+                    raise NotTrusted(
+                        f"loading trial {self.name} may run code of the person who wrote its file: {why}. "
+                        "If you trust it: load(trusted=True)"
+                    )
                 session = as_built(runtime.open(path, threads or physical_cores(), signature.input_names), signature)
         except StageError as error:
             raise QuantTaaSError(f"trial {self.name} cannot be loaded: {error}") from error
         return LoadedModel(session, signature, f"{self.name} of study {self._study.id}")
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write the artifact to ``path``: a file, or a folder for a file with the trial's name.
 
         An ONNX model beyond 2 GB becomes two files, the graph and beside it its weights.
+
+        Args:
+            path: A file, which is overwritten, or a folder.
+            overwrite: Whether to overwrite a file in a folder.
 
         Returns:
             The path of the file.
 
         Raises:
-            QuantTaaSError: The trial has no artifact, its blob was deleted, or the file cannot be written.
+            QuantTaaSError: The trial has no artifact, its blob was deleted, or the file cannot be written, or is in the
+                folder already.
         """
         from ..techniques.runtimes import RUNTIMES
 
         artifact = self._artifact()
         runtime, target = RUNTIMES.get(artifact.runtime), Path(path).expanduser()
         if target.is_dir():
-            target = target / runtime.exported_name(artifact.filename)
+            # The name stands in the store, where others may have written it.
+            name = runtime.exported_name(artifact.filename)
+            target = target / plain_name(name, f"{artifact.blob[:12]}.bin")
+            if not overwrite and (target.exists() or target.is_symlink()):
+                raise StoreError(f"{target} exists already; export(folder, overwrite=True) replaces it, or name a file")
         with self._file(artifact) as source:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink() and target.parent.is_dir() and overwrite:
+                    target.unlink()
                 runtime.export(source, target)
             except OSError as error:
                 raise StoreError(f"cannot write {target}: {error.strerror or error}") from None
@@ -324,32 +344,43 @@ class Study:
         if not self.state.has_ended:
             records.ask_to_cancel(self._store, self.id)
 
-    def resume(self, trusted: bool = False) -> Study:
+    def resume(self, trusted: bool = False, force: bool = False) -> Study:
         """Let an engine continue a study that was interrupted, cancelled or failed; finished stages are not run again.
 
         For a finished study, only what was deleted from the store is made again.
 
         Args:
             trusted: Whether to run a study that another user submitted: its model's code runs on this machine.
+            force: Whether to take a running study from an engine that does not answer; this may take most of a minute.
 
         Raises:
             NotTrusted: Another user submitted the study.
             StudyIsBusy: The study is running or queued.
         """
-        if self._record.who != whoami() and not trusted:
-            raise NotTrusted(
-                f"study {self.id} was submitted by {self._record.who}; resuming runs its code here. "
-                "If you trust it: study.resume(trusted=True)"
-            )
+        data = records.read_study_bytes(self._store, self.id)
+        if not trusted and (why := self._why_foreign(data)):
+            raise NotTrusted(f"{why}; resuming runs its code here. If you trust it: study.resume(trusted=True)")
+        if force and not break_silent(self._store, self.id):
+            raise StudyIsBusy(f"the engine of study {self.id} answers; cancel the study first")
         status, cluster = self.status, open_cluster(self._state.cluster)
         # A study that is queued with another user's ticket, or for a machine that is gone, may wait forever.
         if status == "running" or (status == "queued" and cluster.is_mine(self._store, self.id)):
             raise StudyIsBusy(f"study {self.id} is {status} already")
         cluster.ensure_engine(self._store.uri)
-        sha256 = hashlib.sha256(records.read_study_bytes(self._store, self.id)).hexdigest()
-        cluster.submit(self._store, self.id, sha256, is_resume=True)
+        cluster.submit(self._store, self.id, hashlib.sha256(data).hexdigest(), is_resume=True)
         self._watcher.wake()
         return self
+
+    def _why_foreign(self, data: bytes) -> str:
+        """Return why a ``study.json`` is not one that this user submitted; an empty string if it is."""
+        if self._record.who != whoami():
+            return f"study {self.id} was submitted by {self._record.who or 'somebody unknown'}"
+        if not records.is_signed_by_me(data):
+            return (
+                f"study {self.id} says that {self._record.who} submitted it, but this user's key did not sign it (it "
+                "was changed, or comes from another machine or an earlier version)"
+            )
+        return ""
 
     def engine_log(self) -> str:
         """Return the log lines of the engine about this study: one JSON object per line, as far as they are kept.
@@ -400,14 +431,16 @@ class Study:
         # A study that ends after its events were read, and before its lease is, looks interrupted: then the rest of its
         # events is read.
         known = dataclasses.replace(self._state, unreachable_since=None)
-        folded = fold(records.read_events(self._store, self.id, after=known.seq), _without_lease(known))
+        folded, trouble = records.fold_events(self._store, self.id, _without_lease(known))
         present = records.resolve_status(self._store, folded)
         if present.seq == 0 and self._store.size(f"studies/{self.id}/study.json") is None:
             gone = "the study was deleted from the store"
             return dataclasses.replace(present, status="failed", error=gone, message=gone)
         if present.status == "interrupted":
-            folded = fold(records.read_events(self._store, self.id, after=folded.seq), folded)
+            folded, trouble = records.fold_events(self._store, self.id, folded)
             present = records.resolve_status(self._store, folded)
+        if trouble:
+            return dataclasses.replace(present, status="failed", error=trouble, message=trouble)
         return present
 
     def _ensure_engine_while_queued(self) -> None:

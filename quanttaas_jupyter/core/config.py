@@ -2,7 +2,7 @@
 
 The file is ``config.yaml`` in the user's configuration folder (``QUANTTAAS_CONFIG`` names another one)::
 
-    store: ~/studies
+    store: ~/studies          # or {path: /srv/studies, shared: true} for a folder that others shall read and write
     engine:
       slots: 4
       idle_minutes: 30
@@ -50,7 +50,7 @@ class EngineConfig(BaseModel):
     idle_minutes: float = Field(default=10.0, gt=0)
     stage_timeout: float = Field(default=900.0, gt=0)
     recover_timeout: float = Field(default=7200.0, gt=0)
-    lease_seconds: float = Field(default=30.0, ge=3)
+    lease_seconds: float = Field(default=30.0, ge=3, le=3600)
     memory_gb: float | None = Field(default=None, gt=0)
 
 
@@ -114,13 +114,18 @@ class ClusterConfig(BaseModel):
 
 
 class Config(BaseModel):
-    """Configuration of the package: store, clusters, and the options of the engine on this machine."""
+    """Configuration of the package: store, clusters, and the options of the engine on this machine.
+
+    ``store`` may also be a mapping of ``path`` and ``shared``, which is kept as ``store_shared``: whether the folders
+    of a store are open to others, as the umask says, instead of to this user alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cluster: str | None = None
     clusters: dict[str, ClusterConfig] = Field(default_factory=dict)
     store: str = Field(default_factory=lambda: str(Path(platformdirs.user_data_dir(_APP)) / "store"))
+    store_shared: bool = False
     runtime_dir: str = Field(default_factory=lambda: str(Path(platformdirs.user_state_dir(_APP)) / "engine"))
     engine: EngineConfig = EngineConfig()
 
@@ -183,6 +188,12 @@ def _config(path: Path, text: str, variables: tuple[str | None, ...]) -> Config:
     store, cluster, runtime_dir, slots = variables
     try:
         values: dict[str, Any] = yaml.safe_load(text) or {}
+        if isinstance(place := values.get("store"), dict):
+            if place.keys() - {"path", "shared"}:
+                raise QuantTaaSError(f"the configuration {path} is wrong at store: it has a path, and shared")
+            values |= {"store_shared": place.get("shared", False)}
+            values.pop("store")
+            values |= {"store": place["path"]} if place.get("path") else {}
         named = {"store": store, "cluster": cluster, "runtime_dir": runtime_dir}
         values |= {key: value for key, value in named.items() if value}
         if slots:

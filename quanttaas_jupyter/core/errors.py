@@ -49,6 +49,14 @@ class StoreError(QuantTaaSError, OSError):
     """The store cannot be reached, read or written."""
 
 
+class Unreadable(QuantTaaSError, ValueError):
+    """One thing in the store is malformed, damaged or no plain file; the rest of the store can be read."""
+
+
+class DamagedBlob(Unreadable, StoreError):
+    """The bytes of a blob do not match its name; it was set aside, so that the next submission or resume heals it."""
+
+
 class ClusterError(QuantTaaSError, ConnectionError):
     """The cluster is not configured, cannot be reached, refuses the token, or does not fit this environment."""
 

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import importlib
 import re
+import signal
 from typing import Any
+
+from .errors import DamagedBlob
 
 _LINE_LENGTH = 300
 """Characters of an exception's message that a sentence quotes; chosen, not tuned."""
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad allocation")
+_SIGNALS = {
+    "SIGSEGV": "a crash in native code",
+    "SIGBUS": "a crash in native code, or a file that vanished or a disk that is full",
+    "SIGILL": "an instruction that this processor lacks",
+    "SIGFPE": "a division by zero in native code",
+    "SIGABRT": "native code gave up",
+    "SIGKILL": "by the system or a person",
+    "SIGTERM": "told to end",
+    "SIGXCPU": "out of allowed processor time",
+    "SIGXFSZ": "a file grew beyond the allowed size",
+}
 
 
 class StageError(Exception):
@@ -41,9 +55,23 @@ def explain(error: BaseException) -> dict[str, str]:
         return {"reason": "out of memory", "hint": "use fewer slots or a smaller max_samples"}
     if isinstance(error, StageError):
         return {"reason": error.reason, "hint": error.hint}
+    if isinstance(error, DamagedBlob):
+        return {"reason": str(error), "hint": ""}
     if isinstance(error, TimeoutError):
         return {"reason": str(error) or "the stage took too long", "hint": ""}
     return {"reason": one_line(error), "hint": ""}
+
+
+def ending(code: int) -> str:
+    """Return how a process ended, such as ``killed by SIGSEGV, a crash in native code``, from its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    meaning = _SIGNALS.get(name, "")
+    return f"killed by {name}{f', {meaning}' if meaning else ''}"
 
 
 def first_line(error: BaseException) -> str:

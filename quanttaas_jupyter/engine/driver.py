@@ -103,6 +103,10 @@ class Driver:
             log.warning("another engine drives the study now")
             self._stop()
             return
+        except records.StudyGone:
+            log.warning("the study was deleted")
+            self._stop()
+            return
         except StoreError:
             self._stop()
             raise

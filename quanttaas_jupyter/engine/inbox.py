@@ -22,12 +22,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ticket:
-    """Ticket of a study: its store, the SHA-256 of its ``study.json``, and whether it is a resume."""
+    """Ticket of a study: its store, the SHA-256 of its ``study.json``, and whether it is a resume.
+
+    ``mark`` names a ticket of a queue, which others could put back after it was served.
+    """
 
     store: str
     study_id: str
     sha256: str
     is_resume: bool
+    mark: str = ""
 
 
 class Inbox(Protocol):
@@ -96,8 +100,9 @@ class QueueInbox:
         try:
             values: dict[str, Any] = records.read_ticket(self._store, self._cluster, study_id) or {}
             is_ours = {**values, **place} == values and tickets.is_signed_by(values, self._key)
-            if is_ours:
-                return Ticket(self._store.uri, study_id, str(values["sha256"]), bool(values["resume"]))
+            if is_ours and not tickets.is_expired(values):
+                mark = tickets.mark(values)
+                return Ticket(self._store.uri, study_id, str(values["sha256"]), bool(values["resume"]), mark)
         except StoreError:
             raise
         except (ValueError, TypeError, KeyError, QuantTaaSError):

@@ -12,6 +12,7 @@ from ..compute.executors.ray import RayExecutor
 from ..core.config import EngineConfig, Prices, SlotConfig
 from ..core.versions import versions
 from ..store import open_store
+from ..study_store import stage_cache
 from . import worker
 from .inbox import QueueInbox
 from .logs import log_to_stdout
@@ -27,6 +28,7 @@ def serve(options: dict[str, object]) -> None:
             ``EngineConfig``.
     """
     log_to_stdout()
+    stage_cache.rely_on_store()
     store = open_store(str(options["store"]))
     inbox = QueueInbox(store, str(options["cluster"]), str(options["key"]), str(options["id"]))
     try:
@@ -44,7 +46,7 @@ def serve(options: dict[str, object]) -> None:
     prices = Prices.model_validate(options["prices"]) if options["prices"] else None
     workers = RayExecutor(
         worker.run,
-        worker.prepare,
+        worker.prepare_on_cluster,
         SlotConfig.model_validate(options["slot"]),
         max_slots=options["max_slots"],  # type: ignore[arg-type]
         warm_seconds=float(options["warm_seconds"]),  # type: ignore[arg-type]

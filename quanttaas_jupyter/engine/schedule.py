@@ -38,6 +38,9 @@ _RANK = {
     "latency": 8,
 }
 
+_DATA_RUNTIMES = ("onnxruntime", "openvino")
+"""Runtimes whose files are data to them; those of others may run code when they are loaded."""
+
 log = logging.getLogger(__name__)
 
 Append = Callable[..., None]
@@ -91,7 +94,7 @@ class Schedule:
         frontier = list(targets)
         while frontier:
             unknown = [key for key in frontier if key not in self.results and key not in missing]
-            cached = stage_cache.find_all(self._store, unknown)
+            cached = stage_cache.find_all(self._store, unknown, {key for key in unknown if self._is_code(key)})
             self.results |= {key: result for key, result in cached.items() if result is not None}
             absent = [key for key, result in cached.items() if result is None]
             missing |= set(absent)
@@ -117,7 +120,7 @@ class Schedule:
                 trainings -= 1
                 if trainings < 0:
                     continue
-            if (cached := stage_cache.find(self._store, stage.key)) is not None:
+            if (cached := stage_cache.find(self._store, stage.key, self._is_code(stage.key))) is not None:
                 # Another study ran the same stage in the meantime.
                 self._keep(stage, cached)
             else:
@@ -155,6 +158,10 @@ class Schedule:
         known = {key: self.results[key] for key in chain & self.results.keys()}
         cached = stage_cache.find_all(self._store, chain - known.keys())
         return float(sum(result.seconds for result in (*known.values(), *cached.values()) if result))
+
+    def _is_code(self, key: str) -> bool:
+        """Return whether loading the files of a stage may run code."""
+        return self._plan.stages[key].settings.get("runtime", _DATA_RUNTIMES[0]) not in _DATA_RUNTIMES
 
     def _trainings_now(self) -> float:
         """Return how many trainings may run: one slot stays free while trials without training are still to come."""

@@ -26,7 +26,7 @@ from ..compute.executors.deduplicate import SharingExecutor
 from ..compute.executors.local import LocalExecutor
 from ..core.config import Config, EngineConfig
 from ..core.device import physical_cores
-from ..core.errors import QuantTaaSError, StoreError
+from ..core.errors import QuantTaaSError, StoreError, Unreadable
 from ..core.records.study import StudyRecord
 from ..store import open_store
 from ..store.base import Store
@@ -125,13 +125,16 @@ class Resident:
         data = records.read_study_bytes(store, study_id)
         if hashlib.sha256(data).hexdigest() != ticket.sha256:
             raise QuantTaaSError("its study.json is not the one that was handed over")
-        record = StudyRecord.of(json.loads(data))
+        record = records.parse_study(data, study_id)
         lease = Lease(store, study_id, uuid.uuid4().hex, self._name, self._config.lease_seconds)
         if not lease.take():
             holder = read_lease(store, study_id)
             log.info("study %s is driven by %s", study_id, holder.engine if holder else "another engine")
             return False
         records.dequeue(store, record.cluster, study_id)
+        if ticket.mark and not records.mark_served(store, study_id, ticket.mark, self._name):
+            lease.release()
+            raise QuantTaaSError("its ticket was served before")
         if ticket.is_resume:
             records.clear_cancel(store, study_id)
         thread = threading.Thread(
@@ -153,6 +156,10 @@ class Resident:
             except StoreError as error:
                 log.warning("the study goes on once its store answers again: %s", error)
                 is_ours = self._hold_again(lease)
+            except Unreadable as error:
+                log.warning("%s", error)
+                lease.release()
+                return
             except Exception:
                 log.exception("the study could not be ended well; its lease is given back")
                 with contextlib.suppress(QuantTaaSError):

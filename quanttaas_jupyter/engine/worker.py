@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import os
 import threading
 import time
@@ -11,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import StoreError
+from ..compute.executors.local import output_of
+from ..core.errors import DamagedBlob, StoreError
 from ..core.failures import explain
 from ..core.memory import Peak
 from ..core.records.stage import StageResult
 from ..store import open_store
 from ..study_store import stage_cache
+from . import output
 
 STARTED = "\x02"
 """First line that a stage reports, when it has left the queue."""
@@ -27,7 +30,16 @@ _WATCH_SECONDS = 1.0
 
 def begin(parent: int) -> None:
     """Prepare a worker of this machine's engine, which ends when the engine does, however that ended."""
+    output.lead_a_group()
+    # Into the output of the stage that runs then.
+    faulthandler.enable()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    prepare()
+
+
+def prepare_on_cluster() -> None:
+    """Prepare a worker on a machine of a cluster."""
+    stage_cache.rely_on_store()
     prepare()
 
 
@@ -43,8 +55,12 @@ def prepare() -> None:
 
 def run_with_file(job: dict[str, Any], threads: int, progress: str) -> dict[str, Any]:
     """Run a stage as ``run`` does, and append the lines for the log to the file ``progress``."""
-    with Path(progress).open("a", encoding="utf-8", buffering=1) as stream:
-        return run(job, threads, lambda line: print(line, file=stream))
+    place = Path(progress)
+    with place.open("a", encoding="utf-8", buffering=1) as stream, output.captured(output_of(place)):
+        try:
+            return run(job, threads, lambda line: print(line, file=stream))
+        finally:
+            output.end_leftovers()
 
 
 def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dict[str, Any]:
@@ -81,6 +97,8 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
         result = dataclasses.replace(made, began=began, seconds=seconds, peak_bytes=memory.bytes)
         # Cached before it is reported, so that later requests find it.
         stage_cache.keep(context.store, job["key"], result)
+    except DamagedBlob as error:
+        return {"error": explain(error)}
     except StoreError as error:
         return {"error": explain(error), "is_passing": True}
     except Exception as error:
@@ -91,4 +109,4 @@ def run(job: dict[str, Any], threads: int, report: Callable[[str], None]) -> dic
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
-    os._exit(1)
+    output.end_group()

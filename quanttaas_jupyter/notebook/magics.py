@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -12,20 +13,22 @@ from typing import Any, cast
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
-from IPython.utils.process import arg_split
 
 from ..client import api
 from ..client.study import Study
 from ..core import catalogue
 from ..core.errors import NotFound, QuantTaaSError, did_you_mean
 from ..core.failures import one_line
+from ..core.magic_line import Quoted, split
 from ..core.recipe import from_yaml
 from ..core.variable_names import MagicError, check_variable, parse
 from ..views.format import clock, variable
 from . import cluster_commands, completion
+
+_split = split
 
 Command = Callable[..., Any]
 
@@ -91,6 +94,8 @@ TRIAL = argument("trial", metavar="TRIAL", help="name of the trial, such as prun
 STORE = argument("--store", metavar="URI", help="where studies live; the configured store when left out")
 
 
+FORCE = argument("--force", action="store_true", help="take it from an engine that does not answer")
+TRUSTED = argument("--trusted", action="store_true", help="run code of the person who wrote it, as you")
 OUT_STUDY = argument("-o", "--out", metavar="VAR", help="variable to keep the study in")
 OUT_MODEL = argument("-o", "--out", metavar="VAR", help="variable for the model; left out, the trial names it")
 
@@ -184,11 +189,11 @@ class QuantTaaSMagics(Magics):
         study.cancel()
         print(f"Cancelling study {study.id}; what it measured so far stays.")
 
-    @command(STUDY, STORE)
+    @command(STUDY, STORE, TRUSTED, FORCE)
     def resume(self, args: Namespace) -> None:
         """Continue a study that was cancelled or interrupted."""
         study = self._study(args)
-        study.resume()
+        study.resume(**{name: True for name in ("trusted", "force") if getattr(args, name)})
         print(f"Resuming study {study.id}; %quanttaas attach {study.id} shows it.")
 
     @command(STUDY, STORE, argument("--engine", action="store_true", help="what the engine itself logged, as JSON"))
@@ -201,12 +206,12 @@ class QuantTaaSMagics(Magics):
         lines = study.state.log
         print("\n".join(f"{clock(line.time)}  {line.text}" for line in lines) or "Nothing logged yet.")
 
-    @command(STUDY, TRIAL, STORE, OUT_MODEL)
+    @command(STUDY, TRIAL, STORE, OUT_MODEL, TRUSTED)
     def load(self, args: Namespace) -> None:
         """Load a trial's model into the notebook: tensors in, tensors out."""
         _check_variable(args.out)
         study = self._study(args)
-        model = study[args.trial].load()
+        model = study[args.trial].load(trusted=True) if args.trusted else study[args.trial].load()
         key = (study.id, args.trial)
         name = args.out or self._variable_for(key)
         self.shell.push({name: model})
@@ -239,6 +244,7 @@ class QuantTaaSMagics(Magics):
         """Show clusters; start, stop or connect one, or write a template for one."""
         print(cluster_commands.act(args))
 
+    @no_var_expand
     @line_cell_magic
     def quanttaas(self, line: str, cell: str | None = None) -> Any:
         """Run a line or a cell of the magic; the help text replaces this docstring."""
@@ -253,7 +259,7 @@ class QuantTaaSMagics(Magics):
         name, *rest = words
         if name not in COMMANDS:
             raise MagicError(self._unknown_command(name))
-        if {"-h", "--help"} & set(rest):
+        if any(word in ("-h", "--help") and not isinstance(word, Quoted) for word in rest):
             print(COMMANDS[name].__doc__)
             return None
         return COMMANDS[name](self, _parse(name, rest))
@@ -386,35 +392,26 @@ def _check_variable(name: str | None) -> None:
         check_variable(name)
 
 
-def _split(line: str) -> list[str]:
-    try:
-        pieces = arg_split(line, strict=True)
-    except ValueError as error:
-        raise MagicError(f"cannot read {line!r}: {str(error).lower()}") from None
-    words: list[str] = []
-    for piece in pieces:
-        # A blank inside brackets does not end a word: loaders["my test"], (inputs, targets).
-        if words and _depth(words[-1]) > 0:
-            words[-1] += f" {piece}"
-        else:
-            words.append(piece)
-    return [word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word for word in words]
-
-
-def _depth(word: str) -> int:
-    return sum((letter in "([{") - (letter in ")]}") for letter in word)
-
-
 def _parse(name: str, words: list[str]) -> Namespace:
     parser: Any = COMMANDS[name].parser  # type: ignore[attr-defined]
+    # What stood in quotes is no option, whatever it begins with; the parser sees a name in its place.
+    quoted = {f"\0{at}": word for at, word in enumerate(words) if isinstance(word, Quoted) and _is_like_option(word)}
+    given = [f"\0{at}" if f"\0{at}" in quoted else word for at, word in enumerate(words)]
     try:
-        args, rest = parser.parse_known_args(words)
+        args, rest = parser.parse_known_args(given)
     except UsageError as error:
         raise MagicError(f"{error}; see %quanttaas {name} -h") from None
+    for key, value in vars(args).items():
+        setattr(args, key, quoted.get(value, value) if isinstance(value, str) else value)
     if rest:
+        rest = [quoted.get(item, item) for item in rest]
         hint = did_you_mean(rest[0], parser._option_string_actions, f"see %quanttaas {name} -h")
         raise MagicError(f"unknown argument {rest[0]!r}; {hint}")
     return cast(Namespace, args)
+
+
+def _is_like_option(word: str) -> bool:
+    return word.startswith("-") and not re.fullmatch(r"-\d+", word)
 
 
 @contextmanager

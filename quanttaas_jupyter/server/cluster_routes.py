@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from ..compute.clusters import connect, local_engine, local_head
 from ..compute.templates import TEMPLATES, TemplateOptions, render
+from ..core import magic_line
 from ..core.config import load_config
 from . import cluster_list
 from .handler import Handler, protected
@@ -115,8 +116,9 @@ class TemplateHandler(Handler):
         given = {name: self.get_query_argument(name, None) for name in TemplateOptions.model_fields}
         values = {**_EXAMPLE, **{name: value for name, value in given.items() if value is not None}}
         text = render(kind, values)
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-        self.finish({"text": text, "cell": f"%quanttaas cluster template {kind} {options} --out {_FILES[kind]}"})
+        options = {name: str(value) for name, value in values.items()}
+        cell = magic_line.line("cluster", "template", kind, **options, out=_FILES[kind])
+        self.finish({"text": text, "cell": cell})
 
 
 ROUTES: tuple[tuple[str, type[Any]], ...] = (

@@ -14,6 +14,7 @@ from ..compute.clusters import open_cluster, store_for
 from ..core import catalogue
 from ..core.config import load_config
 from ..core.errors import QuantTaaSError, RecipeError
+from ..core.magic_line import variable, word
 from ..core.recipe import Goal, Recipe, complaints, inline
 from ..core.understanding import TASKS
 from ..core.variable_names import check_variable, parse
@@ -24,7 +25,7 @@ from .access_policy import AccessPolicy
 _Text = Annotated[str, Field(max_length=500)]
 _Names = Annotated[list[_Text], Field(max_length=20)]
 
-# Other characters have a meaning for IPython, or for splitting a line into words.
+# Other characters would only be shown as escapes.
 _NAME = re.compile(r"[\w.,:;/+=%@#!?~&*^|][\w .,:;/+=%@#!?~&*^|-]{0,79}")
 _LABEL = re.compile(r"-?\w[\w.]*")
 _FIELDS = {
@@ -121,22 +122,22 @@ def recipe_problems(form: Form) -> Iterator[Problem]:
 def cell(form: Form, policy: AccessPolicy) -> str:
     """Return the cell of the form; for a default recipe a line, since a cell magic must have a body."""
     options = {
-        "--data": _plain(form.data),
-        "--calibration": _plain(form.calibration),
-        "--train": _plain(form.train),
-        "--metric": _plain(form.metric),
-        "--task": form.task,
-        "--labels": ",".join(_parts(form.labels)),
-        "--output": form.output.strip(),
+        "--data": variable(form.data),
+        "--calibration": variable(form.calibration),
+        "--train": variable(form.train),
+        "--metric": variable(form.metric),
+        "--task": _worded(form.task),
+        "--labels": _worded(",".join(_parts(form.labels))),
+        "--output": _worded(form.output.strip()),
         "--batch-dim": _number(form.batch_dim),
         "--ignore-label": _number(form.ignore_label),
-        "--postprocess": _plain(form.postprocess),
-        "--on": "" if form.cluster == policy.clusters()[0] else form.cluster,
-        "--store": _store_option(form),
-        "--name": f'"{form.name.strip()}"' if form.name.strip() else "",
+        "--postprocess": variable(form.postprocess),
+        "--on": "" if form.cluster == policy.clusters()[0] else _worded(form.cluster),
+        "--store": _worded(_store_option(form)),
+        "--name": _worded(form.name.strip()),
         "-o": form.out,
     }
-    words = [_plain(form.model), *(f"{option} {value}" for option, value in options.items() if value)]
+    words = [variable(form.model), *(f"{option} {value}" for option, value in options.items() if value)]
     values = recipe_values(form)
     if values == {"search": "auto"}:
         return f"%quanttaas compress {' '.join(words)}"
@@ -178,15 +179,13 @@ def _problems_of_names(form: Form) -> Iterator[Problem]:
     if not form.data.strip():
         yield Problem("data", "choose the data that judges; without labels use the metric 'agreement'")
     for field in ("model", "data", "train", "calibration", "metric", "postprocess"):
-        yield from _caught(field, partial(_plain, getattr(form, field)))
+        yield from _caught(field, partial(_refuse_signs, getattr(form, field)))
     if form.task and form.task not in TASKS:
         yield Problem("task", f"a task is one of {', '.join(TASKS)}")
     if any(not _LABEL.fullmatch(part) for part in _parts(form.labels)):
         yield Problem("labels", "labels are keys of a batch or positions in it, with commas between them")
     if form.output.strip() and not _LABEL.fullmatch(form.output.strip()):
-        yield Problem(
-            "output", "the output that is judged is the name of an output or its position, such as logits or 0"
-        )
+        yield Problem("output", "the judged output is the name of an output or its position, such as logits or 0")
     if form.name.strip() and not _NAME.fullmatch(form.name.strip()):
         yield Problem("name", "a name has up to 80 letters, digits, blanks and simple signs; no quotes or brackets")
     if form.out:
@@ -212,19 +211,20 @@ def _store_option(form: Form) -> str:
     return "" if given == usual else given
 
 
-def _plain(text: str) -> str:
-    """Return a variable in the form that the magic's line takes; an empty string if none is named.
+def _refuse_signs(text: str) -> None:
+    """Check that a field names a variable that can be read in a cell.
 
     Raises:
-        QuantTaaSError: The text is more than a variable, or holds characters that a line does not take.
+        QuantTaaSError: The text is more than a variable, or holds signs that a cell would only show as escapes.
     """
-    if not text.strip():
-        return ""
-    expression = parse(text)
-    for node in ast.walk(expression):
+    for node in ast.walk(parse(text)) if text.strip() else ():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and not re.fullmatch(r"[\w .-]*", node.value):
             raise QuantTaaSError(f"{text!r} holds signs that a line of a magic does not take; put it into a variable")
-    return ast.unparse(expression)
+
+
+def _worded(text: str) -> str:
+    """Return a text as a word of the line; an empty string if there is none."""
+    return word(text) if text else ""
 
 
 def _number(value: int | None) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from ..core.records.summary import StudySummary
 from ..core.state import ENDED
+from ..study_store.records import is_id
+from ..study_store.summaries import UNREADABLE
 from ..views import format as fmt
 
 
@@ -26,7 +28,7 @@ def line(store: str, summary: StudySummary, now: float) -> dict[str, Any]:
         "words": _words(summary, now),
         "best": _best(summary),
         "frontier": square(summary.frontier, summary.higher_is_better),
-        "can": actions(status),
+        "can": {**actions(status), "delete": actions(status)["delete"] and is_id(summary.id)},
     }
 
 
@@ -55,6 +57,8 @@ def _spread(values: list[float]) -> list[float]:
 
 def _words(summary: StudySummary, now: float) -> str:
     status, total = summary.status, summary.total
+    if status == UNREADABLE:
+        return summary.reason
     if status == "queued":
         return "waiting for an engine"
     if status in ENDED:

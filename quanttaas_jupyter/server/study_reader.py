@@ -119,15 +119,16 @@ class StudyReader:
         measure = partial(deletion.study_size, self.policy.store(study.store), study.id)
         return await self.ask(study, "size", measure, _LONG_PATIENCE)
 
-    async def delete(self, study: Study) -> tuple[int, str]:
-        """Delete a study, and return the bytes freed so far and a sentence.
+    async def delete(self, study_id: str, where: str = "") -> tuple[int, str]:
+        """Delete a study, which need not be readable, and return the bytes freed so far and a sentence.
 
         Raises:
             StudyIsBusy: The study is running.
+            NotFound: No allowed store has the study.
         """
-        store = self.policy.store(study.store)
-        freed = await self.workers.run(store.uri, partial(deletion.remove_study, store, study.id))
-        self._open.pop((store.uri, study.id), None)
+        store = await self._holder(study_id, where)
+        freed = await self.workers.run(store.uri, partial(deletion.remove_study, store, study_id))
+        self._open.pop((store.uri, study_id), None)
         # A sweep reads all studies of the store, which may take minutes.
         sweeping = self.workers.shared(("sweep", store.uri), store.uri, partial(deletion.sweep, store))
         await asyncio.wait([sweeping], timeout=_PATIENCE)
@@ -135,6 +136,14 @@ class StudyReader:
             return freed, f"{fmt.size(freed)} freed; files that no other study needs follow in the background."
         freed += sweeping.result()
         return freed, f"{fmt.size(freed)} freed; files that other studies need, or younger than a day, stay."
+
+    async def _holder(self, study_id: str, where: str) -> Store:
+        """Return the allowed store that holds a study, whether the study can be read or not."""
+        records.checked_id(study_id)
+        for store in [self.policy.store(where)] if where else self.policy.stores().values():
+            if await self.workers.run(store.uri, partial(_holds, store, study_id)):
+                return store
+        raise NotFound(f"no study {study_id} in the stores that this server may use")
 
     def _close_deleted(self, uri: str) -> None:
         """Close open studies that were deleted elsewhere, so that they are not shown from memory."""
@@ -153,6 +162,10 @@ async def _in_time(answer: asyncio.Future[T], store: str, patience: float) -> T:
         return await asyncio.wait_for(answer, patience)
     except asyncio.TimeoutError:
         raise StoreError(f"the store {store} does not answer; asked again, it may") from None
+
+
+def _holds(store: Store, study_id: str) -> bool:
+    return next(store.walk(f"studies/{study_id}"), None) is not None
 
 
 def _open(store: Store, study_id: str) -> Study:

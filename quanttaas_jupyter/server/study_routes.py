@@ -14,10 +14,12 @@ from tornado.iostream import StreamClosedError
 
 from ..client.study import Study
 from ..compute.clusters import local_engine, open_cluster
+from ..core import magic_line
 from ..core.errors import MissingDependency, NotFound, NotTrusted, QuantTaaSError
 from ..store import MissingKey, Store, blobs
 from ..study_store import deletion, records
 from ..views import format as fmt
+from ..views.study_heading import capital
 from .handler import Handler, Refused, protected
 from .study_list import actions, line
 from .study_page import file_name, page
@@ -41,6 +43,10 @@ class _PageQuery(_Where):
 
 class _EventsQuery(_Where):
     after: int = Field(default=0, ge=0)
+
+
+class _CellQuery(_Where):
+    trial: str = Field(default="", max_length=500)
 
 
 class _Resume(BaseModel):
@@ -72,7 +78,7 @@ class StudyHandler(Handler):
     @protected
     async def delete(self, study_id: str) -> None:
         """Delete the study, and return the bytes freed."""
-        freed, words = await self.reader.delete(await self.reader.open(study_id, self.query(_Where).store))
+        freed, words = await self.reader.delete(study_id, self.query(_Where).store)
         self.finish({"bytes": freed, "words": words})
 
 
@@ -100,6 +106,18 @@ class SizeHandler(Handler):
         self.finish({"bytes": size.folder + size.blobs, "words": _words(size)})
 
 
+class CellHandler(Handler):
+    """Route of the cells that stand for what a notebook does with a study."""
+
+    @protected
+    async def get(self, study_id: str) -> None:
+        """Return the cell that shows the study in the notebook, or with a trial the one that loads its model."""
+        asked = self.query(_CellQuery)
+        store = self.reader.policy.store(asked.store).uri if asked.store else ""
+        words = [records.checked_id(study_id), *([asked.trial] if asked.trial else [])]
+        self.finish({"cell": magic_line.line("load" if asked.trial else "attach", *words, store=store)})
+
+
 class CancelHandler(Handler):
     """Route that cancels a study."""
 
@@ -124,16 +142,16 @@ class ResumeHandler(Handler):
         is_trusted = self.body(_Resume).trusted
         opened = await self.reader.open(study_id, self.query(_Where).store)
         state = await self.reader.ask(opened, "look", opened.look)
-        command = f"%quanttaas resume {study_id}"
+        command = magic_line.line("resume", study_id, store=self.query(_Where).store)
         self.reader.policy.cluster(state.cluster)
         if state.cluster == local_engine.CLUSTER and (why := cannot_run()):
             raise Refused(f"{why} Resume study {study_id} from a notebook.", command)
         try:
             await self.reader.act(opened, partial(opened.resume, trusted=is_trusted))
-        except NotTrusted:
+        except NotTrusted as error:
+            why = capital(str(error).partition(";")[0])
             raise Refused(
-                f"Study {study_id} was submitted by {opened.who}; resuming it runs that person's code as you. "
-                "Resume it only if you trust it.",
+                f"{why}; resuming it runs that person's code as you. Resume it only if you trust it.",
                 needs_trust=True,
             ) from None
         except MissingDependency as error:
@@ -207,6 +225,7 @@ ROUTES: tuple[tuple[str, type[Any]], ...] = (
     (ID, StudyHandler),
     (f"{ID}/events", EventsHandler),
     (f"{ID}/weight", SizeHandler),
+    (f"{ID}/cell", CellHandler),
     (f"{ID}/cancel", CancelHandler),
     (f"{ID}/resume", ResumeHandler),
     (f"{ID}/artifacts/([^/]+)", ArtifactHandler),

@@ -28,6 +28,8 @@ def open_store(uri: str | Path | None = None) -> Store:
         StoreError: The kind of store is unknown, or the URI malformed.
     """
     address = str(uri if uri is not None else load_config().store)
+    if not address.strip():
+        raise StoreError("the name of the store is empty; use a folder, such as ~/studies, or gs://bucket/prefix")
     try:
         return _opened(address)
     except (ValueError, RuntimeError) as error:
@@ -38,9 +40,9 @@ def open_store(uri: str | Path | None = None) -> Store:
 def _opened(address: str) -> Store:
     scheme = urlparse(address).scheme if re.match(r"[a-z][a-z0-9+]+://", address) else ""
     if scheme == "":
-        return LocalStore(Path(address))
+        return LocalStore(Path(address), load_config().store_shared)
     if scheme == "file":
-        return LocalStore(Path(unquote(urlparse(address).path)))
+        return LocalStore(Path(unquote(urlparse(address).path)), load_config().store_shared)
     if scheme == "gs":
         return CachedStore(GcsStore(address), _cache_folder())
     raise StoreError(f"unknown kind of store {address!r}; use a folder, such as ~/studies, or gs://bucket/prefix")

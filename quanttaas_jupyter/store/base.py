@@ -7,19 +7,23 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from ..core.errors import QuantTaaSError
+from ..core.errors import QuantTaaSError, Unreadable
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # Called with the bytes sent so far and the total in bytes.
 Progress = Callable[[int, int], None]
+
+MOST_BYTES = 32 << 20
+"""Most bytes under a key that is no blob, which are read at once; ours stay below some megabytes."""
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -47,6 +51,7 @@ class Store(ABC):
 
         Raises:
             MissingKey: The store holds nothing under this key.
+            Unreadable: It is no plain file, or larger than ``most_bytes``.
         """
 
     def read_if_there(self, key: str) -> bytes | None:
@@ -55,6 +60,13 @@ class Store(ABC):
             return self.read(key)
         except MissingKey:
             return None
+
+    def quarantine(self, key: str) -> None:
+        """Move a damaged key below ``damaged/``, so that it can be written again; a missing one is no error."""
+        data = self.read_if_there(key)
+        if data is not None:
+            self.replace(quarantined(key), data)
+            self.delete(key)
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:
@@ -96,6 +108,13 @@ class Store(ABC):
     @abstractmethod
     def folder_size(self, prefix: str) -> int:
         """Return the total number of bytes under all keys below ``prefix``."""
+
+    def size_in_use(self, key: str, seconds: float) -> int | None:
+        """Return the number of bytes under a key as ``size`` does, and touch it if it is older than ``seconds``."""
+        age = self.age(key)
+        if age is not None and age > seconds:
+            self.touch(key)
+        return self.size(key)
 
     def stamp(self, key: str) -> str | None:
         """Return a string that changes whenever the bytes under a key change; an empty one if the key does not exist.
@@ -143,6 +162,21 @@ class Store(ABC):
         """
         with self.as_file(key) as source:
             shutil.copyfile(source, path)
+
+
+def quarantined(key: str) -> str:
+    """Return a key below ``damaged/`` for a damaged one."""
+    return f"damaged/{key.rpartition('/')[2]}-{time.time_ns()}"
+
+
+def most_bytes(key: str) -> int | None:
+    """Return the most bytes that are read at once under a key; None for blobs, which may have any size."""
+    return None if key.startswith("blobs/") else MOST_BYTES
+
+
+def too_large(key: str) -> Unreadable:
+    """Return the error of a key that holds more than ``most_bytes``."""
+    return Unreadable(f"{key} is larger than {MOST_BYTES >> 20} MiB, which nothing of ours is")
 
 
 class Together:
@@ -197,12 +231,17 @@ def opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, int]]:
         yield stream, total
 
 
+def is_key(key: str) -> bool:
+    """Return whether a key has the form that ``Store`` describes."""
+    return _KEY.fullmatch(key) is not None
+
+
 def checked_key(key: str) -> str:
     """Return the key if it is valid.
 
     Raises:
         QuantTaaSError: The key does not have the form that ``Store`` describes.
     """
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise QuantTaaSError(f"{key!r} is no valid key of a store: use letters, digits, '.', '_', '-' and '/'")
     return key

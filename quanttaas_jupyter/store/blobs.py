@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from .base import Progress, Store
+from ..core.errors import DamagedBlob, StoreError
+from . import verified
+from .base import MissingKey, Progress, Store
 
-_CHUNK = 1 << 20
-"""Bytes read at once while a file is hashed; chosen, not tuned."""
+_USE_SECONDS = 12 * 3600.0
+"""Age in seconds at which a blob in use is touched: half of the grace of ``study_store.deletion``."""
+_EMPTY = hashlib.sha256().hexdigest()
 _SMALL = 8 << 20
 """Bytes up to which a blob is sent in one request, larger ones in chunks; equal to ``gcs.CHUNK``."""
 
 
 def put_file(store: Store, path: Path, progress: Progress | None = None) -> str:
     """Store a file, unless the store already has its bytes, and return its SHA-256 digest."""
-    sha = _digest_of(path)
+    sha = verified.digest_of(path)
     store.create_from(_key(sha), path, progress)
     return sha
 
 
 def give_file(store: Store, path: Path, progress: Progress | None = None) -> str:
     """Store a file that nobody changes from then on, as ``put_file`` does; a local store links it."""
-    sha = _digest_of(path)
+    sha = verified.digest_of(path)
     store.adopt(_key(sha), path, progress)
     return sha
 
@@ -34,7 +38,11 @@ def put_bytes(store: Store, data: bytes, progress: Progress | None = None) -> st
     if len(data) > _SMALL:
         store.create_from(_key(name), data, progress)
         return name
-    if store.size(_key(name)) is None:
+    present = store.size(_key(name))
+    if present is not None and present != len(data):
+        store.quarantine(_key(name))
+        present = None
+    if present is None:
         store.create(_key(name), data)
     else:
         store.touch(_key(name))
@@ -44,34 +52,86 @@ def put_bytes(store: Store, data: bytes, progress: Progress | None = None) -> st
 
 
 def get_bytes(store: Store, sha: str) -> bytes:
-    """Return the bytes of a blob.
+    """Return the bytes of a blob, which match its name.
 
     Raises:
         MissingKey: The store does not hold the blob.
+        DamagedBlob: The bytes do not match its name.
     """
-    return store.read(_key(sha))
+    with _healed(store, sha):
+        data = store.read(_key(sha))
+        if hashlib.sha256(data).hexdigest() != sha:
+            raise DamagedBlob(sha)
+    return data
 
 
 def blob_file(store: Store, sha: str) -> AbstractContextManager[Path]:
-    """Return a context manager that yields a blob as a read-only local file.
+    """Return a context manager that yields a blob as a read-only local file, whose bytes match its name.
+
+    Entering it reads a file that this process has not read before. A file that others could change after that is copied
+    first.
 
     Raises:
         MissingKey: The store does not hold the blob.
+        DamagedBlob: The bytes do not match its name.
     """
-    return store.as_file(_key(sha))
+    # Not in the context: a missing blob is told at once.
+    try:
+        file = store.as_file(_key(sha))
+    except MissingKey:
+        _tell_damage(store, sha)
+        raise
+    return _verified_file(store, sha, file)
+
+
+@contextmanager
+def _verified_file(store: Store, sha: str, file: AbstractContextManager[Path]) -> Iterator[Path]:
+    with ExitStack() as stack:
+        with _healed(store, sha):
+            path = stack.enter_context(file)
+            if verified.can_change(path):
+                path = stack.enter_context(verified.private_copy(path))
+            if not verified.is_verified(path, sha):
+                raise DamagedBlob(sha)
+        yield path
+
+
+@contextmanager
+def _healed(store: Store, sha: str) -> Iterator[None]:
+    """Move a blob away that turns out to be damaged, so that it can be written again, and say so."""
+    try:
+        yield
+    except MissingKey:
+        _tell_damage(store, sha)
+        raise
+    except DamagedBlob:
+        try:
+            store.quarantine(_key(sha))
+        except StoreError as error:
+            raise _damaged(store, sha, f"it could not be set aside ({error})") from None
+        raise _damaged(store, sha) from None
+
+
+def _tell_damage(store: Store, sha: str) -> None:
+    """Raise DamagedBlob if a missing blob was set aside earlier, and not made again since."""
+    if next(iter(store.list("damaged", after=f"{sha}-")), "").startswith(f"{sha}-"):
+        raise _damaged(store, sha)
+
+
+def _damaged(store: Store, sha: str, where: str = "it was set aside") -> DamagedBlob:
+    return DamagedBlob(
+        f"blob {sha[:12]} of the store {store.uri} is damaged: its bytes do not match its name; {where}. "
+        "Submitting or resuming the study makes it again"
+    )
 
 
 def has_blob(store: Store, sha: str) -> bool:
-    """Return whether the store holds a blob."""
-    return store.size(_key(sha)) is not None
+    """Return whether the store holds a blob, and keep a sweep from taking it for long enough to use it.
 
-
-def _digest_of(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            sha.update(chunk)
-    return sha.hexdigest()
+    An empty file is what a crash left, unless the blob is empty.
+    """
+    size = store.size_in_use(_key(sha), _USE_SECONDS)
+    return size is not None and (size > 0 or sha == _EMPTY)
 
 
 def _key(sha: str) -> str:

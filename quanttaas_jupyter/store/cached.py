@@ -15,13 +15,14 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from ..core.errors import StoreError
+from ..core.errors import DamagedBlob, StoreError
+from . import verified
 from .base import MissingKey, Progress, R, Store, T, opened
 
 BOUND = 20 * 10**9
 """Bytes of blobs that the cache keeps; chosen, not tuned. A smaller bound causes more downloads."""
 YOUNG_SECONDS = 300.0
-"""Seconds since the last use in which a blob is not evicted, since its reader may open it soon; chosen, not tuned."""
+"""Seconds since the last use, known to the half of it, in which a blob is not evicted; chosen, not tuned."""
 
 _BLOB = re.compile(r"blobs/([0-9a-f]{64})")
 _LOCKS = ".locks"
@@ -107,6 +108,10 @@ class CachedStore(Store):
         """Return the number of bytes under a key of the inner store."""
         return self.inner.size(key)
 
+    def size_in_use(self, key: str, seconds: float) -> int | None:
+        """Return the size of a key of the inner store, and touch it there if it is old."""
+        return self.inner.size_in_use(key, seconds)
+
     def age(self, key: str) -> float | None:
         """Return the age in seconds of a key of the inner store."""
         return self.inner.age(key)
@@ -118,6 +123,14 @@ class CachedStore(Store):
     def stamp(self, key: str) -> str | None:
         """Return the stamp that the inner store gives to a key."""
         return self.inner.stamp(key)
+
+    def quarantine(self, key: str) -> None:
+        """Drop a damaged copy; the blob itself is verified by the next download."""
+        sha = _sha(key)
+        if sha and self._path(sha).exists():
+            self._drop(key)
+        else:
+            self.inner.quarantine(key)
 
     def touch(self, key: str) -> None:
         """Set the age of a key in the inner store to zero."""
@@ -186,7 +199,9 @@ class CachedStore(Store):
             return None
         try:
             _mark_open(stream)
-            os.utime(path)
+            # Not at each use: a file with another time of modification is verified again.
+            if os.fstat(stream.fileno()).st_mtime < time.time() - YOUNG_SECONDS / 2:
+                os.utime(path)
             if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
                 return stream
         except FileNotFoundError:
@@ -202,11 +217,11 @@ class CachedStore(Store):
         with self._temporary() as temporary:
             self.inner.download(f"blobs/{sha}", temporary)
             if not _holds(temporary, sha):
-                raise StoreError(
-                    f"blob {sha[:12]} of the store {self.uri} is damaged: its bytes do not match its name; "
-                    "delete it there, then resume the study or submit it again"
+                raise DamagedBlob(
+                    f"blob {sha[:12]} of the store {self.uri} is damaged: its bytes do not match its name"
                 )
             os.replace(temporary, self._path(sha))
+            verified.remember(self._path(sha), sha)
 
     def _keep(self, key: str, source: Path | bytes) -> None:
         """Copy a blob that the store holds into the folder; failures are ignored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingDependency, QuantTaaSError, StoreError
-from .base import Counted, MissingKey, Progress, R, Store, T, checked_key, opened
+from .base import Counted, MissingKey, Progress, R, Store, T, checked_key, most_bytes, opened, quarantined, too_large
 
 DEADLINE = 60.0
 """Seconds for which a failing request is retried; chosen, not tuned. A longer one delays the error message."""
@@ -122,16 +123,27 @@ class GcsStore(Store):
     def age(self, key: str) -> float | None:
         """Return the seconds since an object was written or touched, or None if it does not exist."""
         blob = self._metadata_of(key)
+        return None if blob is None else _age(blob)
+
+    def size_in_use(self, key: str, seconds: float) -> int | None:
+        """Return the size of an object, and touch it if it is old; both take one request."""
+        blob = self._metadata_of(key)
         if blob is None:
             return None
-        touched = float((blob.metadata or {}).get(_TOUCHED, 0))
-        # A clock that is behind Google's must not make anything younger than now.
-        return max(0.0, time.time() - max(float(blob.updated.timestamp()), touched))
+        if _age(blob) > seconds:
+            self.touch(key)
+        return int(blob.size)
 
     def folder_size(self, prefix: str) -> int:
         """Return the total size in bytes of all objects below ``prefix``."""
         pages = self._pages(self._name(prefix) + "/", "items(name,size),nextPageToken")
         return sum(int(item.size) for items, _ in pages for item in items)
+
+    def quarantine(self, key: str) -> None:
+        """Rename a damaged object."""
+        with self._translated_errors("write to"), suppress(_errors().NotFound):
+            found = self._object(key)
+            found.bucket.rename_blob(found, self._name(quarantined(key)), **self._patience())
 
     def touch(self, key: str) -> None:
         """Write the current time into the metadata of an object; without permission to write, do nothing."""
@@ -145,7 +157,11 @@ class GcsStore(Store):
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
         """Upload a file or bytes, unless the object exists; an existing object is only touched."""
         with opened(source) as (stream, total):
-            if self.size(key) is not None:
+            present = self.size(key)
+            if present is not None and present != total and key.startswith("blobs/"):
+                self.quarantine(key)
+                present = None
+            if present is not None:
                 self.touch(key)
             else:
                 with self._translated_errors("write to"):
@@ -190,14 +206,14 @@ class GcsStore(Store):
         Raises:
             MissingKey: The object does not exist.
         """
-        found = self._object(key)
+        found, stream = self._object(key), _Bounded(key)
         with self._translated_errors("read"):
             try:
-                data = found.download_as_bytes(checksum="crc32c", **self._patience())
+                found.download_to_file(stream, checksum="crc32c", **self._patience())
             except _errors().NotFound:
                 self._require_bucket()
                 raise MissingKey(key) from None
-        return data, int(found.generation)
+        return stream.getvalue(), int(found.generation)
 
     def _present(self, key: str) -> tuple[bytes | None, int]:
         """Return the bytes of an object and their generation; None and 0 if it does not exist."""
@@ -314,6 +330,31 @@ class GcsStore(Store):
             if reason is None:
                 raise
             raise StoreError(f"cannot {action} the store {self.uri}: {reason}") from None
+
+
+class _Bounded(io.BytesIO):
+    """Bytes of an object, which may not be more than a store reads at once."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self._key, self._most = key, most_bytes(key)
+
+    def write(self, data: Any) -> int:
+        """Take some bytes.
+
+        Raises:
+            Unreadable: There are too many.
+        """
+        if self._most is not None and self.tell() + len(data) > self._most:
+            raise too_large(self._key)
+        return super().write(data)
+
+
+def _age(blob: Any) -> float:
+    """Return the seconds since an object was written or touched."""
+    touched = float((blob.metadata or {}).get(_TOUCHED, 0))
+    # A clock that is behind Google's must not make anything younger than now.
+    return max(0.0, time.time() - max(float(blob.updated.timestamp()), touched))
 
 
 @lru_cache(maxsize=1)

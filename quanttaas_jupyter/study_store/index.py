@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from ..core.errors import Unreadable
 from ..core.records.summary import StudySummary
 from ..core.state import ENDED
 from ..store.base import Store
-from .records import read_summary, resolve_summary_status
+from .records import is_id, read_summary, resolve_summary_status
+from .summaries import unreadable
 
 _TURN = 8
 """Studies at rest that are read again at each update; chosen, not tuned. More find a resume elsewhere sooner."""
@@ -78,6 +80,16 @@ class StudyIndex:
         return {name for name in names if name not in resting}.union(in_turn, self._suspects)
 
     def _seen(self, name: str, is_due: bool) -> _Entry:
+        try:
+            return self._looked_at(name, is_due)
+        except Unreadable as error:
+            # One study must never hide the others.
+            broken = unreadable(name, f"study {name} cannot be read: {error}")
+            return _Entry(broken, broken, "")
+
+    def _looked_at(self, name: str, is_due: bool) -> _Entry:
+        if not is_id(name):
+            raise Unreadable("its folder's name is no id")
         entry, stamp = self._entries.get(name), self._store.stamp(f"studies/{name}/summary.json")
         if entry is not None and stamp is None and not is_due:
             return entry

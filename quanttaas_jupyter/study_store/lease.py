@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ..core.errors import StoreError
+import psutil
+
+from ..core.errors import StoreError, Unreadable
 from ..store.base import MissingKey, Store
+from . import door, shapes
 
 SECONDS = 30.0
 """Seconds for which a lease is held; chosen, not tuned. A longer one delays the takeover from a dead engine."""
+_FARTHEST = 2 * 3600.0
+"""Seconds in the future beyond which no engine writes a lease: twice the longest one, so that clocks may differ."""
+_PATIENCE = 45.0
+"""Seconds in which an engine with the usual lease renews it four times; chosen, not tuned."""
 _RENEWALS = 3
 """Renewals in the time of a lease, so that two of them may fail before it runs out."""
 
@@ -27,8 +35,8 @@ class LeaseInfo:
     until: float
 
     def is_held(self, now: float) -> bool:
-        """Return whether the lease has not run out."""
-        return self.until > now
+        """Return whether the lease has not run out; one that reaches far into the future is broken, and not held."""
+        return now < self.until <= now + _FARTHEST
 
 
 class Lease:
@@ -89,12 +97,35 @@ class Lease:
         return True
 
 
+def break_silent(store: Store, study_id: str, patience: float = _PATIENCE) -> bool:
+    """Give a lease back that its engine does not renew, and return whether nobody holds it then.
+
+    An engine of this machine whose process is gone is not waited for; others have ``patience`` seconds to renew.
+    """
+    known = read_lease(store, study_id)
+    if known is None or not known.is_held(time.time()):
+        return True
+    present = store.read(lease_key(study_id))
+    host, _, pid = known.engine.rpartition(":")
+    is_gone = host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid))
+    until = time.monotonic() + (0.0 if is_gone else patience)
+    while time.monotonic() < until and known.is_held(time.time()):
+        time.sleep(min(1.0, patience))
+        if store.read_if_there(lease_key(study_id)) != present:
+            return False
+    over = json.dumps({"owner": known.owner, "engine": known.engine, "until": 0.0}).encode()
+    return store.swap(lease_key(study_id), over, present)
+
+
 def read_lease(store: Store, study_id: str) -> LeaseInfo | None:
     """Return the lease of a study, held or run out, or None if the study never had one."""
     try:
         return _parse(store.read(lease_key(study_id)))
     except MissingKey:
         return None
+    except Unreadable:
+        # Such as a folder or a pipe in its place.
+        return LeaseInfo("", "", 0.0)
 
 
 def lease_key(study_id: str) -> str:
@@ -103,8 +134,9 @@ def lease_key(study_id: str) -> str:
 
 
 def _parse(data: bytes) -> LeaseInfo:
+    """Return the content of a lease; one that cannot be read is held by nobody."""
     try:
-        values = json.loads(data)
-        return LeaseInfo(str(values["owner"]), str(values["engine"]), float(values["until"]))
-    except (ValueError, KeyError, TypeError):
+        values = door.parsed(data, shapes.LEASE)
+    except Unreadable:
         return LeaseInfo("", "", 0.0)
+    return LeaseInfo(values["owner"], values["engine"], float(values["until"]))

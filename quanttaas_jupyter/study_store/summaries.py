@@ -13,6 +13,36 @@ _FRONTIER_POINTS = 24
 _REASON_LENGTH = 200
 """Most characters of a failure's reason in a summary; chosen, not tuned."""
 
+UNREADABLE = "unreadable"
+"""Status of a study in lists whose record or events cannot be read."""
+
+
+def unreadable(study_id: str, reason: str) -> StudySummary:
+    """Return the line of a study that cannot be read; nothing in it comes from the study's content."""
+    # Names of folders may hold bytes that are no text.
+    shown = study_id.encode("utf-8", "backslashreplace").decode()
+    return StudySummary(
+        id=shown,
+        name=shown,
+        created=0.0,
+        cluster="",
+        model="",
+        status=UNREADABLE,
+        seq=0,
+        total=0,
+        done=0,
+        failed=0,
+        cut=0,
+        best="",
+        ended=None,
+        reason=reason.encode("utf-8", "backslashreplace").decode()[:_REASON_LENGTH],
+        metric="metric",
+        higher_is_better=True,
+        minimize="size",
+        recommended=None,
+        frontier=(),
+    )
+
 
 def summary_of(record: StudyRecord, state: StudyState) -> StudySummary:
     """Return the summary of a study, which can be rebuilt from its record and events at any time."""

@@ -59,7 +59,7 @@ class FakeStudy(Study):
     def cancel(self) -> None:
         self.calls.append("cancel")
 
-    def resume(self, trusted: bool = False) -> FakeStudy:
+    def resume(self, trusted: bool = False, force: bool = False) -> FakeStudy:
         self.calls.append("resume")
         return self
 

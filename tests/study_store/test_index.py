@@ -85,11 +85,15 @@ def test_a_suspect_is_asked_for_its_place_in_the_queue_at_once(store: Store) -> 
     assert statuses(index) == {"abcd1234": "queued"}
 
 
-def test_a_study_without_a_summary_is_rebuilt_and_a_broken_one_left_out(store: Store) -> None:
+def test_a_study_without_a_summary_is_rebuilt_and_a_broken_one_is_a_line_that_says_so(store: Store) -> None:
     make(store, "abcd1234", end=None).append("finished", recommendation="all good")
     store.replace("studies/broken00/study.json", b"{")
     store.replace("studies/half0000/lease.json", b"{}")
-    assert statuses(StudyIndex(store)) == {"abcd1234": "finished"}
+    assert statuses(StudyIndex(store)) == {
+        "abcd1234": "finished",
+        "broken00": "unreadable",
+        "half0000": "unreadable",
+    }
 
 
 def test_of_ended_studies_in_a_bucket_only_a_few_are_read_again(

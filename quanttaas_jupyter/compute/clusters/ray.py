@@ -106,7 +106,7 @@ class RayCluster:
             ClusterError: As ``ensure_engine``.
         """
         engine = self.ensure_engine(store.uri)["engine"]
-        ticket = {"study": study_id, "sha256": sha256, "resume": is_resume, "time": time.time()}
+        ticket = {"study": study_id, "sha256": sha256, "resume": is_resume, **tickets.stamp()}
         place = {"store": store.uri, "cluster": self.name, "engine": engine}
         records.enqueue(store, self.name, study_id, tickets.sign({**ticket, **place}))
 
@@ -134,16 +134,20 @@ class RayCluster:
             ClusterError: As ``ensure_engine``.
         """
         ticket = records.read_ticket(store, self.name, study_id)
-        if ticket is None or ticket.get("key") != tickets.public_key():
+        # Verified, since it may be signed anew below: anybody can write this user's public key into a ticket.
+        if ticket is None or not tickets.is_signed_by(ticket, tickets.public_key()):
             return
-        if self.ensure_engine(store.uri)["engine"] != ticket.get("engine"):
+        place = {"study": study_id, "store": store.uri, "cluster": self.name}
+        if {**ticket, **place} != ticket:
+            return
+        if self.ensure_engine(store.uri)["engine"] != ticket.get("engine") or tickets.is_expired(ticket):
             # The settings or this package changed after the ticket was written.
             self.submit(store, study_id, str(ticket["sha256"]), bool(ticket["resume"]))
 
     def is_mine(self, store: Store, study_id: str) -> bool:
         """Return whether the study is queued with a ticket of this user."""
         ticket = records.read_ticket(store, self.name, study_id)
-        return ticket is not None and ticket.get("key") == tickets.public_key()
+        return ticket is not None and tickets.is_signed_by(ticket, tickets.public_key())
 
     def engine_log(self, store: str) -> str:
         """Return the output of all engines of this user and store that the cluster still knows.

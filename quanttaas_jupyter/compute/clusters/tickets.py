@@ -7,14 +7,35 @@ Bernstein et al., "High-speed high-security signatures", 2011). A ticket names t
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import os
-from pathlib import Path
+import secrets
+import time
 from typing import Any
 
-from ...core.config import load_config
+from ...core import identity
 from ...core.errors import MissingDependency
+
+LIFETIME = 7 * 24 * 3600.0
+"""Seconds for which a ticket counts; chosen, not tuned. A client that follows its study writes a new one after that."""
+_AHEAD = 3600.0
+"""Seconds that the clock of the machine that signed may be ahead; chosen, not tuned."""
+
+
+def stamp() -> dict[str, Any]:
+    """Return what makes a ticket the only one of its kind: the time, and a random ``nonce``."""
+    return {"time": time.time(), "nonce": secrets.token_hex(16)}
+
+
+def is_expired(ticket: dict[str, Any]) -> bool:
+    """Return whether a ticket is too old, from the future, or says no time."""
+    age = time.time() - float(ticket.get("time", 0.0))
+    return not -_AHEAD < age < LIFETIME
+
+
+def mark(ticket: dict[str, Any]) -> str:
+    """Return a name of a signed ticket, under which an engine notes that it was served."""
+    return hashlib.sha256(str(ticket["signature"]).encode()).hexdigest()
 
 
 def public_key() -> str:
@@ -57,14 +78,4 @@ def _private_key() -> Any:
         raise MissingDependency(
             "clusters need the package cryptography: pip install 'quanttaas-jupyter[ray]'"
         ) from None
-    path = Path(load_config().runtime_dir) / "signing.key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(Ed25519PrivateKey.generate().private_bytes_raw())
-        # If another kernel was first, its key stays.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-        temporary.unlink()
-    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    return Ed25519PrivateKey.from_private_bytes(identity.secret())

@@ -36,10 +36,14 @@ class StageCall:
 
 
 class WorkerDied(RuntimeError):
-    """The worker process ended before its stage; ``hint`` names the usual cause, ``attempts`` how often to try."""
+    """The worker process ended before its stage; ``hint`` says what to do, ``attempts`` how often to try."""
 
-    hint = "probably out of memory; use fewer slots, or a smaller max_samples"
+    hint = "see the log of the engine: %quanttaas logs ID --engine"
     attempts = 2
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint or self.hint
 
 
 class KilledForMemory(WorkerDied):

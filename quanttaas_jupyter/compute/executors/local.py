@@ -23,7 +23,8 @@ from loky.process_executor import ProcessPoolExecutor
 
 from ...core.device import Device, this_device
 from ...core.memory import free_bytes, killed_for_memory
-from .base import KilledForMemory, StageCall, StageTimeout, WorkerDied
+from . import worker_end
+from .base import StageCall, StageTimeout
 
 _TICK = 0.1
 """Seconds between two checks for progress and timeouts; chosen, not tuned. Shorter ones cost processor time."""
@@ -162,6 +163,7 @@ class LocalExecutor:
                 future.add_done_callback(partial(self._finish, slot, job))
             for slot in running:
                 self._pass_on_progress(slot)
+                worker_end.bound(self._output(slot))
 
     def _next(self) -> _Job | None:
         """Return the next job by priority, or None; an exclusive one if nothing runs or is due before it."""
@@ -195,6 +197,7 @@ class LocalExecutor:
         job.killed_before = killed_for_memory()
         try:
             self._progress_file(slot).write_bytes(b"")
+            self._output(slot).unlink(missing_ok=True)
             return slot, job, self._sent(slot, job)
         except Exception as error:
             failed: Future[dict[str, Any]] = Future()
@@ -217,6 +220,10 @@ class LocalExecutor:
     def _finish(self, slot: _Slot, job: _Job, done: Future[dict[str, Any]]) -> None:
         self._pass_on_progress(slot, job)
         error = job.ended_because or (CancelledError() if done.cancelled() else done.exception())
+        # Read before the slot is free: the next stage writes into the same file.
+        died = (
+            worker_end.why_died(error, self._output(slot), killed_for_memory() > job.killed_before) if error else None
+        )
         with self._changed:
             if error is not None:
                 self._end_worker(slot, job.duty)
@@ -224,10 +231,8 @@ class LocalExecutor:
             self._changed.notify_all()
         if error is None:
             job.future.set_result(done.result())
-        elif isinstance(error, (CancelledError, StageTimeout)):
-            job.future.set_exception(error)
         else:
-            job.future.set_exception(_why_died(job, error))
+            job.future.set_exception(error if isinstance(error, (CancelledError, StageTimeout)) else died)
 
     def _stop_hung(self, running: list[_Slot]) -> None:
         for slot in running:
@@ -251,11 +256,15 @@ class LocalExecutor:
     def _end_worker(self, slot: _Slot, duty: str) -> None:
         worker = slot.workers.pop(duty, None)
         if worker is not None:
+            pids = list(worker._processes or ())
             # Joining from a callback of the pool's own thread would wait for itself.
-            threading.Thread(target=worker.shutdown, kwargs={"wait": True, "kill_workers": True}, daemon=True).start()
+            threading.Thread(target=_end_for_good, args=(worker, pids), daemon=True).start()
 
     def _progress_file(self, slot: _Slot) -> Path:
         return Path(self._scratch.name) / str(slot.index)
+
+    def _output(self, slot: _Slot) -> Path:
+        return output_of(self._progress_file(slot))
 
     def _pass_on_progress(self, slot: _Slot, job: _Job | None = None) -> None:
         job = job or slot.job
@@ -269,7 +278,11 @@ class LocalExecutor:
                 job.report(line)
 
 
-def _why_died(job: _Job, error: BaseException) -> WorkerDied:
-    if killed_for_memory() > job.killed_before:
-        return KilledForMemory("the system ended its worker process for want of memory")
-    return WorkerDied(f"its worker process ended ({type(error).__name__})")
+def output_of(progress: Path) -> Path:
+    """Return the file beside that of a stage's progress in which its worker may keep its output."""
+    return progress.with_name(f"{progress.name}.out")
+
+
+def _end_for_good(worker: Any, pids: list[int]) -> None:
+    worker.shutdown(wait=True, kill_workers=True)
+    worker_end.end_groups(pids)

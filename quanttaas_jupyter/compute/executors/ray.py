@@ -24,7 +24,7 @@ from ...core.config import Prices, SlotConfig
 from ...core.device import Device
 from ...core.errors import ClusterError
 from ...core.failures import last_line
-from .base import NodeLost, StageCall, StageTimeout, WorkerDied
+from .base import KilledForMemory, NodeLost, StageCall, StageTimeout, WorkerDied
 from .ray_slots import Fleet, Job, Slot
 from .ray_worker import Run, StageWorker
 
@@ -487,7 +487,7 @@ def _death(node: str, nodes: list[dict[str, Any]], error: BaseException | None) 
 
     text = " ".join(str(error).split())
     if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
-        return WorkerDied("its worker process ran out of memory")
+        return KilledForMemory("its worker process ran out of memory")
     with contextlib.suppress(Exception):
         nodes = [node for node in ray.nodes() if node["Alive"]]
     if node not in {node["NodeID"] for node in nodes} or "its node has died" in text:

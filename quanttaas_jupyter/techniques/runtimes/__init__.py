@@ -103,6 +103,10 @@ class Runtime(Protocol):
         """Return why artifacts cannot run on this machine, or an empty string if they can."""
         return ""
 
+    def why_code(self, path: Path) -> str:
+        """Return why loading an artifact may run code of the person who wrote it; an empty string if it is data."""
+        return ""
+
     def open_graph(self, path: Path, threads: int, names: Sequence[str]) -> Session:
         """Load an artifact's graph, which is evaluated instead of the artifact on machines that cannot run it."""
         return self.open(path, threads, names)

@@ -65,6 +65,12 @@ class TorchExport(Runtime):
 
         return run
 
+    def why_code(self, path: Path) -> str:
+        """Return what of a file is on no list of plain graphs and weights; ``torch.export.load`` evaluates much."""
+        from .plain_program import why_code
+
+        return why_code(path)
+
     def layers(self, path: Path) -> Layers:
         """Count the calls with weights, and those with narrow weights."""
         from .torch_graph import summarize
