@@ -29,12 +29,7 @@ AMOUNT, NEAR = 0.3, 0.05
 LEAST_DB = {"fp16": 30.0, "int8": 15.0}
 _SIZES = (3, 8)
 
-DOES_NOT_APPLY: tuple[tuple[str, str, str], ...] = (
-    ("EmbeddingBag", "int8", "the bag is exported as a Loop, whose body ONNX Runtime's quantizer breaks"),
-)
-"""Architecture, technique and why the technique cannot serve it; nothing else may be missing from the table."""
-
-OK, NOT_APPLICABLE, FAILS = "ok", "does not apply", "fails"
+OK, FAILS = "ok", "fails"
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Cell:
     Attributes:
         architecture: Its name.
         technique: One of ``TECHNIQUES``, or another quantization on ONNX Runtime.
-        status: ``ok``, ``does not apply`` or ``fails``.
+        status: ``ok`` or ``fails``.
         found: What was measured, or the reason.
         seconds: How long it took.
     """
@@ -92,9 +87,6 @@ def all_cells() -> list[Cell]:
 
 
 def _cell(architecture: Architecture, technique: str, run: Callable[[str], str]) -> Cell:
-    for name, excluded, reason in DOES_NOT_APPLY:
-        if (name, excluded) == (architecture.name, technique):
-            return Cell(name, technique, NOT_APPLICABLE, reason)
     begun = time.perf_counter()
     try:
         status, found = OK, run(technique)
