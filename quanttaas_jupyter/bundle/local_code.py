@@ -18,6 +18,9 @@ from typing import Any
 
 import cloudpickle
 
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
+"""What folders of installed packages are called."""
+
 
 def is_local_module(name: str | None) -> bool:
     """Return whether a module is pickled by value: notebook cells, and files outside the installed packages."""
@@ -83,7 +86,9 @@ def loads(data: bytes) -> Any:
 @cache
 def _is_installed(file: str) -> bool:
     path = Path(file).resolve()
-    return any(path.is_relative_to(folder) for folder in _installed_folders())
+    # Packages of another environment on the path are installed too.
+    is_package = not _PACKAGES.isdisjoint(path.parts)
+    return is_package or any(path.is_relative_to(folder) for folder in _installed_folders())
 
 
 @lru_cache(maxsize=1)

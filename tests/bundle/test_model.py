@@ -1,4 +1,5 @@
 import copy
+import importlib
 import random
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from quanttaas_jupyter.bundle import local_code
 from quanttaas_jupyter.bundle import model as models
 from quanttaas_jupyter.core.errors import ModelError
 from tests.networks import ResidualNet
@@ -116,3 +118,15 @@ def test_attributes_named_like_modules_of_torch_do_not_keep_a_model_from_travell
     loaded = copied(model)
     x = torch.randn(2, 4)
     assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize(("folder", "is_local"), [("site-packages", False), ("dist-packages", False), ("work", True)])
+def test_a_package_of_another_environment_is_installed_and_a_file_beside_the_notebook_is_local(
+    folder: str, is_local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"elsewhere_{folder[0]}"
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / f"{name}.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    assert local_code.is_local_module(name) == is_local
