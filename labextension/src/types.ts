@@ -162,6 +162,8 @@ export interface Point {
   color: string;
   marker: Marker;
   uncertain: boolean;
+  /** Whether it is on the frontier, whose intervals are always drawn. */
+  is_best: boolean;
   /** What hovering says, a line a fact. */
   facts: string;
 }

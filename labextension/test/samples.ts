@@ -4,7 +4,18 @@ import type { Chart, ClusterLine, Form, Point, Service, StudyLine, StudyPage, Tr
 
 export function point(name: string, x: number, y: number): Point {
   const facts = `${name}\naccuracy ${y} %`;
-  return { name, x, y, low: y - 1, high: y + 1, color: '#E69F00', marker: 'circle', uncertain: false, facts };
+  return {
+    name,
+    x,
+    y,
+    low: y - 1,
+    high: y + 1,
+    color: '#E69F00',
+    marker: 'circle',
+    uncertain: false,
+    is_best: false,
+    facts
+  };
 }
 
 export function chart(points: Point[] = []): Chart {

@@ -132,7 +132,8 @@ class Chart:
         _set(self._frontier, x=np.array(xs or [left]), y=np.array(ys or [0.0]), visible=len(scene.frontier) > 1)
 
     def _draw_points(self, scene: Scene, selected: str | None) -> None:
-        barred = [point for point in scene.points if point.low is not None and point.high is not None]
+        wanted = scene.best | {selected}
+        barred = [p for p in scene.points if p.name in wanted and p.low is not None and p.high is not None]
         if barred:
             _set(
                 self._bars,

@@ -203,7 +203,7 @@ def _draw_points(axes: Any, scene: Scene) -> None:
     if xs:
         axes.plot(xs, ys, color=INK, linewidth=1.2, alpha=0.75)
     for point in scene.points:
-        if point.low is not None and point.high is not None:
+        if point.name in scene.best and point.low is not None and point.high is not None:
             axes.plot([point.x] * 2, [point.low, point.high], color=point.color, linewidth=1.1, alpha=0.6)
     if scene.preview:
         axes.plot(*scene.preview, "o", ms=7.5, mfc="none", mec=INK, mew=1.3)

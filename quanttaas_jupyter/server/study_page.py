@@ -76,7 +76,7 @@ def _chart(scene: Scene, log: bool) -> dict[str, Any]:
     return {
         "axis": scene.axis,
         "log": log,
-        "points": [_point(point) for point in scene.points],
+        "points": [_point(point, point.name in scene.best) for point in scene.points],
         "stairs": list(zip(xs, ys, strict=True)),
         "preview": scene.preview,
         "preview_label": scene.preview_label,
@@ -95,9 +95,9 @@ def _chart(scene: Scene, log: bool) -> dict[str, Any]:
     }
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point(point: Point, is_best: bool) -> dict[str, Any]:
     values = asdict(point)
-    return {"facts": values.pop("tooltip"), **values}
+    return {"facts": values.pop("tooltip"), "is_best": is_best, **values}
 
 
 def _columns(state: StudyState) -> list[dict[str, Any]]:

@@ -52,11 +52,17 @@ class View:
 
 @dataclass(frozen=True)
 class Scene:
-    """Chart in plot coordinates; on a logarithmic axis, x is the decimal logarithm."""
+    """Chart in plot coordinates; on a logarithmic axis, x is the decimal logarithm.
+
+    Attributes:
+        frontier: Places of the trials on the Pareto frontier, in order; ``best`` are their names. Only their intervals
+            are drawn unasked: those of all trials would cover the chart.
+    """
 
     axis: str
     points: tuple[Point, ...]
     frontier: tuple[tuple[float, float], ...]
+    best: frozenset[str]
     preview: tuple[float, float] | None
     preview_label: str
     baseline: float | None
@@ -209,6 +215,7 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
         axis=axis,
         points=points,
         frontier=tuple(places[trial.name] for trial in best),
+        best=frozenset(trial.name for trial in best),
         preview=preview,
         baseline=baseline,
         baseline_label=f"baseline {fmt.value(reference, percent)}" if first else "",

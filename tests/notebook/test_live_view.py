@@ -17,6 +17,7 @@ from quanttaas_jupyter.core.records.trial import TrialConfig
 from quanttaas_jupyter.core.state import StudyState, apply, fold
 from quanttaas_jupyter.notebook import card, colab
 from quanttaas_jupyter.notebook.live_view import StudyView
+from quanttaas_jupyter.views.scene import compose
 from tests.notebook.fakes import ROWS, FakeStudy, Refusal, Script, artifact, empty, folded, metrics
 
 
@@ -109,6 +110,19 @@ def test_an_uncertain_trial_has_its_own_outline_and_the_legend_says_why(whole: S
     width = view._chart._marks["square", True].stroke_width
     assert f'[style*="stroke-width: {width}"] {{ stroke-dasharray' in style
     assert "uncertain: interval crosses the goal" in view._legend.value
+
+
+def test_intervals_are_drawn_of_the_frontier_and_of_what_is_selected(half: StudyState) -> None:
+    view = view_of(half)
+    scene = compose(half)
+    others = [point for point in scene.points if point.name not in scene.best and point.low is not None]
+    assert scene.best
+    assert others
+    bars = view._chart._bars
+    assert len(bars.x) == sum(point.name in scene.best for point in scene.points)
+    view.select(others[0].name)
+    assert len(bars.x) == len(scene.best) + 1
+    assert [others[0].low, others[0].high] in bars.y.tolist()
 
 
 def test_the_eager_preview_is_hollow_and_named(half: StudyState) -> None:

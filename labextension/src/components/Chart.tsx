@@ -174,7 +174,7 @@ function Mark({
   onClick,
   onKeyDown
 }: MarkProps): JSX.Element {
-  const kinds = ['qt-point', isSelected && 'qt-selected'];
+  const kinds = ['qt-point', point.is_best && 'qt-best', isSelected && 'qt-selected'];
   return (
     <g
       className={kinds.filter(Boolean).join(' ')}
