@@ -52,6 +52,10 @@ def _narrowed(leaf: torch.Tensor) -> torch.Tensor:
 
 def _flat_targets(targets: Any, samples: int, option: str) -> tuple[list[Any], Structure]:
     """Return leaves of targets and their structure; a list with one entry a sample has lists of tensors as leaves."""
+    import torch
+
+    if type(targets) is list and len(targets) == samples and all(map(_is_number, targets)):
+        targets = torch.stack([as_tensor(target, option, "target") for target in targets])
     if not _is_one_a_sample(targets, samples):
         leaves, structure = flatten(targets, "target")
         return [as_tensor(leaf, option, name).clone() for name, leaf in leaves], structure
@@ -68,6 +72,10 @@ def _flat_targets(targets: Any, samples: int, option: str) -> tuple[list[Any], S
         for column, tensor in zip(columns, tensors, strict=True):
             column.append(tensor)
     return columns, {"each": structure}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) or (is_array(value) and not value.ndim)
 
 
 def _is_one_a_sample(targets: Any, samples: int) -> bool:
@@ -114,13 +122,18 @@ def as_tensor(leaf: Any, option: str, name: str) -> torch.Tensor:
     import torch
 
     if isinstance(leaf, torch.Tensor):
-        return leaf.detach().cpu()
+        return (leaf if leaf.layout == torch.strided else leaf.to_dense()).detach().cpu()
     if isinstance(leaf, (bool, int, float)):
         return torch.tensor(leaf)
     if isinstance(leaf, (numpy.ndarray, numpy.generic)) or hasattr(leaf, "__array__"):
         array = numpy.ascontiguousarray(leaf)
         if array.dtype.kind in "biufc":
             return torch.from_numpy(array.copy())
+        if array.dtype.kind in "OUS" and array.size and isinstance(array.flat[0], (str, bytes)):
+            raise DataError(
+                f"{option} holds strings at {name or 'its inputs'}: give numbers, of labels their places in a list of "
+                "the names"
+            )
     raise DataError(
         f"{option} holds a {type(leaf).__name__} at {name or 'its inputs'}; "
         "inputs and targets must be tensors, arrays or numbers (tokenise text, decode images first)"

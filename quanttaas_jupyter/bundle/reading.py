@@ -104,6 +104,7 @@ def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int)
     if sum(sizes) <= max_samples:
         return iter(list(items)), sum(sizes), False
     if not _can_be_cut([[leaf for _, leaf in leaves] for leaves, _ in flat], sizes):
+        sizes = [_samples(item, size) for item, size in zip(items, sizes, strict=True)]
         drawn = _some_batches(list(items), sizes, max_samples, seed)
         return iter(drawn), min(sum(sizes), max_samples), False
     mark = torch.zeros(sum(sizes), dtype=torch.bool)
@@ -114,6 +115,13 @@ def from_batches(items: Sequence[Any], option: str, max_samples: int, seed: int)
             kept = rows.nonzero().flatten().tolist()
             taken.append(unflatten(structure, [leaf[kept] for _, leaf in leaves]))
     return iter(taken), max_samples, True
+
+
+def _samples(item: Any, rows: int) -> int:
+    """Return the samples of a batch that cannot be cut: targets, if they are fewer than rows of time or nodes."""
+    leaves, _ = flatten(by_form(item)(item)[1])
+    first: Any = leaves[0][1] if leaves else None
+    return min(rows, len(first)) if is_array(first) and first.ndim and len(first) else rows
 
 
 def _can_be_cut(batches: Sequence[Sequence[Any]], sizes: Sequence[int]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import sklearn.metrics
 import torch
 from torch import nn
-from torchmetrics import MetricTracker, classification
+from torchmetrics import MetricTracker, classification, text
 
 from quanttaas_jupyter.core.failures import StageError
 from tests.situations.trying import CLOSE, Through, cut, measured, refused
@@ -146,6 +146,41 @@ def test_a_metric_of_one_class_is_that_of_the_second() -> None:
     assert "(of class 1)" in prepared.inspection.understanding.metric
 
 
+@pytest.mark.parametrize("scores", [1, 2])
+def test_dice_of_a_mask_is_that_of_the_mask(scores: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, scores, 8, 8)
+    y = (x[:, -1] + torch.randn(32, 8, 8) > 1).long()
+    x[0], y[0] = -5 * torch.eye(2)[1, -scores:, None, None], 0
+    guess = x[:, 0] > 0 if scores == 1 else x.argmax(1) == 1
+    # A picture without a mask, in which none is found, has no Dice.
+    shares = [2 * float((a & (b == 1)).sum()) / float(a.sum() + b.sum()) for a, b in zip(guess[1:], y[1:], strict=True)]
+    found, prepared = measured(Through(), cut(x, y if scores == 2 else y[:, None]), metric="dice")
+    assert found == pytest.approx(np.mean(shares), **CLOSE)
+    assert "of class 1" in prepared.inspection.understanding.metric
+
+
+def test_bleu_takes_plain_strings_as_references() -> None:
+    x = torch.randn(48, 3)
+    texts = ["the cat is on the mat" if row[0] > 0 else "there is a cat here now" for row in x]
+    said = ["the cat is on the mat"] * 8
+    data = [(x[at : at + 8], texts[at : at + 8]) for at in range(0, 48, 8)]
+    for metric in ("BLEUScore", "SacreBLEUScore", text.BLEUScore()):
+        found, _ = measured(Through(), data, postprocess=lambda outputs: said[: len(outputs)], metric=metric)
+        assert found == pytest.approx(float(text.BLEUScore()(said * 6, [[one] for one in texts])), **CLOSE)
+
+
+def test_names_of_losses_and_of_metrics_of_other_tasks_are_refused_with_what_to_give() -> None:
+    assert "metric=torch.nn.CrossEntropyLoss()" in refused(Through(), cut(*classes()), metric="CrossEntropyLoss")
+    assert "is of one class a sample" in refused(Through(), cut(*labels(96, 3)), metric="balanced_accuracy")
+    assert measured(Through(), cut(*classes()), metric="acc")[1].inspection.understanding.metric == "accuracy"
+
+
+def test_a_postprocess_that_gives_arrays_is_asked_for_tensors() -> None:
+    said = refused(Through(), cut(*classes()), postprocess=lambda outputs: outputs.numpy())
+    assert said.startswith("--postprocess gives a ndarray: let it return tensors")
+
+
 @pytest.mark.parametrize("metric", ["dice", "MeanIoU"])
 def test_that_pictures_are_averaged_is_told(metric: str) -> None:
     x = torch.randn(16, 3, 4, 4)
@@ -167,6 +202,14 @@ def test_r2_of_pictures_of_several_sizes_is_refused_before_the_study() -> None:
     data = [(x, x + 1) for x in pictures]
     assert "their sizes differ: name another metric" in refused(Through(), data)
     assert measured(Through(), data, metric="mae")[0] == pytest.approx(1.0, **CLOSE)
+
+
+def test_a_metric_that_keeps_everything_is_refused_on_batches_of_several_lengths_before_the_study() -> None:
+    data = [(x, x + 1) for x in (torch.randn(40, length) for length in (9, 9, 5))]
+    with pytest.raises(Exception, match="CosineSimilarity cannot be computed"):
+        measured(Through(), data, metric="CosineSimilarity")
+    with pytest.raises(Exception, match="PearsonCorrCoef cannot be computed"):
+        measured(Through(), data, metric="pearson")
 
 
 def test_what_r2_of_sequences_and_agreement_of_vectors_are_is_told() -> None:

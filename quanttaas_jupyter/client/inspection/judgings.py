@@ -91,6 +91,11 @@ def judging_of(model: torch.nn.Module, first: Batches, asked: Asked, layout: Lay
         target_dim=target_dim,
         is_cut=layout.is_cut,
     )
+    if name is None and asked.postprocess is not None and asked.metric is None:
+        raise DataError(
+            f"--postprocess gives a {type(processed[0]).__name__}: let it return tensors, or give a metric that takes "
+            "what it returns"
+        )
     if name is None:
         return Judged(dataclasses.replace(base, output=""), (), None, targets[0])
     output = leaves[name]
@@ -144,6 +149,10 @@ def _target(targets: list[Any], dim: int) -> torch.Tensor | None:
 def _compared(
     model: torch.nn.Module, parts: list[Batch], output: torch.Tensor, target: Any, base: Judging, asked: Asked
 ) -> Finding:
+    import torch
+
+    if getattr(target, "dtype", None) in (torch.complex64, torch.complex128):
+        raise DataError("the targets of --data are complex: give torch.view_as_real of them, as of the outputs")
     is_shifted, notes = is_ahead(model, parts, output, target, asked)
     finding = task_of(output, target, base, asked.task, asked.ignore_label, is_shifted)
     is_of_language = is_causal(model) or has_decoder(model)

@@ -219,6 +219,11 @@ def _default(judging: Judging, targets: Any) -> str:
             "--data has no labels: give (inputs, targets) batches, or use metric 'agreement', "
             "which compares with the original model"
         )
+    if judging.task is None and isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+        raise MetricError(
+            "targets are strings: give class numbers, such as their places in a list of the names, or a metric that "
+            "takes (outputs, targets)"
+        )
     if judging.task is None:
         raise MetricError(
             "what these targets are compared with cannot be told: say --task, --output or --labels, or give a metric "

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 _ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "acc": ("accuracy", {}),
     "f1": ("F1Score", {}),
     "auc": ("AUROC", {}),
     "rocauc": ("AUROC", {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...bundle.batches import Batch, Batches
@@ -19,6 +19,8 @@ from .metric_direction import tried_direction
 _KINDS = 8
 """Batches of different shapes that the model is run on, at most, to see whether they can be joined."""
 
+_OF_ANY_SIZES = ("built-in", "callable", "loss")
+"""Kinds of metrics that see a batch at a time and join nothing."""
 _CANNOT_FIT = (
     "cannot be computed",
     "cannot be made",
@@ -67,12 +69,9 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
             # Of a metric of a person's own the direction is told, whichever it is.
             found["shown"] = f"{found['name']} (more is better)"
     try:
-        judge = Judge(dataclasses.replace(measure, metric=found), batch.samples, is_compared=False)
-        judge.update(outputs, targets)
-        judge.measurements()
+        _judged(dataclasses.replace(measure, metric=found), [outputs], [targets], batch.samples)
     except StageError as error:
-        if any(sign in error.reason for sign in _CANNOT_FIT):
-            raise MetricError(str(error)) from None
+        raise MetricError(str(error)) from None
     return found
 
 
@@ -88,17 +87,33 @@ def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches
         return
     _refuse_other_sizes(measure, data)
     whole = [metric for metric in measure.metrics() if metric["kind"] == "callable" and not metric.get("per_sample")]
-    if not whole:
+    if not whole and all(metric["kind"] in _OF_ANY_SIZES for metric in measure.metrics()):
         return
     kinds = {outline.shapes: at for at, outline in reversed(list(enumerate(data.outlines)))}
     some = [data.batches[at] for at in list(kinds.values())[-_KINDS:]]
     targets = [unflatten(data.targets, list(batch.targets)) if data.has_targets else None for batch in some]
+    outputs = [model(batch) for batch in some]
     dims = measure.judging.output_dim, measure.judging.target_dim
     try:
-        for parts, dim in ((targets, dims[1]), ([measure.processed(model(batch)) for batch in some], dims[0])):
-            joined(parts, whole[0]["name"], dim)
+        if whole:
+            joined(targets, whole[0]["name"], dims[1])
+            joined([measure.processed(output) for output in outputs], whole[0]["name"], dims[0])
+        else:
+            _judged(measure, outputs, targets, sum(batch.samples for batch in some))
     except StageError as error:
         raise MetricError(str(error)) from None
+
+
+def _judged(measure: Measure, outputs: Sequence[Any], targets: Sequence[Any], samples: int) -> None:
+    """Measure batches; raise StageError for what holds for all samples: a few may lack a class or all variance."""
+    try:
+        judge = Judge(measure, samples, is_compared=False)
+        for output, target in zip(outputs, targets, strict=True):
+            judge.update(output, target)
+        judge.measurements()
+    except StageError as error:
+        if any(sign in error.reason for sign in _CANNOT_FIT):
+            raise
 
 
 def _refuse_other_sizes(measure: Measure, data: Batches) -> None:

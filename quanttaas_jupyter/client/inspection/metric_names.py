@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 from typing import Any
@@ -130,6 +131,9 @@ def _directed(found: dict[str, Any], direction: str | None) -> dict[str, Any]:
 def _unknown(name: str, normal: str) -> QuantTaaSError:
     if normal in _OF_BOXES:
         return MissingDependency(f"metric {name!r} needs torchvision: pip install 'quanttaas-jupyter[detection]'")
+    loss = getattr(importlib.import_module("torch.nn"), name, None)
+    if isinstance(loss, type) and name.endswith("Loss"):
+        return MetricError(f"{name} is a loss of PyTorch: give an instance of it, metric=torch.nn.{name}()")
     known = {key: public_name(found) for key, found in catalogue.known_classes().items()}
     known |= {key: _TITLES.get(key, key) for key in _HIGHER}
     hint = did_you_mean(normal, known, "see torchmetrics for names.", titles=known)
@@ -192,6 +196,8 @@ def _refuse_other_task(name: str, spelling: Spelling, cls: Any, judging: Judging
         raise MetricError(
             f"metric {name!r} compares strings: give --postprocess FUNCTION that makes strings of outputs"
         )
+    if spelling.normal == "balancedaccuracy" and judging.task == "multilabel":
+        raise MetricError(f"metric {name!r} is of one class a sample, but the task is multilabel; name another one")
     if home.startswith("torchmetrics.segmentation") and judging.task == "multilabel":
         raise MetricError(f"metric {name!r} compares one class a place, but the task is multilabel; name another one")
     own = next((kind for kind in ("binary", "multiclass", "multilabel") if spelling.normal.startswith(kind)), "")
@@ -216,6 +222,10 @@ def _for_task(
     average, remark = catalogue.default_average(cls), ""
     prefix = {"binary": "Binary", "multilabel": "Multilabel"}.get(judging.task or "", "Multiclass")
     title = catalogue.plain_title(cls)
+    # Of a mask and what lies around it, Dice is that of the mask.
+    is_of_mask = normal_name(title) == "dicescore" and (judging.task == "binary" or _has_two_scores(judging))
+    if is_of_mask:
+        remark = "of class 1"
     if _has_two_scores(judging) and "average" not in spelling.options and normal_name(title) in _OF_ONE_CLASS:
         prefix, remark = "Binary", "of class 1"
     if judging.labels in ("ids", "one-hot") and cls.__name__ == title:
@@ -236,6 +246,7 @@ def _for_task(
         "reduction": "mean" if _is_sum(parameters) else None,
         "average": average or _even(parameters),
         "backend": _backend_of(cls),
+        "include_background": False if is_of_mask else None,
         **spelling.options,
     }
     for name, value in known.items():

@@ -17,6 +17,8 @@ Feed = Callable[[Any, Any, Any], tuple[Any, Any]]
 _OF_CLASSES = ("scores", "binary", "multilabel", "logits", "classes-pair", "one-hot-mixed")
 """What metrics take in which a label stands that they have to know as one that does not count."""
 _OF_SAMPLES = ("torchmetrics.clustering", "torchmetrics.nominal")
+_OF_REFERENCES = ("BLEUScore", "SacreBLEUScore")
+"""Metrics that take several references a text, and a plain one for a list of its letters."""
 _OF_EDGES = "HausdorffDistance"
 _BEYOND = 1e-3
 """Share of a range by which pictures may leave it: rounding of those that were scaled."""
@@ -87,6 +89,8 @@ def feed_of(metric: Any, described: Mapping[str, Any], judging: Judging) -> Feed
         if counts_all:
             _refuse_ignored(metric, name, judged(outputs, targets, judging)[1], judging)
         predictions, labels = taken(takes, outputs, targets, judging, classes)
+        if name in _OF_REFERENCES and isinstance(labels, list):
+            labels = [[text] if isinstance(text, str) else text for text in labels]
         if is_of_samples:
             predictions, labels = _one_a_sample(predictions, name), _one_a_sample(labels, name)
         refuse_other_range(labels, described)
