@@ -141,6 +141,15 @@ class Source:
         return True
 
     def _next(self) -> Batch | None:
+        """Return the next batch with samples: a filter of the person's may leave some without."""
+        while (batch := self._next_of_any()) is not None and not batch.samples:
+            if self._position == 1:
+                # The first item tells how all are taken apart.
+                self._raw.pop(0)
+                self._position = 0
+        return batch
+
+    def _next_of_any(self) -> Batch | None:
         position = self._position
         if position >= len(self._raw) and not self._fetch():
             return None

@@ -58,12 +58,12 @@ def _flat_targets(targets: Any, samples: int, option: str) -> tuple[list[Any], S
         targets = torch.stack([as_tensor(target, option, "target") for target in targets])
     if not _is_one_a_sample(targets, samples):
         leaves, structure = flatten(targets, "target")
-        return [as_tensor(leaf, option, name).clone() for name, leaf in leaves], structure
+        return [_signed(as_tensor(leaf, option, name)).clone() for name, leaf in leaves], structure
     columns: list[list[Any]] = []
     structure = None
     for target in targets:
         leaves, inner = flatten(_as_text(target), "target")
-        tensors = [as_tensor(leaf, option, name).clone() for name, leaf in leaves]
+        tensors = [_signed(as_tensor(leaf, option, name)).clone() for name, leaf in leaves]
         marked = _marked_text(target, inner)
         if structure is None:
             structure, columns = marked, [[] for _ in tensors]
@@ -72,6 +72,13 @@ def _flat_targets(targets: Any, samples: int, option: str) -> tuple[list[Any], S
         for column, tensor in zip(columns, tensors, strict=True):
             column.append(tensor)
     return columns, {"each": structure}
+
+
+def _signed(target: torch.Tensor) -> torch.Tensor:
+    """Return targets of the wider unsigned types, for which torch has no comparisons, as signed ones."""
+    import torch
+
+    return target.long() if target.dtype in (torch.uint16, torch.uint32, torch.uint64) else target
 
 
 def _is_number(value: Any) -> bool:
@@ -126,18 +133,30 @@ def as_tensor(leaf: Any, option: str, name: str) -> torch.Tensor:
     if isinstance(leaf, (bool, int, float)):
         return torch.tensor(leaf)
     if isinstance(leaf, (numpy.ndarray, numpy.generic)) or hasattr(leaf, "__array__"):
+        if numpy.ma.is_masked(leaf):
+            raise DataError(
+                f"{option} holds masked values at {name or 'its inputs'}, which are no numbers: fill them, labels that "
+                "do not count with -100"
+            )
         array = numpy.ascontiguousarray(leaf)
+        # Files of some formats are read in their own byte order, which torch does not know.
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype.kind in "biufc":
             return torch.from_numpy(array.copy())
         if array.dtype.kind in "OUS" and array.size and isinstance(array.flat[0], (str, bytes)):
             raise DataError(
-                f"{option} holds strings at {name or 'its inputs'}: give numbers, of labels their places in a list of "
-                "the names"
+                f"{option} holds strings at {name or 'its inputs'}: give numbers (tokenise text; of labels the places "
+                "in a list of their names)"
             )
     raise DataError(
-        f"{option} holds a {type(leaf).__name__} at {name or 'its inputs'}; "
+        f"{option} holds {_kind_of(leaf)} at {name or 'its inputs'}; "
         "inputs and targets must be tensors, arrays or numbers (tokenise text, decode images first)"
     )
+
+
+def _kind_of(leaf: Any) -> str:
+    is_of_type = hasattr(leaf, "dtype") and leaf.ndim > 0
+    return f"an array of type {leaf.dtype}" if is_of_type else f"a {type(leaf).__name__}"
 
 
 def stacked(value: Any) -> Any:

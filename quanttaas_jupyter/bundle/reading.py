@@ -248,7 +248,7 @@ def _classes_of(dataset: Any) -> Any:
 
 def _as_classes(labels: Any) -> Any:
     is_integer = not (labels.is_floating_point() or labels.is_complex())
-    return labels.detach().cpu() if labels.ndim == 1 and is_integer else None
+    return labels.detach().cpu().long() if labels.ndim == 1 and is_integer else None
 
 
 def _collates_plainly(loader: Any) -> bool:

@@ -64,6 +64,28 @@ def test_a_function_that_looks_at_more_than_its_samples_is_refused(metric: Calla
     assert sentence in refused(Through(), cut(*classes(), size=10), metric=(metric, "max"))
 
 
+def squared(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float(((outputs - targets) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (squared, "which broadcast, and 1"),
+        (lambda outputs, targets: ((outputs - targets) ** 2).mean(1), "where fewer samples are beside it"),
+    ],
+)
+def test_a_function_that_compares_every_output_with_every_target_is_refused(metric: Any, sentence: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(96, 1)
+    y = x[:, 0] + torch.randn(96).sign()
+    assert sentence in refused(Through(), cut(x, y), metric=(metric, "min"))
+    for fitting in (squared, lambda outputs, targets: (outputs - targets).square().mean(1)):
+        assert measured(Through(), cut(x, y[:, None]), metric=(fitting, "min"))[0] == pytest.approx(1, **CLOSE)
+    by_column = (lambda outputs, targets: float(((outputs[:, 0] - targets) ** 2).mean()), "min")
+    assert measured(Through(), cut(x, y), metric=by_column)[0] == pytest.approx(1, **CLOSE)
+
+
 def test_a_function_of_one_value_a_sample_or_one_number_is_called() -> None:
     x, y = classes()
     for metric in (accuracy, lambda o, t: o.argmax(1) == t):

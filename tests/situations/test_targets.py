@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -22,6 +23,30 @@ def test_labels_in_lists_and_sparse_ones_are_labels(form: Any) -> None:
     x, y, right = classes()
     data = [(a, form(b)) for a, b in cut(x, y)]
     assert measured(Through(), data)[0] == pytest.approx(right, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "uint64", "int8", ">i4", "float16"])
+def test_labels_of_every_type_of_number_are_labels(kind: str) -> None:
+    x, y, right = classes()
+    arrays = x.numpy().astype(">f4"), y.numpy().astype(kind)
+    for max_samples in (1000, 50):
+        found, prepared = measured(Through(), arrays, {"max_samples": max_samples})
+        assert prepared.inspection.understanding.judging.task == "classification"
+        assert found == pytest.approx(right, **CLOSE) or max_samples == 50
+
+
+def test_labels_under_a_mask_are_refused() -> None:
+    x, y, _ = classes()
+    masked = np.ma.masked_array(y.numpy(), mask=y.numpy() == 0)
+    assert "holds masked values at 1" in refused(Through(), (x.numpy(), masked))
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_batches_without_samples_are_left_out(at: int) -> None:
+    x, y, right = classes()
+    batches = cut(x, y)
+    batches.insert(at, (x[:0], y[:0]))
+    assert measured(Through(), batches)[0] == pytest.approx(right, **CLOSE)
 
 
 def test_labels_that_are_strings_are_refused_with_what_to_give() -> None:

@@ -13,6 +13,8 @@ from ...core.understanding import Judging
 from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.tensors import rows_of
 
+_SHAPES = "outputs (n, 1) and targets (n)"
+
 Function = Callable[[Any, Any], Any]
 
 
@@ -49,9 +51,10 @@ def refuse_unsteady(
         samples: Number of samples.
 
     Raises:
-        MetricError: It gives another number for the same samples, one value a class rather than a sample, or a number
-            that grows with the samples.
+        MetricError: It gives another number for the same samples, one value a class rather than a sample, a number that
+            grows with the samples, or compares every output with every target.
     """
+    _refuse_broadcasting(function, name, value, outputs, targets)
     half = _half(outputs, targets, judging, samples)
     of_half = _values(function, half)
     again, before = _values(function, (outputs, targets)), _as_array(value)
@@ -67,10 +70,37 @@ def refuse_unsteady(
             f"metric {name!r} gives {before.size} values for {samples} samples and as many for {samples // 2}: return "
             "one number, such as their mean, or one a sample"
         )
+    if before.size > 1 and not np.allclose(before[: of_half.size], of_half, 1e-3, 1e-6, equal_nan=True):
+        raise MetricError(
+            f"metric {name!r} gives a sample another value where fewer samples are beside it, as {_SHAPES} do that "
+            "broadcast: let it compare each sample with its own target"
+        )
     if before.size == 1 and _doubles(function, name, of_half, half, judging):
         raise MetricError(
             f"metric {name!r} grows with the number of samples, so that it says how many there are: return a mean over "
             "them, or one value a sample"
+        )
+
+
+def _refuse_broadcasting(function: Function, name: str, value: Any, outputs: Any, targets: Any) -> None:
+    """Refuse a number of outputs (n, 1) and targets (n) that is another one once both have one shape, whichever."""
+    import torch
+
+    is_one = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
+    if not is_one or outputs.shape == targets.shape or outputs.numel() != targets.numel():
+        return
+    found = [
+        _values(function, (outputs, targets.reshape(outputs.shape))),
+        _values(function, (outputs.reshape(targets.shape), targets)),
+    ]
+    before = _as_array(value)
+    if any(other is None or other.shape != before.shape for other in found):
+        return
+    if np.allclose(found[0], found[1], 1e-4) and not np.allclose(found[0], before, 1e-3):
+        raise MetricError(
+            f"metric {name!r} is {before[0]:.4g} with outputs of shape {tuple(outputs.shape)} and targets of shape "
+            f"{tuple(targets.shape)}, which broadcast, and {found[0][0]:.4g} once they have one shape: let it reshape "
+            "one of them"
         )
 
 

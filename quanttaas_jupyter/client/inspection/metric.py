@@ -151,6 +151,9 @@ def _collection(metrics: Any, judging: Judging, targets: Any, output: Any, direc
         if isinstance(item, str):
             found.append(named(item, judging, targets, output, direction if not found else None))
             continue
+        if isinstance(item, type) and issubclass(item, Metric) and item.__module__.startswith("torchmetrics."):
+            found.append(named(public_name(item), judging, targets, output, direction if not found else None))
+            continue
         if not isinstance(item, Metric):
             raise MetricError(
                 f"a list of metrics holds names and metrics of TorchMetrics, not a {type(item).__name__}; "
