@@ -19,7 +19,7 @@ from ...core.failures import first_line
 from ...core.understanding import Judging
 from . import metric_functions as functions
 from .metric_catalogue import higher_is_better, is_percent, public_name
-from .metric_names import named, takes_of
+from .metric_names import named, refuse_miscounting, takes_of
 
 _OF_TASK = {
     "classification": "accuracy",
@@ -168,6 +168,7 @@ def _instance(name: str, metric: Any, judging: Judging, direction: str | None) -
     title = public_name(type(metric))
     if type(metric).__module__.startswith(("torchmetrics.wrappers", "torchmetrics.aggregation")):
         raise _wraps(title)
+    refuse_miscounting(type(metric))
     is_of_torchmetrics = type(metric).__module__.startswith("torchmetrics.")
     if type(metric).__name__ == "CompositionalMetric" or not (metric._defaults or is_of_torchmetrics):
         raise MetricError(

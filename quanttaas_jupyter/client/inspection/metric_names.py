@@ -100,6 +100,7 @@ def named(
     _refuse_other_shapes(cls, targets)
     cls, takes, options, remark = _for_task(cls, spelling, judging, targets, output)
     _refuse_tables(cls)
+    refuse_miscounting(cls)
     higher = catalogue.higher_is_better(cls)
     if higher is None and direction is None:
         shown = public_name(cls)
@@ -138,6 +139,15 @@ def _unknown(name: str, normal: str) -> QuantTaaSError:
     known |= {key: _TITLES.get(key, key) for key in _HIGHER}
     hint = did_you_mean(normal, known, "see torchmetrics for names.", titles=known)
     return MetricError(f"unknown metric {name!r}; {hint} Or give a callable (outputs, targets) -> score")
+
+
+def refuse_miscounting(cls: Any) -> None:
+    """Raise MetricError for a class that counts a batch as one sample where none of its rows can be ranked."""
+    if normal_name(public_name(cls)) == "multilabelrankingloss":
+        raise MetricError(
+            f"{public_name(cls)} depends on where batches end: give metric=sklearn.metrics.label_ranking_loss, which "
+            "is the mean over samples"
+        )
 
 
 def _refuse_tables(cls: Any) -> None:
