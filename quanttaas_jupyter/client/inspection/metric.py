@@ -19,7 +19,8 @@ from ...core.failures import first_line
 from ...core.understanding import Judging
 from . import metric_functions as functions
 from .metric_catalogue import higher_is_better, is_percent, public_name
-from .metric_names import named, refuse_miscounting, takes_of
+from .metric_names import named, takes_of
+from .metric_refusals import refuse_miscounting
 
 _OF_TASK = {
     "classification": "accuracy",
