@@ -26,6 +26,7 @@ class Source:
     Attributes:
         total: Number of samples to read; None for a stream.
         is_of_rows: Whether batches were made here, by cutting arrays along their first dimension.
+        is_batched_here: Whether the data are single samples, of which batches are made here.
         is_drawn: Whether rows of the person's batches were drawn along their first dimension.
         note: Remark for the user about the selection of samples, available after ``read``; mostly empty.
     """
@@ -47,7 +48,7 @@ class Source:
         self._dims: tuple[int, ...] = ()
         self._is_cut = True
         self._is_narrowed = False
-        self.is_of_rows = self.is_drawn = False
+        self.is_of_rows = self.is_batched_here = self.is_drawn = False
         self._batches: list[Batch] = []
         self._raw: list[Any] = []
         self._position = 0
@@ -229,7 +230,7 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
 
     items: Iterator[Any]
     total: int | None
-    is_drawn = False
+    is_drawn = is_batched_here = False
     data = _without_pandas(data)
     if type(data) is tuple and any(map(is_array, data)):
         data = stacked(data)
@@ -247,6 +248,7 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
             None,
         )
     elif isinstance(data, torch.utils.data.Dataset) or _is_map_style(data) or _is_list_of_samples(data):
+        is_batched_here = True
         collate = None if type(data) is torch.utils.data.TensorDataset else collated_rows
         loader = torch.utils.data.DataLoader(data, batch_size=BATCH, collate_fn=collate)
         items, total = from_loader(loader, max_samples, seed, max_bytes)
@@ -258,6 +260,7 @@ def _opened(data: Any, option: str, max_samples: int, seed: int, max_bytes: int 
         raise _unusable(data, option)
     source = Source(option, items, max_samples, total, max_bytes if total is None else None)
     source.is_of_rows, source.is_drawn = is_of_rows, is_drawn
+    source.is_batched_here = is_of_rows or is_batched_here
     return source
 
 

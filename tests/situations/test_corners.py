@@ -101,6 +101,14 @@ def test_functions_of_scikit_learn_that_rank_get_scores(name: str) -> None:
     assert measured(Through(), cut(x, y), metric=function)[0] == pytest.approx(function(y, x.sigmoid()), **CLOSE)
 
 
+@pytest.mark.parametrize("metric", ["MultilabelRankingLoss", classification.MultilabelRankingLoss(3)])
+def test_a_ranking_that_counts_batches_is_refused_and_that_of_scikit_learn_is_right(metric: Any) -> None:
+    x, y = labels(200, 3)
+    assert "give metric=sklearn.metrics.label_ranking_loss" in refused(Through(), cut(x, y), metric=metric)
+    function = sklearn.metrics.label_ranking_loss
+    assert measured(Through(), cut(x, y), metric=function)[0] == pytest.approx(function(y, x.sigmoid()), **CLOSE)
+
+
 def test_top_k_of_scikit_learn_gets_scores_and_its_hinge_loss_is_refused() -> None:
     x, y = classes()
     metric = functools.partial(sklearn.metrics.top_k_accuracy_score, k=2)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from torch import nn
 
 from tests.situations.trying import CLOSE, Through, cut, measured, refused
@@ -92,6 +93,71 @@ def test_a_function_of_one_value_a_sample_or_one_number_is_called() -> None:
         assert measured(Through(), cut(x, y, size=10), metric=(metric, "max"))[0] == pytest.approx(
             accuracy(x, y), **CLOSE
         )
+
+
+class MeanOfMeans(torchmetrics.Metric):
+    """Accuracy as many write it: the mean over the batches."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[torch.Tensor]
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.values.append((outputs.argmax(1) == targets).double().mean())
+
+    def compute(self) -> torch.Tensor:
+        return torch.stack(self.values).mean()
+
+
+class Shares(torchmetrics.Metric):
+    """Accuracy that adds up."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right: torch.Tensor
+        self.seen: torch.Tensor
+        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.right += (outputs.argmax(1) == targets).sum()
+        self.seen += len(targets)
+
+    def compute(self) -> torch.Tensor:
+        return self.right / self.seen
+
+
+class Counting(torchmetrics.Metric):
+    """Accuracy in plain attributes, which nothing resets."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = self.seen = 0
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.right += int((outputs.argmax(1) == targets).sum())
+        self.seen += len(targets)
+
+    def compute(self) -> torch.Tensor:
+        return torch.tensor(self.right / self.seen)
+
+
+@pytest.mark.parametrize("metric", [Counting(), 1 - Counting()])
+def test_a_metric_without_states_is_refused(metric: Any) -> None:
+    assert "keep them with add_state()" in refused(Through(), cut(*classes()), metric=(metric, "max"))
+
+
+def test_a_metric_of_ones_own_does_not_depend_on_where_batches_end() -> None:
+    x, y = classes()
+    assert "as a mean of the means of batches is" in refused(Through(), cut(x, y), metric=MeanOfMeans())
+    assert measured(Through(), cut(x, y), metric=Shares())[0] == pytest.approx(accuracy(x, y), **CLOSE)
 
 
 class Focal(nn.CrossEntropyLoss):

@@ -9,9 +9,11 @@ import numpy as np
 
 from ...bundle.structure import flatten
 from ...core.errors import MetricError
+from ...core.failures import StageError
 from ...core.understanding import Judging
 from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.tensors import rows_of
+from ...techniques.evaluate.torchmetrics_state import maker
 
 _SHAPES = "outputs (n, 1) and targets (n)"
 
@@ -79,6 +81,35 @@ def refuse_unsteady(
         raise MetricError(
             f"metric {name!r} grows with the number of samples, so that it says how many there are: return a mean over "
             "them, or one value a sample"
+        )
+
+
+def refuse_means_of_batches(metric: Any, name: str, arguments: tuple[Any, ...], samples: int) -> None:
+    """Refuse a metric that a person derived from TorchMetrics' and that depends on where batches end.
+
+    Args:
+        metric: The metric.
+        name: Its name.
+        arguments: What its ``update`` takes for some samples.
+        samples: Number of samples.
+
+    Raises:
+        MetricError: It is another number where the samples come in two batches.
+    """
+    make, edge = maker(metric), samples // 3
+    whole, parts = make(), make()
+    try:
+        whole.update(*arguments)
+        for rows in (slice(0, edge), slice(edge, samples)) if edge else (slice(0, samples),):
+            parts.update(*(rows_of(argument, rows) for argument in arguments))
+        found = whole.compute(), parts.compute()
+    except StageError:
+        # A few samples may lack a class.
+        return
+    if not np.allclose(*found, 1e-3, 1e-6):
+        raise MetricError(
+            f"metric {name} is {found[0]:.4g} for a batch, and {found[1]:.4g} where it comes in two, as a mean of the "
+            "means of batches is: let it add up over samples, and divide in compute()"
         )
 
 

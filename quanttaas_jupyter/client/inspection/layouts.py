@@ -39,6 +39,9 @@ def find_layout(model: torch.nn.Module, source: Source, batch_dim: int | None, m
 
     try:
         found = layout_of(run, Batch(batch.inputs, []), batch_dim)
+        if batch_dim is None and found.dims[0] and not _has_targets_for(batch, found.dims[0]):
+            # Columns that do not depend on each other are no samples where targets count rows.
+            found = layout_of(run, Batch(batch.inputs, []), 0)
         if batch_dim is None and not found.is_cut:
             found = _of_batches_of_one(run, source) or found
     except Unstacked:
@@ -55,6 +58,11 @@ def find_layout(model: torch.nn.Module, source: Source, batch_dim: int | None, m
     if not first.is_sliceable() and not any(found.dims):
         # Inputs without one row a sample, such as the edges of a graph, are told by their shapes already.
         found = dataclasses.replace(found, is_cut=True) if not found.is_cut and not found.reason else found
+    if not found.is_cut and found.reason and source.is_batched_here and (source.total or 0) > first.batches[0].samples:
+        raise DataError(
+            f"{found.reason}, and --data does not say which samples are judged together: give batches (a DataLoader, "
+            "or a list of (inputs, targets))"
+        )
     if found.dims[0] and source.is_of_rows and (source.total or 0) > first.batches[0].inputs[0].shape[0]:
         raise DataError(
             f"the model has its samples in dimension {found.dims[0]} of the inputs, arrays are cut along the first; "
@@ -100,6 +108,14 @@ def _of_batches_of_one(run: Any, source: Source) -> Layout | None:
         if found.is_cut:
             return found
     return None
+
+
+def _has_targets_for(batch: Batch, dim: int) -> bool:
+    """Whether targets may have one entry for each sample in a dimension of the inputs, rather than for each row."""
+    shape = tuple(batch.inputs[0].shape)
+    sizes = [tuple(leaf.shape) if not isinstance(leaf, list) else (len(leaf),) for leaf in batch.targets]
+    sizes = [size for size in sizes if size]
+    return not sizes or any(shape[dim] in size for size in sizes) or not all(shape[0] in size for size in sizes)
 
 
 def _refuse_single_samples(run: Any, source: Source) -> None:

@@ -20,6 +20,7 @@ from ...core.understanding import Judging
 from . import metric_functions as functions
 from .metric_catalogue import higher_is_better, is_percent, public_name
 from .metric_names import named, takes_of
+from .metric_refusals import refuse_miscounting
 
 _OF_TASK = {
     "classification": "accuracy",
@@ -168,6 +169,13 @@ def _instance(name: str, metric: Any, judging: Judging, direction: str | None) -
     title = public_name(type(metric))
     if type(metric).__module__.startswith(("torchmetrics.wrappers", "torchmetrics.aggregation")):
         raise _wraps(title)
+    refuse_miscounting(type(metric))
+    is_of_torchmetrics = type(metric).__module__.startswith("torchmetrics.")
+    if type(metric).__name__ == "CompositionalMetric" or not (metric._defaults or is_of_torchmetrics):
+        raise MetricError(
+            f"{title} keeps its numbers elsewhere than in states of its own, which are what intervals are made of: "
+            "keep them with add_state(), or give a function (outputs, targets) -> score"
+        )
     if getattr(metric, "reduction", None) == "sum":
         raise MetricError(f"a {title} whose reduction is 'sum' grows with the data; give one with reduction='mean'")
     if hasattr(metric, "data_range") and metric.data_range is None:

@@ -12,8 +12,8 @@ from ...core.errors import MetricError
 from ...core.failures import StageError, explain
 from ...techniques.evaluate.gathered import joined
 from ...techniques.evaluate.judge import Judge, Measure
-from ...techniques.evaluate.taken import refuse_other_range
-from .function_habits import called_on_copies, refuse_unsteady
+from ...techniques.evaluate.taken import feed_of, refuse_other_range
+from .function_habits import called_on_copies, refuse_means_of_batches, refuse_unsteady
 from .metric_direction import tried_direction
 
 _KINDS = 8
@@ -70,9 +70,19 @@ def tried(measure: Measure, outputs: Any, first: Batches) -> dict[str, Any]:
             found["shown"] = f"{found['name']} (more is better)"
     try:
         _judged(dataclasses.replace(measure, metric=found), [outputs], [targets], batch.samples)
+        _refuse_own_means(measure, outputs, targets, batch.samples)
     except StageError as error:
         raise MetricError(str(error)) from None
     return found
+
+
+def _refuse_own_means(measure: Measure, outputs: Any, targets: Any, samples: int) -> None:
+    for described in measure.metrics():
+        metric = measure.function[described["name"]] if described["kind"] == "instance" else None
+        if metric is None or type(metric).__module__.startswith("torchmetrics.") or not measure.judging.is_cut:
+            continue
+        arguments = feed_of(metric, described, measure.judging)(measure.processed(outputs), targets, None)
+        refuse_means_of_batches(metric, described["name"], arguments, samples)
 
 
 def refuse_uneven(measure: Measure, model: Callable[[Batch], Any], data: Batches) -> None:

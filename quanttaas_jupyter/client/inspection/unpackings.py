@@ -165,7 +165,7 @@ def _of_sequence(
         yield _positional(positions[:-1], positions[-1:], parts)
     if signature.required >= count:
         yield Unpacking(positions, (), "positions")
-    rest = positions[min(least, count - 1) :]
+    rest = positions[min(least, count - 2) :]
     raise DataError(
         f"a batch of --data has {count} parts and forward needs {signature.required}: say which part is the target, "
         f"with --labels {rest[0]} or --labels {rest[-1]} (labels={rest[0]} in Python; parts count from 0)"
