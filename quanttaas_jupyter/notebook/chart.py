@@ -126,9 +126,11 @@ class Chart:
             )
         else:
             _set(self._bars, visible=False)
+        points: dict[_Key, list[Point]] = {}
+        for point in scene.points:
+            points.setdefault((point.marker, point.uncertain), []).append(point)
         for key, mark in self._marks.items():
-            points = [point for point in scene.points if (point.marker, point.uncertain) == key]
-            self._draw_mark(key, mark, points, selected)
+            self._draw_mark(key, mark, points.get(key, []), selected)
         preview = [scene.preview] if scene.preview else []
         _set(
             self._preview,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
@@ -28,6 +29,8 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         log: Whether that axis is logarithmic.
     """
     best, bar = recommended_trial(state), study_heading.progress(state)
+    # Once for all trials: a study may have thousands.
+    compared = runtimes(state)
     heading = [f"study {state.id}", str(state.model.get("class", "")), study_heading.place(state)]
     return {
         "store": store,
@@ -45,7 +48,7 @@ def page(store: str, state: StudyState, axis: str, log: bool) -> dict[str, Any]:
         },
         "chart": {**_chart(compose(state, axis, log), log), "legend": _legend(state)},
         "columns": _columns(state),
-        "trials": [_trial(state, trial, trial is best) for trial in state.trials.values()],
+        "trials": [_trial(state, trial, trial is best, compared) for trial in state.trials.values()],
         "log": [{"clock": fmt.clock(line.time), "text": line.text, "level": line.level} for line in state.log],
         "notes": [study_heading.capital(note) for note in state.notes],
         "can": actions(state.status),
@@ -109,14 +112,14 @@ def _columns(state: StudyState) -> list[dict[str, Any]]:
     return [{"key": key, "title": title, "is_number": key not in ("trial", "remark")} for key, title in titles.items()]
 
 
-def _trial(state: StudyState, trial: TrialState, is_recommended: bool) -> dict[str, Any]:
+def _trial(state: StudyState, trial: TrialState, is_recommended: bool, compared: Sequence[str]) -> dict[str, Any]:
     return {
         "name": trial.name,
         "status": trial.status,
         "runtime": trial.config.runtime,
         "precision": fmt.precision(trial.config.quantize),
         "color": fmt.color(trial.config),
-        "marker": fmt.marker(trial.config, runtimes(state)),
+        "marker": fmt.marker(trial.config, compared),
         "words": fmt.configuration(trial.config),
         "is_recommended": is_recommended,
         "cells": _cells(state, trial),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 from ..core.frontier import AXES, is_uncertain, pareto
 from ..core.state import StudyState, TrialState
@@ -130,6 +132,47 @@ def tooltip(state: StudyState, trial: TrialState) -> str:
     return "\n".join(lines)
 
 
+class _Look(NamedTuple):
+    """All that a point depends on beside its trial."""
+
+    key: str
+    log: bool
+    percent: bool
+    allowed: float | None
+    metric: str
+    compared: tuple[str, ...]
+
+
+_drawn: dict[int, tuple[weakref.ref[TrialState], dict[_Look, Point]]] = {}
+"""Points of trials by the identity of their state, which another event of the study leaves as it is."""
+
+
+def _point(state: StudyState, trial: TrialState, look: _Look) -> Point:
+    """Return the point of a trial; one that was drawn before and has not changed is not made again."""
+    identity = id(trial)
+    known = _drawn.get(identity)
+    if known is None or known[0]() is not trial:
+        known = _drawn[identity] = weakref.ref(trial, lambda _: _drawn.pop(identity, None)), {}
+    if look not in known[1]:
+        scale, metrics = (100.0 if look.percent else 1.0), trial.metrics
+        known[1][look] = Point(
+            name=trial.name,
+            x=_place(metrics[look.key] or 0, look.log),
+            y=scale * float(metrics["metric"] or 0),
+            low=_scaled(metrics.get("metric_low"), scale),
+            high=_scaled(metrics.get("metric_high"), scale),
+            color=fmt.color(trial.config),
+            marker=fmt.marker(trial.config, look.compared),
+            uncertain=look.allowed is not None and is_uncertain(trial, look.allowed),
+            tooltip=tooltip(state, trial),
+        )
+    return known[1][look]
+
+
+def _place(number: float, log: bool) -> float:
+    return math.log10(number) if log else float(number)
+
+
 def compose(state: StudyState, axis: str = "size", log: bool = True, view: View | None = None) -> Scene:
     """Return the scene of a study.
 
@@ -143,29 +186,16 @@ def compose(state: StudyState, axis: str = "size", log: bool = True, view: View 
     higher, name = bool(state.metric.get("higher_is_better", True)), str(state.metric.get("name", "metric"))
     scale, allowed = (100.0 if percent else 1.0), max_drop(state)
 
-    def place(number: float) -> float:
-        return math.log10(number) if log else float(number)
-
+    # Once for all points: a study may have thousands.
+    compared = runtimes(state)
     drawn = [trial for trial in shown(state) if (trial.metrics.get(key) or 0) > 0]
-    points = tuple(
-        Point(
-            name=trial.name,
-            x=place(trial.metrics[key] or 0),
-            y=scale * float(trial.metrics["metric"] or 0),
-            low=_scaled(trial.metrics.get("metric_low"), scale),
-            high=_scaled(trial.metrics.get("metric_high"), scale),
-            color=fmt.color(trial.config),
-            marker=fmt.marker(trial.config, runtimes(state)),
-            uncertain=allowed is not None and is_uncertain(trial, allowed),
-            tooltip=tooltip(state, trial),
-        )
-        for trial in drawn
-    )
+    look = _Look(key, log, percent, allowed, name, tuple(compared))
+    points = tuple(_point(state, trial, look) for trial in drawn)
     places = {point.name: (point.x, point.y) for point in points}
     best = pareto(drawn, x=axis, y="metric", higher_is_better=higher)
     preview = None
     if axis == "size" and state.preview.get("metric") is not None and state.preview.get("size_bytes"):
-        preview = (place(state.preview["size_bytes"] or 0), scale * float(state.preview["metric"] or 0))
+        preview = (_place(state.preview["size_bytes"] or 0, log), scale * float(state.preview["metric"] or 0))
     first = baseline_of(state)
     reference = first.metrics["metric"] if first else state.preview.get("metric")
     baseline = _scaled(reference, scale)
