@@ -81,6 +81,17 @@ def test_another_users_pickle_in_the_cache_is_a_miss_and_her_numbers_count(tmp_p
     assert stage_cache.find_all(store, ["d"], {"d"}) == {"d": None}
 
 
+def test_another_users_note_is_none(tmp_path: Path, mallory: Any) -> None:
+    from quanttaas_jupyter.stages.context import _NotesInStore
+
+    notes = _NotesInStore(LocalStore(tmp_path))
+    notes.write("a", b"mine")
+    mallory(lambda: notes.write("b", b"evil"))
+    notes.store.replace("notes/c", b"short")
+    notes.store.replace("notes/d", notes.store.read("notes/a"))
+    assert [notes.read(name) for name in "abcde"] == [b"mine", None, None, None, None]
+
+
 def test_ones_own_entry_counts_under_its_own_key_alone(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     sha = blobs.put_bytes(store, b"mine")
