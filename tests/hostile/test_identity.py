@@ -26,6 +26,7 @@ from quanttaas_jupyter.core.records.stage import StageResult
 from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.engine.inbox import QueueInbox
 from quanttaas_jupyter.store import blobs, open_store
+from quanttaas_jupyter.store.cached import CachedStore
 from quanttaas_jupyter.store.local import LocalStore
 from quanttaas_jupyter.study_store import records, stage_cache
 from tests.hostile import planted
@@ -251,3 +252,15 @@ def test_engines_that_end_at_their_start_are_told_and_not_started_over_and_over(
         ):
             local_engine.start()
     assert (local_engine.folder() / "starts").read_text() == "once\n"
+
+
+def test_copies_of_blobs_are_this_users_alone(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        store = CachedStore(LocalStore(tmp_path / "store"), tmp_path / "cache")
+        sha = blobs.put_bytes(store, b"content")
+    finally:
+        os.umask(before)
+    with blobs.blob_file(store, sha) as path:
+        assert path == tmp_path / "cache" / sha
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
