@@ -9,10 +9,10 @@ import signal
 from ..compute.clusters.ray import HELLO
 from ..compute.executors.deduplicate import SharingExecutor
 from ..compute.executors.ray import RayExecutor
+from ..core import identity
 from ..core.config import EngineConfig, Prices, SlotConfig
 from ..core.versions import versions
 from ..store import open_store
-from ..study_store import stage_cache
 from . import worker
 from .inbox import QueueInbox
 from .logs import log_to_stdout
@@ -28,7 +28,7 @@ def serve(options: dict[str, object]) -> None:
             ``EngineConfig``.
     """
     log_to_stdout()
-    stage_cache.rely_on_store()
+    identity.rely_on_store()
     store = open_store(str(options["store"]))
     inbox = QueueInbox(store, str(options["cluster"]), str(options["key"]), str(options["id"]))
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..compute.executors.local import output_of
+from ..core import identity
 from ..core.errors import DamagedBlob, StoreError
 from ..core.failures import explain
 from ..core.memory import Peak
@@ -39,7 +40,7 @@ def begin(parent: int) -> None:
 
 def prepare_on_cluster() -> None:
     """Prepare a worker on a machine of a cluster."""
-    stage_cache.rely_on_store()
+    identity.rely_on_store()
     prepare()
 
 

@@ -13,7 +13,8 @@ from ..bundle import local_code
 from ..bundle import model as models
 from ..bundle.batches import Batches
 from ..bundle.shards import read_batches
-from ..core.errors import StoreError
+from ..core import identity
+from ..core.errors import StoreError, Unreadable
 from ..core.records.stage import Ranking, StageResult
 from ..core.scratch import PREFIX, usable
 from ..core.understanding import Judging
@@ -36,14 +37,16 @@ class _NotesInStore:
 
     def read(self, name: str) -> bytes | None:
         """Return the data of a note, or None if it does not exist or the store cannot be reached."""
-        with suppress(StoreError):
-            return self.store.read_if_there(f"notes/{name}")
+        with suppress(StoreError, Unreadable):
+            data = self.store.read_if_there(f"notes/{name}")
+            # Native code reads it: another user's note is none.
+            return None if data is None else identity.opened(f"note {name}", data)
         return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a note; an unreachable store is ignored."""
         with suppress(StoreError):
-            self.store.replace(f"notes/{name}", data)
+            self.store.replace(f"notes/{name}", identity.sealed(f"note {name}", data))
 
 
 @dataclass(frozen=True)

@@ -255,16 +255,23 @@ class CachedStore(Store):
                 if _remove_unless_open(path):
                     excess -= size
 
+    def _own(self, name: str) -> Path:
+        """Return a folder below that of the copies, both made for this user alone.
+
+        A folder that others could write to would have its blobs copied at each use.
+        """
+        for folder in (self.folder, self.folder / name):
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+        return self.folder / name
+
     def _lock(self, sha: str) -> FileLock:
-        folder = self.folder / _LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._own(_LOCKS)
         # Lock files are never removed: two processes could then hold the same lock. Three digits bound their number.
         return FileLock(folder / sha[:3])
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
-        folder = self.folder / _TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._own(_TEMPORARY)
         for used, _, path in list(_files(folder)):
             # Left by a process that was killed.
             if used < time.time() - _ABANDONED_SECONDS:

@@ -48,7 +48,14 @@ def remember(path: Path, sha: str) -> None:
 
 def can_change(path: Path) -> bool:
     """Return whether another user could exchange a file or its content between its verification and its use."""
-    return any(_is_writable_by_others(item) for item in (path, path.parent))
+    if not hasattr(os, "getuid"):
+        return False
+    folder = path.parent.stat()
+    if _is_own(folder) and not folder.st_mode & (stat.S_IXGRP | stat.S_IXOTH):
+        # Nobody else can enter the folder, whatever the file itself says.
+        return False
+    writable = stat.S_IWGRP | stat.S_IWOTH
+    return any(not _is_own(found) or found.st_mode & writable for found in (path.stat(), folder))
 
 
 @contextmanager
@@ -60,11 +67,9 @@ def private_copy(path: Path) -> Iterator[Path]:
         yield copy
 
 
-def _is_writable_by_others(path: Path) -> bool:
-    if not hasattr(os, "getuid"):
-        return False
-    found = path.stat()
-    return found.st_uid not in (0, os.getuid()) or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+def _is_own(found: os.stat_result) -> bool:
+    # What the administrator owns is as trustworthy as the machine.
+    return found.st_uid in (0, os.getuid())
 
 
 def _mark(path: Path) -> _Mark:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 import quanttaas_jupyter as qt
 from quanttaas_jupyter.core.errors import DamagedBlob, NotTrusted, StoreError
+from quanttaas_jupyter.core.failures import StageError
 from quanttaas_jupyter.core.file_names import plain_name
 from quanttaas_jupyter.store import blobs, verified
 from quanttaas_jupyter.store.local import LocalStore
-from quanttaas_jupyter.techniques.runtimes import torch_graph
+from quanttaas_jupyter.techniques.runtimes import openvino_file, torch_graph
 from quanttaas_jupyter.techniques.runtimes.plain_program import why_code
 from tests.hostile import planted
 from tests.hostile.planted import PLANTED
@@ -244,6 +245,17 @@ def test_pickles_of_any_kind_are_found(program: Path, tmp_path: Path) -> None:
     legacy = {"data/constants/model.pt": b"x"}
     assert "it holds" in why_code(rewritten(program, tmp_path / "3.pt2", same, **legacy))
     assert "ambiguous" in why_code(rewritten(program, tmp_path / "4.pt2", same, **{"MODELS/model.json": b"{}"}))
+
+
+def test_a_small_archive_that_becomes_large_is_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb", "w") as archive:
+        archive.writestr("model.xml", b"<x/>")
+        archive.writestr("model.bin", b"\0" * 50_000_000, zipfile.ZIP_DEFLATED)
+    with pytest.raises(StageError, match="would become much larger"):
+        openvino_file.parts(tmp_path / "bomb")
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(StageError, match="is no OpenVINO model"):
+        openvino_file.parts(tmp_path / "junk")
 
 
 def test_a_program_that_may_be_code_asks_for_trust(program: Path, tmp_path: Path) -> None:

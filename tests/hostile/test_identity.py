@@ -26,6 +26,7 @@ from quanttaas_jupyter.core.records.stage import StageResult
 from quanttaas_jupyter.core.records.study import StudyRecord
 from quanttaas_jupyter.engine.inbox import QueueInbox
 from quanttaas_jupyter.store import blobs, open_store
+from quanttaas_jupyter.store.cached import CachedStore
 from quanttaas_jupyter.store.local import LocalStore
 from quanttaas_jupyter.study_store import records, stage_cache
 from tests.hostile import planted
@@ -79,6 +80,17 @@ def test_another_users_pickle_in_the_cache_is_a_miss_and_her_numbers_count(tmp_p
     assert stage_cache.find(store, "c") is not None
     assert stage_cache.find(store, "d") is not None
     assert stage_cache.find_all(store, ["d"], {"d"}) == {"d": None}
+
+
+def test_another_users_note_is_none(tmp_path: Path, mallory: Any) -> None:
+    from quanttaas_jupyter.stages.context import _NotesInStore
+
+    notes = _NotesInStore(LocalStore(tmp_path))
+    notes.write("a", b"mine")
+    mallory(lambda: notes.write("b", b"evil"))
+    notes.store.replace("notes/c", b"short")
+    notes.store.replace("notes/d", notes.store.read("notes/a"))
+    assert [notes.read(name) for name in "abcde"] == [b"mine", None, None, None, None]
 
 
 def test_ones_own_entry_counts_under_its_own_key_alone(tmp_path: Path) -> None:
@@ -240,3 +252,15 @@ def test_engines_that_end_at_their_start_are_told_and_not_started_over_and_over(
         ):
             local_engine.start()
     assert (local_engine.folder() / "starts").read_text() == "once\n"
+
+
+def test_copies_of_blobs_are_this_users_alone(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        store = CachedStore(LocalStore(tmp_path / "store"), tmp_path / "cache")
+        sha = blobs.put_bytes(store, b"content")
+    finally:
+        os.umask(before)
+    with blobs.blob_file(store, sha) as path:
+        assert path == tmp_path / "cache" / sha
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700

@@ -68,14 +68,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @pytest.fixture(autouse=True)
-def key_of_the_server(
-    request: pytest.FixtureRequest, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Studies that a test writes are signed with the key of the server's user, who is the test's."""
-    wanted = inspect.signature(request.function).parameters
-    is_at_house = "house" in request.fixturenames and ("house" in wanted or "tmp_path" not in wanted)
-    folder = request.getfixturevalue("house").folder if is_at_house else tmp_path
-    monkeypatch.setenv("QUANTTAAS_RUNTIME_DIR", settings(folder)["QUANTTAAS_RUNTIME_DIR"])
+def key_of_the_server(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies that a test writes into the house are signed with the key of the house, whose user is the test's."""
+    if "house" in inspect.signature(request.function).parameters:
+        folder = request.getfixturevalue("house").folder
+        monkeypatch.setenv("QUANTTAAS_RUNTIME_DIR", settings(folder)["QUANTTAAS_RUNTIME_DIR"])
 
 
 def record(study: str, **values: Any) -> StudyRecord:

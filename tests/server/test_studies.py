@@ -315,7 +315,8 @@ def test_what_was_deleted_elsewhere_is_not_shown_from_memory(house: House) -> No
     assert house.client.get("studies/abcd1234").status == 404
 
 
-def test_a_bucket_serves_as_well_as_a_folder(gcs: Cloud, tmp_path: Path) -> None:
+def test_a_bucket_serves_as_well_as_a_folder(gcs: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTTAAS_RUNTIME_DIR", settings(tmp_path)["QUANTTAAS_RUNTIME_DIR"])
     uri = gcs.uri()
     store = open_store(uri)
     sha = blobs.put_bytes(store, b"compressed")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...core.failures import optional
+from ...core.failures import StageError, one_line, optional
 from . import Layers, Session
 
 _LOCK = threading.Lock()
@@ -82,6 +82,10 @@ def _core(package: Any) -> Any:
     return package.Core()
 
 
+_MOST_GRAPH = 256 << 20
+"""Most bytes of a graph; chosen, not tuned. That of a large language model takes some tens of megabytes."""
+
+
 def save(model: Any, path: Path) -> None:
     """Write a model as one file."""
     with TemporaryDirectory() as folder:
@@ -93,10 +97,28 @@ def save(model: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read a model from its file."""
-    with zipfile.ZipFile(path) as archive:
-        graph, weights = archive.read("model.xml"), archive.read("model.bin")
-    return core().read_model(graph, weights)
+    """Read a model from its file.
+
+    Raises:
+        StageError: The file is none that ``save`` wrote.
+    """
+    return core().read_model(*parts(path))
+
+
+def parts(path: Path) -> tuple[bytes, bytes]:
+    """Return graph and weights of a file, whose sizes are bounded by what ``save`` writes.
+
+    Raises:
+        StageError: The file is no archive of the two, or one that would become much larger.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            graph, weights = archive.getinfo("model.xml"), archive.getinfo("model.bin")
+            if weights.compress_type != zipfile.ZIP_STORED or graph.file_size > _MOST_GRAPH:
+                raise StageError("the file would become much larger when it is read", "build it again")
+            return archive.read(graph), archive.read(weights)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+        raise StageError(f"the file is no OpenVINO model: {one_line(error)}", "build it again") from None
 
 
 def session_of(compiled: Any, names: Sequence[str]) -> Session:
