@@ -78,12 +78,12 @@ def test_a_loaded_variable_a_still_view_and_a_clear_error_in_one_notebook(
         MODEL,
         CELL,
         "study.wait()",
-        "%quanttaas load {study.id} int8",
+        "%quanttaas load study int8",
         "assert int8(saved['x'][:3]).shape == (3, 10)",
-        "%quanttaas export {study.id} int8 shipped.onnx",
+        "%quanttaas export study int8 shipped.onnx",
         "%quanttaas studies",
         "%quanttaas status",
-        "%quanttaas logs {study.id}",
+        "%quanttaas logs study",
     )
     assert (tmp_path / "shipped.onnx").stat().st_size > 0
 

@@ -27,7 +27,7 @@ _WEIGHTS = {
     "aten.rnn_tanh.input": 2,
     "aten.rnn_relu.input": 2,
 }
-_TRACES = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
+_TRACES = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node", "custom")
 
 
 @dataclass(frozen=True)
