@@ -379,7 +379,7 @@ def never_ends(model: Any, teacher: Any, batches: Any) -> None:
 @pytest.mark.parametrize(
     ("recovery", "reason"),
     [
-        (ends_its_process, "its worker process ended, 2 times; probably out of memory"),
+        (ends_its_process, "its worker process ended, 2 times; see the log of the engine"),
         (asks_for_too_much, "out of memory; use fewer slots"),
         (never_ends, "stopped after 3 s without an end"),
     ],
