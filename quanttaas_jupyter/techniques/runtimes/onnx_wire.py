@@ -69,7 +69,8 @@ def write(model: Any, weights: Sequence[Weight], path: Path) -> None:
     """
     graph = model.graph.SerializeToString()
     heads = [(tensor.SerializeToString(), length, copy) for tensor, length, copy in weights]
-    tensors = [(head, _field(_RAW, length), length, copy) for head, length, copy in heads]
+    # Of a tensor whose numbers are in another field, raw data of no bytes would be read instead of them.
+    tensors = [(head, _field(_RAW, length) if length else b"", length, copy) for head, length, copy in heads]
     sizes = [len(head) + len(raw) + length for head, raw, length, _ in tensors]
     marks = [_field(_INITIALIZER, size) for size in sizes]
     whole = len(graph) + sum(sizes) + sum(map(len, marks))

@@ -90,6 +90,23 @@ def test_narrow_weights_of_an_archive_are_those_of_a_plain_file(
     assert np.array_equal(run(of_packed, tokens), run(of_plain, tokens))
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int8-dynamic", "int8-weight", "fp16", "bf16"])
+def test_files_that_are_written_in_parts_are_those_written_at_once(
+    quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5)
+    )
+    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = []
+    for folder, inline in (("whole", 1 << 20), ("parts", 256)):
+        monkeypatch.setattr(onnx_parts, "_INLINE", inline)
+        (tmp_path / folder).mkdir()
+        source = exported(model, x, tmp_path / folder / "m.onnx")
+        found.append(run(quantize(source, x, quantization)[0], x))
+    assert np.array_equal(*found)
+
+
 @pytest.mark.usefixtures("small_limit")
 @pytest.mark.parametrize("quantization", ["int8", "int8-dynamic", "fp16"])
 def test_quantizations_that_need_the_whole_model_in_one_message_say_what_does_not(
