@@ -104,7 +104,7 @@ def test_files_that_are_written_in_parts_are_those_written_at_once(
         (tmp_path / folder).mkdir()
         source = exported(model, x, tmp_path / folder / "m.onnx")
         found.append(run(quantize(source, x, quantization)[0], x))
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
 
 
 @pytest.mark.usefixtures("small_limit")
