@@ -85,8 +85,12 @@ def test_a_failed_study_says_why_in_its_line(house: House) -> None:
 def test_an_unchanged_list_or_page_costs_no_body(house: House) -> None:
     write(house.store, "abcd1234", finished())
     for path in ("studies", "studies/abcd1234", "clusters"):
-        first = house.client.get(path)
-        again = house.client.get(path, {"If-None-Match": first.headers["ETag"]})
+        # The clusters may change in between: an engine of an earlier test ends.
+        for _ in range(3):
+            first = house.client.get(path)
+            again = house.client.get(path, {"If-None-Match": first.headers["ETag"]})
+            if again.status == 304:
+                break
         assert (again.status, again.body) == (304, b"")
     write(house.store, "abcd5678", cancelled())
     changed = house.client.get("studies", {"If-None-Match": first.headers["ETag"]})
