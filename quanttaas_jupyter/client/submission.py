@@ -28,10 +28,10 @@ from ..store import Store, blobs
 from ..store.base import Progress, Together
 from ..study_store import records, stage_cache
 from ..techniques import portable_model
-from ..techniques.evaluate.tensors import raw_targets
+from ..techniques.evaluate.tensors import judged_output, raw_targets
 from ..views import format as fmt
 from .inspection import Inspection, answering
-from .inspection.labels import refuse_strange_labels
+from .inspection.labels import late_markers, refuse_late_markers, refuse_strange_labels
 from .inspection.metric_check import refuse_other_ranges, refuse_uneven
 from .inspection.running import holds_nan
 from .preparation import Prepared
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _KINDS = 16
 """Sizes of samples that the model is run on before the study, at most; chosen, not tuned."""
+_MARKED = 8
+"""Batches with strange labels on which a model may give them, at most; chosen, not tuned."""
 CALIBRATION_SAMPLES = 512
 """Calibration samples taken from training data, at most; chosen, not tuned. More make calibration slower."""
 _CALIBRATION_SHARE = 0.2
@@ -136,6 +138,7 @@ def read(
 
         data_sets[key] = source.read(progress, scratch)
     _refuse_strange_labels(data_sets["eval"], prepared.inspection)
+    _refuse_late_markers(prepared, data_sets["eval"])
     _refuse_strange_inputs(prepared, data_sets["eval"])
     _refuse_uneven(prepared, data_sets["eval"])
     notes = [*prepared.notes, *(source.note for source in prepared.sources.values() if source.note)]
@@ -215,6 +218,26 @@ def _refuse_strange_labels(evaluation: Batches, inspection: Inspection) -> None:
             refuse_strange_labels(found, judging)
             if found is not None:
                 refuse_other_ranges(inspection.measure, found)
+
+
+def _refuse_late_markers(prepared: Prepared, evaluation: Batches) -> None:
+    """Raise DataError where labels that a model of class numbers never gives come only after the first look."""
+    judging, measure = prepared.inspection.understanding.judging, prepared.inspection.measure
+    of_own = all(metric["kind"] == "callable" for metric in measure.metrics())
+    if of_own or not evaluation.has_targets or (judging.scores, judging.labels) != ("classes", "ids"):
+        return
+    held: list[tuple[Batch, set[int]]] = []
+    for batch in evaluation.batches:
+        target = raw_targets(unflatten(evaluation.targets, list(batch.targets)), judging)
+        held.append((batch, {int(label) for label in target.unique()} if target is not None else set()))
+    markers = late_markers(set().union(*(labels for _, labels in held)), judging)
+    if not markers:
+        return
+    answer = answering(models.load(prepared.snapshot.path), evaluation)
+    given: set[int] = set()
+    for batch in [batch for batch, labels in held if labels & markers][:_MARKED]:
+        given |= {int(label) for label in judged_output(measure.processed(answer(batch)), judging).unique()}
+    refuse_late_markers(markers, given)
 
 
 def _refuse_strange_inputs(prepared: Prepared, evaluation: Batches) -> None:

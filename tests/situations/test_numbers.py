@@ -6,6 +6,7 @@ import sklearn.metrics
 import torch
 from torch import nn
 
+from quanttaas_jupyter.core.errors import QuantTaaSError
 from quanttaas_jupyter.core.failures import StageError
 from tests.situations.trying import CLOSE, Through, cut, measured, refused
 
@@ -83,6 +84,27 @@ def test_labels_that_a_model_of_class_numbers_never_gives_are_void(marker: int, 
     counts = y != marker
     found, _ = measured(Through(lambda x: x.argmax(1)), cut(x, y))
     assert found == pytest.approx(float((x.argmax(1) == y)[counts].double().mean()), **CLOSE)
+
+
+@pytest.mark.parametrize("marker", [255, -1])
+def test_labels_that_a_model_of_class_numbers_never_gives_are_asked_about_where_they_come_late(marker: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 3)
+    y = (x + torch.randn(256, 3)).argmax(1)
+    y[240:244] = marker
+    model, batches = Through(lambda x: x.argmax(1)), cut(x, y)
+    with pytest.raises(QuantTaaSError, match=f"say --ignore-label {marker}"):
+        measured(model, batches)
+    right = float((x.argmax(1) == y)[y != marker].double().mean())
+    assert measured(model, batches, ignore_label=marker)[0] == pytest.approx(right, **CLOSE)
+
+
+def test_a_late_class_of_255_that_the_model_gives_is_a_class() -> None:
+    x = torch.zeros(256, 300)
+    y = torch.arange(256) % 3
+    y[240:] = 255
+    x[torch.arange(256), y] = 1
+    assert measured(Through(lambda x: x.argmax(1)), cut(x, y))[0] == 1
 
 
 def test_negative_labels_that_a_model_of_class_numbers_never_gives_are_asked_about() -> None:

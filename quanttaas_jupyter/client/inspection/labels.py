@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -141,6 +141,27 @@ def unpredicted(judging: Judging, output: torch.Tensor, target: torch.Tensor) ->
         )
     # That of torch's own losses may come in a later batch.
     return (judging if TORCH_IGNORES in given else replace(judging, ignore_label=TORCH_IGNORES)), ""
+
+
+def late_markers(labels: Collection[int], judging: Judging) -> set[int]:
+    """Return labels that may mark what does not count, of a model that gives class numbers, and were not seen at first.
+
+    Args:
+        labels: All labels of the data.
+        judging: What the first look found.
+    """
+    known = {judging.ignore_label, *(judging.codes or ())}
+    is_byte = max((label for label in labels if label != _VOID), default=0) < _VOID - 1
+    return {label for label in labels if (label < 0 or (label == _VOID and is_byte)) and label not in known}
+
+
+def refuse_late_markers(markers: Collection[int], given: Collection[int]) -> None:
+    """Raise DataError where a model of class numbers never gives a label that the first samples did not hold."""
+    for marker in sorted(set(markers) - set(given)):
+        raise DataError(
+            f"labels of --data are {marker} further on, which the model never gives: say --ignore-label {marker} if it "
+            "marks what does not count, or give a metric function that knows what it means"
+        )
 
 
 def refuse_strange_labels(target: torch.Tensor | None, judging: Judging) -> None:
