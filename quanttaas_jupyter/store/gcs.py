@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
-from http import HTTPStatus
-from http.client import responses
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import MissingDependency, QuantTaaSError, StoreError
+from ..core.errors import QuantTaaSError, StoreError
 from .base import Counted, MissingKey, Progress, R, Store, T, checked_key, most_bytes, opened, quarantined, too_large
+from .gcs_errors import google_errors, is_damaged, is_session_lost, missing, reason
 
 DEADLINE = 60.0
 """Seconds for which a failing request is retried; chosen, not tuned. A longer one delays the error message."""
@@ -41,7 +40,6 @@ _POOL = "quanttaas-gcs"
 _Page = tuple[Sequence[Any], Sequence[str]]
 
 _URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(/.*)?")
-_PERMISSION = re.compile(r"storage\.[a-z]+\.[a-zA-Z]+")
 
 
 class GcsStore(Store):
@@ -99,7 +97,7 @@ class GcsStore(Store):
         with self._translated_errors("delete from"):
             try:
                 self._object(key).delete(**self._patience())
-            except _errors().NotFound:
+            except google_errors().NotFound:
                 self._require_bucket()
 
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
@@ -141,7 +139,7 @@ class GcsStore(Store):
 
     def quarantine(self, key: str) -> None:
         """Rename a damaged object."""
-        with self._translated_errors("write to"), suppress(_errors().NotFound):
+        with self._translated_errors("write to"), suppress(google_errors().NotFound):
             found = self._object(key)
             found.bucket.rename_blob(found, self._name(quarantined(key)), **self._patience())
 
@@ -151,7 +149,10 @@ class GcsStore(Store):
         # A custom time may only ever grow, which clocks of several machines do not.
         blob.metadata = {_TOUCHED: f"{time.time():.3f}"}
         # Reading a store must not need permission to write; a reader does not sweep it either.
-        with self._translated_errors("write to"), suppress(_errors().NotFound, _errors().Forbidden):
+        with (
+            self._translated_errors("write to"),
+            suppress(google_errors().NotFound, google_errors().Forbidden),
+        ):
             blob.patch(**self._patience())
 
     def create_from(self, key: str, source: Path | bytes, progress: Progress | None = None) -> bool:
@@ -181,7 +182,7 @@ class GcsStore(Store):
         with path.open("wb") as stream, self._translated_errors("read"):
             try:
                 self._object(key).download_to_file(stream, checksum="crc32c", **self._patience())
-            except _errors().NotFound:
+            except google_errors().NotFound:
                 self._require_bucket()
                 raise MissingKey(key) from None
 
@@ -210,7 +211,7 @@ class GcsStore(Store):
         with self._translated_errors("read"):
             try:
                 found.download_to_file(stream, checksum="crc32c", **self._patience())
-            except _errors().NotFound:
+            except google_errors().NotFound:
                 self._require_bucket()
                 raise MissingKey(key) from None
         return stream.getvalue(), int(found.generation)
@@ -238,9 +239,9 @@ class GcsStore(Store):
                 self._object(key).upload_from_string(
                     data, _TYPE, if_generation_match=generation, checksum="crc32c", **self._patience()
                 )
-            except _errors().PreconditionFailed:
+            except google_errors().PreconditionFailed:
                 return False
-            except _errors().NotFound:
+            except google_errors().NotFound:
                 self._require_bucket()
                 raise
         return True
@@ -262,14 +263,14 @@ class GcsStore(Store):
                     stream, size=size, content_type=_TYPE, if_generation_match=0, checksum="crc32c", **self._patience()
                 )
                 return
-            except _errors().PreconditionFailed:
+            except google_errors().PreconditionFailed:
                 return
             except Exception as error:
-                is_damaged = _is_damaged(error)
-                if not is_damaged and not _is_session_lost(error):
+                came_damaged = is_damaged(error)
+                if not came_damaged and not is_session_lost(error):
                     raise
                 # The answer to the last chunk may be all that was lost.
-                if not is_damaged and self.size(key) == total:
+                if not came_damaged and self.size(key) == total:
                     return
                 if not left:
                     raise
@@ -283,7 +284,7 @@ class GcsStore(Store):
             with self._translated_errors("list"):
                 try:
                     page = next(pages, None)
-                except _errors().NotFound:
+                except google_errors().NotFound:
                     raise self._no_bucket() from None
             if page is None:
                 return
@@ -326,10 +327,10 @@ class GcsStore(Store):
         except (QuantTaaSError, MissingKey):
             raise
         except Exception as error:
-            reason = _reason(error, f"gs://{self._bucket}", time.monotonic() - begun)
-            if reason is None:
+            why = reason(error, f"gs://{self._bucket}", time.monotonic() - begun)
+            if why is None:
                 raise
-            raise StoreError(f"cannot {action} the store {self.uri}: {reason}") from None
+            raise StoreError(f"cannot {action} the store {self.uri}: {why}") from None
 
 
 class _Bounded(io.BytesIO):
@@ -395,7 +396,7 @@ def _client(pid: int, emulator: str | None) -> Any:
         from google.cloud import storage
         from requests.adapters import HTTPAdapter
     except ImportError:
-        raise _missing() from None
+        raise missing() from None
     client = storage.Client(project=None)
     # The cache would request the bucket's metadata for tracing, with a permission that the account may lack.
     client._bucket_metadata_cache = None
@@ -405,25 +406,6 @@ def _client(pid: int, emulator: str | None) -> Any:
         if not getattr(session, "is_mtls", False):
             session.mount(scheme, HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS))
     return client
-
-
-def _errors() -> Any:
-    """Return the exception module of the client library.
-
-    Raises:
-        MissingDependency: google-cloud-storage is not installed.
-    """
-    try:
-        from google.api_core import exceptions
-    except ImportError:
-        raise _missing() from None
-    return exceptions
-
-
-def _missing() -> MissingDependency:
-    return MissingDependency(
-        "stores on Google Cloud Storage need google-cloud-storage; pip install 'quanttaas-jupyter[gcs]'"
-    )
 
 
 def _ordered(pages: Iterable[_Page], top: str, after: str) -> Iterator[str]:
@@ -450,63 +432,3 @@ def _ordered(pages: Iterable[_Page], top: str, after: str) -> Iterator[str]:
 def _is_settled(name: str, end: str) -> bool:
     """Return whether no name that sorts before ``name`` can follow once the listing has reached ``end``."""
     return name <= end and all(name[:at] + "/" <= end for at, sign in enumerate(name) if sign in "-.")
-
-
-def _is_session_lost(error: Exception) -> bool:
-    """Return whether an upload has to start over."""
-    if isinstance(error, ValueError):
-        # Google stored only a part of a chunk, which the client library reports as an error of the stream.
-        return "unexpected state" in str(error)
-    return getattr(error, "code", None) in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.PERMANENT_REDIRECT)
-
-
-def _is_damaged(error: Exception) -> bool:
-    """Return whether bytes differ from their checksum; the error's class moved between library versions."""
-    return type(error).__name__ == "DataCorruption"
-
-
-def _reason(error: Exception, bucket: str, seconds: float) -> str | None:
-    """Return what went wrong and what to do, without secrets; None if the error is not of Google's library."""
-    from google.api_core.exceptions import Forbidden, GoogleAPICallError, RetryError, Unauthorized
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
-    from google.cloud.storage.retry import DEFAULT_RETRY
-    from requests.exceptions import RequestException
-
-    # Some versions of the library raise the last failure itself once the time is over.
-    if isinstance(error, RetryError | RequestException) or DEFAULT_RETRY._predicate(error):
-        cause = error.cause if isinstance(error, RetryError) else error
-        return (
-            f"Google Cloud Storage gave no good answer for {seconds:.0f} s ({_last_word(cause)}); "
-            "check the network and try again"
-        )
-    if isinstance(error, DefaultCredentialsError | RefreshError | Unauthorized):
-        return (
-            "there are no valid credentials; run gcloud auth application-default login, or let "
-            "GOOGLE_APPLICATION_CREDENTIALS name the key of a service account"
-        )
-    if isinstance(error, GoogleAuthError):
-        return f"Google's sign-in failed ({type(error).__name__}); check the network and try again"
-    if isinstance(error, Forbidden):
-        permission = _PERMISSION.search(_said(error))
-        lacking = f"the account lacks {permission[0]}" if permission else "the account has no permission"
-        return f"{lacking} on {bucket}; grant it roles/storage.objectUser there"
-    if isinstance(error, GoogleAPICallError):
-        return f"Google Cloud Storage answered {error.code}: {_said(error) or 'no reason given'}"
-    if _is_damaged(error):
-        return "what arrived differs from its checksum; try again"
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}; check the disk of this machine"
-    return None
-
-
-def _last_word(error: Any) -> str:
-    code = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
-    return f"{int(code)} {responses.get(int(code), '')}".strip() if code else type(error).__name__
-
-
-def _said(error: Any) -> str:
-    """Return Google's own error message without the request's address, or an empty string."""
-    try:
-        return str(error.response.json()["error"]["message"])
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return ""
