@@ -16,6 +16,8 @@ Shape = Callable[[Any, str], None]
 
 LONGEST = 20_000
 """Characters of a text; chosen, not tuned. The longest of ours is a sentence with the names of many layers."""
+_SHOWN = 80
+"""Characters of a field's name that an error shows; chosen, not tuned."""
 _LARGEST = 2.0**63
 """Bound of numbers, beyond what 64 bits hold; sizes, times and metrics are far below."""
 _LAST_MOMENT = 250_000_000_000.0
@@ -189,7 +191,11 @@ def record(required: dict[str, Shape] | None = None, optional: dict[str, Shape] 
 
 
 def _below(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+    # A field's name may be another person's text: it stays on the sentence's line, and is no longer than a line.
+    shown = name if name.isprintable() else ascii(name)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}..."
+    return f"{where}.{shown}" if where else shown
 
 
 def _other(wanted: str, value: Any, where: str) -> Unreadable:

@@ -212,6 +212,19 @@ def test_a_wrong_value_in_a_cache_entry_is_a_miss_or_a_result(tmp_path: Path, pa
         assert stage_cache.find_proposals(store, "key") is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["\n", "a\r\nstudy y is fine", "\u2028", "\x1b[2J", "x" * 10_000],
+    ids=["newline", "sentence", "line separator", "escape", "long"],
+)
+def test_the_name_of_a_field_stays_on_the_sentence_s_line(name: str) -> None:
+    data = planted.dumped({**planted.cache_entry(), "blobs": {name: None}})
+    with pytest.raises(Unreadable) as told:
+        door.parsed(data, shapes.STAGE)
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 200
+
+
 @pytest.mark.parametrize("path", planted.fields(planted.ticket()), ids=str)
 def test_a_wrong_value_in_a_ticket_is_no_ticket_or_harmless(tmp_path: Path, path: tuple[Any, ...]) -> None:
     store = LocalStore(tmp_path)
